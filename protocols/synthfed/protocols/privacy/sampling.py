@@ -1,0 +1,53 @@
+"""Secret coins: which units take part in a round, and which record stands for a unit.
+
+Never reveals an index or a count outside the agent, and never uses a public generator.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from ..keystream import KeyStream
+
+_WORDS = 2**64
+
+Indices = npt.NDArray[np.int64]
+
+
+def poisson_sample(stream: KeyStream, units: int, sample_rate: float) -> Indices:
+    """Return the units whose own coin came up, in increasing order; at rate 1 all of them.
+
+    A unit is taken when a uniform 64-bit word is below ``floor(sample_rate * 2**64)``, so the true
+    rate is at most ``sample_rate`` and differs from it by less than 2**-64.
+    """
+    if sample_rate >= 1:
+        return np.arange(units, dtype=np.int64)
+    threshold = np.uint64(int(sample_rate * _WORDS))  # exact: scaling a double by a power of two
+    return np.flatnonzero(stream.words(units) < threshold)
+
+
+def uniform_below(stream: KeyStream, bounds: npt.NDArray[np.int64]) -> Indices:
+    """Return one exactly uniform integer in ``[0, bound)`` for each bound, by rejection.
+
+    Args:
+        stream: secret words.
+        bounds: at least 1 each, shape ``(n,)``.
+    """
+    limits = bounds.astype(np.uint64)
+    # Words at or above the largest multiple of the bound would favour small results.
+    spare = (np.uint64(_WORDS - 1) % limits + np.uint64(1)) % limits
+    drawn = np.empty(len(limits), dtype=np.uint64)
+    open_slots = np.arange(len(limits))
+    while len(open_slots):
+        words = stream.words(len(open_slots))
+        good = words <= np.uint64(_WORDS - 1) - spare[open_slots]
+        drawn[open_slots[good]] = words[good] % limits[open_slots[good]]
+        open_slots = open_slots[~good]
+    return drawn.astype(np.int64)
+
+
+def secret_subset(stream: KeyStream, chosen: Indices, slots: int) -> Indices:
+    """Return at most ``slots`` of the chosen units; where there are more, a uniform secret choice."""
+    if len(chosen) <= slots:
+        return chosen
+    order = np.argsort(stream.words(len(chosen)), kind="stable")
+    return np.sort(chosen[order[:slots]])

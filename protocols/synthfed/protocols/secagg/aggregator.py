@@ -1,0 +1,144 @@
+"""The coordinator's half of secure aggregation: who takes part, and the sum of their masked words.
+
+Never learns one site's sum, and never retries after a sum that does not cancel.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import LocalProtocolError, RemoteProtocolError
+from ..privacy.plan import largest_entry
+from ..sums import GRID, Kind
+from . import keys, ring, table
+from .messages import CANARY_WORDS, PROBE, Confirm, Hello, Masked, Open, Roll, Round, Seal
+from .policy import Policy
+
+_PROBE_BITS = 32
+_NOISE_REACH = 16  # standard deviations; a discrete Gaussian exceeds them with chance below 2**-180
+
+
+class SumCorrupt(RemoteProtocolError):
+    """The masks of a complete cohort did not cancel; the study pauses until a person has looked."""
+
+
+class Aggregator:
+    """One session of one study at the coordinator."""
+
+    def __init__(self, policy: Policy, session: bytes) -> None:
+        """Start a session named by 32 fresh bytes."""
+        self._policy = policy
+        self._hash = policy.hash
+        self._keys = policy.study.cohort.keys
+        self._session = session
+        self._hellos: dict[str, Hello] = {}
+        self._confirms: dict[str, Confirm] = {}
+        self._transcript = b""
+        self._counter = 0
+        self._round: Round | None = None
+        self._masked: dict[str, Masked] = {}
+        self.state = table.Aggregate.HELLOS
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The sites of the session, sorted."""
+        return tuple(sorted(self._hellos))
+
+    def open(self) -> Open:
+        """Return message S1."""
+        return Open(self._session)
+
+    def add_hello(self, site: str, hello: Hello) -> None:
+        """Take a site's Hello; a wrong one raises RemoteProtocolError and leaves the site out."""
+        if hello.site != site or site not in self._keys or hello.session != self._session:
+            raise RemoteProtocolError("its Hello is not for this session and site", peer=site)
+        keys.verify(self._keys[site], hello.signed(self._hash), hello.signature, peer=site)
+        self._hellos[site] = hello
+
+    def roll(self) -> Roll:
+        """Return message S2 for everyone whose Hello was taken."""
+        self.state = table.aggregate_next(self.state, table.Got.ROLL_COMPLETE)
+        roll = Roll(tuple(self._hellos[site] for site in self.members))
+        self._transcript = roll.transcript(self._hash)
+        return roll
+
+    def add_confirm(self, site: str, confirm: Confirm) -> None:
+        """Take a site's confirmation; a wrong one raises RemoteProtocolError."""
+        if confirm.site != site or confirm.transcript != self._transcript:
+            raise RemoteProtocolError("it confirmed another transcript", peer=site)
+        keys.verify(self._keys[site], confirm.signed(), confirm.signature, peer=site)
+        self._confirms[site] = confirm
+
+    def seal(self) -> Seal:
+        """Return message S3; every member must have confirmed."""
+        if set(self._confirms) != set(self._hellos):
+            raise LocalProtocolError("a session cannot be sealed before every member confirmed")
+        self.state = table.aggregate_next(self.state, table.Got.SEAL_COMPLETE)
+        return Seal(tuple(self._confirms[site] for site in self.members))
+
+    def round(self, cohort: tuple[str, ...], kind: str, payload: bytes) -> Round:
+        """Return the next round's message for a cohort of members."""
+        self.state = table.aggregate_next(self.state, table.Got.ROUND_SENT)
+        self._counter += 1
+        self._round = Round(self._counter, tuple(sorted(cohort)), kind, payload)
+        self._masked = {}
+        return self._round
+
+    def probe(self, cohort: tuple[str, ...]) -> Round:
+        """Return a round without data: it shows whether the masks cancel, and costs no privacy."""
+        return self.round(cohort, PROBE, b"")
+
+    def add_masked(self, site: str, masked: Masked) -> None:
+        """Take a site's masked words; wrong ones raise RemoteProtocolError and leave the site out."""
+        message = self._current()
+        if site not in message.cohort or masked.context != message.context(self._transcript):
+            raise RemoteProtocolError("its sum answers another round", peer=site)
+        keys.verify(self._keys[site], masked.signed(site), masked.signature, peer=site)
+        kind, bits = self._kind(message)
+        ring.from_bytes(masked.words, kind.sum.dim if kind else 0, bits, peer=site)
+        ring.from_bytes(masked.canary, CANARY_WORDS, bits, peer=site)
+        self._masked[site] = masked
+
+    def give_up(self) -> None:
+        """End a round in which a site is missing; its masks hide all that came."""
+        self.state = table.aggregate_next(self.state, table.Got.SITE_LOST)
+        self._masked = {}
+
+    def total(self) -> npt.NDArray[np.int64]:
+        """Return the centred sum over the complete cohort, in grid steps, shape ``(dim,)``.
+
+        Raises:
+            SumCorrupt: the canaries or the sum's size show that masks did not cancel.
+        """
+        message = self._current()
+        if set(self._masked) != set(message.cohort):
+            raise LocalProtocolError("a sum needs every site of its cohort")
+        kind, bits = self._kind(message)
+        canary = self._add({site: masked.canary for site, masked in self._masked.items()}, CANARY_WORDS, bits)
+        total = self._add({site: masked.words for site, masked in self._masked.items()}, kind.sum.dim if kind else 0, bits)
+        if (canary != len(message.cohort)).any() or (kind and np.abs(total).max() > self._reach(kind)):
+            self.state = table.aggregate_next(self.state, table.Got.SUM_CORRUPT)
+            raise SumCorrupt("the masks of a complete cohort did not cancel; the study pauses", peer="cohort")
+        self.state = table.aggregate_next(self.state, table.Got.SUM_COMPLETE)
+        self._masked = {}
+        return total
+
+    def _current(self) -> Round:
+        if self._round is None:
+            raise LocalProtocolError("no round has been sent")
+        return self._round
+
+    def _kind(self, message: Round) -> tuple[Kind | None, int]:
+        kind = self._policy.plan.kind(message.kind)
+        return kind, kind.ring_bits if kind else _PROBE_BITS
+
+    def _reach(self, kind: Kind) -> float:
+        sites = len(self._current().cohort)
+        return sites * largest_entry(self._policy.study, kind) + _NOISE_REACH * GRID * sites**0.5
+
+    def _add(self, parts: Mapping[str, bytes], count: int, bits: int) -> npt.NDArray[np.int64]:
+        total = ring.to_words(np.zeros(count, dtype=np.int64), bits)
+        for site, part in parts.items():
+            ring.add_in_place(total, ring.from_bytes(part, count, bits, peer=site))
+        return ring.centred(total)

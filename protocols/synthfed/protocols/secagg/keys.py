@@ -1,0 +1,114 @@
+"""Identity keys, one session's ephemeral keys, and the ratchets that forget used ones.
+
+Never writes a key anywhere, and never derives two purposes from one input.
+"""
+
+import hmac
+from dataclasses import dataclass
+from typing import Final, Self
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+
+from ..errors import LocalProtocolError, RemoteProtocolError
+from ..ids import digest
+
+KEY_BYTES: Final = 32
+
+
+def sign(identity: Ed25519PrivateKey, message: bytes) -> bytes:
+    """Return the Ed25519 signature over a domain-separated digest, 64 bytes."""
+    return identity.sign(message)
+
+
+def verify(public: bytes, message: bytes, signature: bytes, *, peer: str) -> None:
+    """Check a signature.
+
+    Raises:
+        RemoteProtocolError: it is not the peer's over this message.
+    """
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        raise RemoteProtocolError("a signature does not verify under the pinned key", peer=peer) from None
+
+
+def identity_secret(identity: Ed25519PrivateKey) -> bytes:
+    """Return a hash of the identity's private key, to mix into a session's own secret."""
+    return digest("identity-secret", identity.private_bytes_raw())
+
+
+@dataclass(frozen=True, slots=True)
+class Ephemeral:
+    """One session's private keys of one site; dropped when the session's shared keys are agreed."""
+
+    x25519: X25519PrivateKey
+    kem: MLKEM768PrivateKey
+
+    @classmethod
+    def generate(cls) -> Self:
+        """Return fresh keys; the library draws them from the operating system."""
+        return cls(X25519PrivateKey.generate(), MLKEM768PrivateKey.generate())
+
+    @property
+    def public(self) -> tuple[bytes, bytes]:
+        """The raw X25519 (32 bytes) and ML-KEM-768 (1184 bytes) public keys."""
+        return self.x25519.public_key().public_bytes_raw(), self.kem.public_key().public_bytes_raw()
+
+
+def encapsulate(kem_public: bytes, *, peer: str) -> tuple[bytes, bytes]:
+    """Return a fresh shared secret and its ciphertext for the peer's ML-KEM key."""
+    try:
+        secret, ciphertext = MLKEM768PublicKey.from_public_bytes(kem_public).encapsulate()
+    except ValueError:
+        raise RemoteProtocolError("its ML-KEM public key is malformed", peer=peer) from None
+    return secret, ciphertext
+
+
+def pair_key(own: Ephemeral, peer_x25519: bytes, kem_secret: bytes, salt: bytes, info: bytes, *, peer: str) -> bytes:
+    """Return the key two sites share: HKDF over both agreements, so that either one alone keeps it secret."""
+    try:
+        agreed = own.x25519.exchange(X25519PublicKey.from_public_bytes(peer_x25519))
+    except ValueError:  # a point of low order gives the all-zero secret, which the library refuses
+        raise RemoteProtocolError("its X25519 public key is malformed", peer=peer) from None
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt, b"synthfed/1/pair" + info).derive(agreed + kem_secret)
+
+
+def self_key(entropy: bytes, identity: Ed25519PrivateKey, salt: bytes) -> bytes:
+    """Return the session's own secret for coins and noise: secret if either input is."""
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt, b"synthfed/1/self").derive(entropy + identity_secret(identity))
+
+
+class Ratchet:
+    """A key that moves forward with the counter and forgets where it was."""
+
+    def __init__(self, key: bytes) -> None:
+        """Start at counter 0."""
+        self._key = bytearray(key)
+        self._counter = 0
+
+    def advance(self, counter: int) -> None:
+        """Move to a counter; the keys of the counters passed over are gone.
+
+        Raises:
+            LocalProtocolError: the counter lies behind.
+        """
+        if counter < self._counter:
+            raise LocalProtocolError("a ratchet cannot turn back")
+        while self._counter < counter:
+            following = hmac.digest(bytes(self._key), b"synthfed/1/next", "sha256")
+            self._key[:] = following
+            self._counter += 1
+
+    def derive(self, purpose: str, context: bytes) -> bytes:
+        """Return the key of one purpose in one context at the present counter, 32 bytes."""
+        info = b"synthfed/1/" + purpose.encode("ascii") + b"/" + context
+        return HKDFExpand(hashes.SHA256(), KEY_BYTES, info).derive(bytes(self._key))
+
+    def erase(self) -> None:
+        """Overwrite the key; best effort, as Python may have moved copies of it."""
+        self._key[:] = bytes(len(self._key))

@@ -1,0 +1,53 @@
+"""Integers modulo 2**32 or 2**64: how a noised sum becomes words, and words a sum.
+
+Never rounds a value that would not fit: the plan chooses a ring in which nothing wraps.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import RemoteProtocolError
+
+Words = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
+
+_UNSIGNED = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
+_SIGNED = {32: np.dtype("<i4"), 64: np.dtype("<i8")}
+
+
+def to_grid(total: npt.NDArray[np.float64], step: float, box: float) -> npt.NDArray[np.int64]:
+    """Return the clipped sum in whole grid steps, each in [-box, box]; not finite raises ValueError.
+
+    Both clamping and rounding are applied per coordinate after the units' sum; the first never
+    enlarges a difference, the second by at most one step (part of the accounted sensitivity).
+    """
+    if not np.isfinite(total).all():
+        raise ValueError("a sum to encode is not finite")
+    return np.rint(np.clip(total / step, -box, box)).astype(np.int64)
+
+
+def to_words(values: npt.NDArray[np.int64], bits: int) -> Words:
+    """Return integers modulo ``2**bits``."""
+    words: Words = values.astype(_UNSIGNED[bits])
+    return words
+
+
+def centred(words: Words) -> npt.NDArray[np.int64]:
+    """Return words as integers in ``[-2**(b-1), 2**(b-1))``, b the word's width."""
+    return words.view(_SIGNED[8 * words.itemsize]).astype(np.int64)
+
+
+def from_bytes(data: bytes, count: int, bits: int, *, peer: str) -> Words:
+    """Return ``count`` little-endian words.
+
+    Raises:
+        RemoteProtocolError: the length is not that of ``count`` words.
+    """
+    if len(data) != count * bits // 8:
+        raise RemoteProtocolError("a masked sum has the wrong length", peer=peer)
+    words: Words = np.frombuffer(data, dtype=_UNSIGNED[bits])
+    return words
+
+
+def add_in_place(total: Words, words: Words) -> None:
+    """Add modulo the ring; unsigned numpy arithmetic wraps, which is what is wanted here."""
+    np.add(total, words, out=total)

@@ -1,0 +1,230 @@
+"""A study's terms: everything the sites agree to before a record is read.
+
+Never holds anything that was computed from private records.
+"""
+
+import base64
+import binascii
+import json
+import math
+import tomllib
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from .errors import ConfigError
+from .ids import SITE_ID, digest
+from .schema import Columns, Name, Strict, check_names
+
+FORMAT: Final = 1
+MAX_SITES: Final = 50
+
+Mode = Literal["distributed", "local"]
+
+
+class Privacy(Strict):
+    """What is promised to one privacy unit, and the constants that the promise depends on.
+
+    ``units_per_site`` is a declared upper bound on a site's units, never their number. A sampled
+    unit contributes one uniformly drawn record of its own, so ``records_per_unit`` is a check of
+    the data, not a price. ``answer_time_s`` is the fixed time after which a site answers a step.
+    """
+
+    mode: Mode
+    epsilon: Annotated[float, Field(gt=0, le=100)]
+    delta: Annotated[float, Field(gt=0, lt=0.01)]
+    unit: Name | None = None
+    records_per_unit: Annotated[int, Field(ge=1, le=100_000)] = 1
+    units_per_site: Annotated[int, Field(ge=1, le=10_000_000)]
+    clip_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    sample_rate: Annotated[float, Field(gt=0, le=1)]
+    steps: Annotated[int, Field(ge=1, le=100_000)]
+    answer_time_s: Annotated[float, Field(ge=0.005, le=600)] = 0.2
+
+    @model_validator(mode="after")
+    def _unitless_records_are_units(self) -> Self:
+        if self.unit is None and self.records_per_unit != 1:
+            raise ValueError("records_per_unit needs `unit`, the column that names a record's person or account")
+        return self
+
+
+class ModelTerms(Strict):
+    """The model plugin, by its entry-point name, and its options."""
+
+    plugin: Name
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Site(Strict):
+    """One site of the roster: its name, Ed25519 public key (base64) and who controls it.
+
+    ``key`` is empty in a draft only. Sites under one controller are counted as one adversary.
+    """
+
+    id: str
+    key: str = ""
+    controller: str = ""
+
+    @field_validator("id")
+    @classmethod
+    def _id_is_a_site_name(cls, value: str) -> str:
+        if not SITE_ID.fullmatch(value):
+            raise ValueError("must be 1-32 lower-case letters, digits and inner hyphens")
+        return value
+
+    @field_validator("key")
+    @classmethod
+    def _key_is_32_bytes(cls, value: str) -> str:
+        try:
+            if value and len(base64.b64decode(value, validate=True)) != 32:
+                raise ValueError("must be an Ed25519 public key: 32 bytes in base64")
+        except binascii.Error:
+            raise ValueError("must be an Ed25519 public key: 32 bytes in base64") from None
+        return value
+
+    @property
+    def public_key(self) -> bytes:
+        """The raw Ed25519 public key, 32 bytes (empty in a draft)."""
+        return base64.b64decode(self.key)
+
+
+class Cohort(Strict):
+    """Who takes part: at most ``tolerated`` sites may be bad, at least ``quorum`` answer each step.
+
+    ``epsilon_if_secagg_fails_at_most`` refuses a study in which the promise would fall further
+    than that if every other site colluded with the coordinator.
+    """
+
+    tolerated: Annotated[int, Field(ge=1)]
+    quorum: Annotated[int, Field(ge=2)]
+    epsilon_if_secagg_fails_at_most: Annotated[float, Field(gt=0)] | None = None
+    sites: Annotated[tuple[Site, ...], Field(min_length=2, max_length=MAX_SITES, strict=False)]
+
+    @model_validator(mode="after")
+    def _roster_is_consistent(self) -> Self:
+        ids = [site.id for site in self.sites]
+        if len(set(ids)) != len(ids):
+            raise ValueError("lists a site twice; list each once")
+        keys = [site.key for site in self.sites if site.key]
+        if len(set(keys)) != len(keys):
+            raise ValueError("two sites share one key; every site makes its own with `synthfed client init`")
+        if self.quorum > len(ids):
+            raise ValueError(f"quorum is {self.quorum} but the roster has {len(ids)} sites")
+        return self
+
+    @property
+    def roster(self) -> tuple[str, ...]:
+        """The site names in sorted order, the order that masks and hashes use."""
+        return tuple(sorted(site.id for site in self.sites))
+
+    @property
+    def keys(self) -> dict[str, bytes]:
+        """Each site's Ed25519 public key."""
+        return {site.id: site.public_key for site in self.sites}
+
+
+class Study(Strict):
+    """The terms of one joint training, as a TOML file states them."""
+
+    format: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    target: Name
+    privacy: Privacy
+    model: ModelTerms
+    cohort: Cohort
+    columns: Columns
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        check_names(self.columns)
+        names = [column.name for column in self.columns]
+        if self.target not in names:
+            raise ValueError(f"target {self.target!r} is not among the columns")
+        if self.privacy.unit in names:
+            raise ValueError(f"the unit column {self.privacy.unit!r} names persons and must not be a column to learn")
+        _check_cohort(self.cohort, self.privacy.mode)
+        return self
+
+    @property
+    def canonical(self) -> bytes:
+        """The terms as bytes that every party computes alike: JSON, sorted keys, no spaces."""
+        fields = self.model_dump(mode="json")
+        fields["cohort"]["sites"].sort(key=lambda site: site["id"])
+        return canonical_json(fields)
+
+    @property
+    def hash(self) -> bytes:
+        """The digest of the canonical terms, 32 bytes."""
+        return digest("study", self.canonical)
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether a site of the roster still lacks its key."""
+        return any(not site.key for site in self.cohort.sites)
+
+
+def least_quorum(sites: int, tolerated: int, mode: Mode) -> int:
+    """Return the smallest quorum the policy allows (secure-aggregation policy, rule n_min).
+
+    In ``distributed`` at least two sites beyond the bad ones must add noise; in ``local`` every
+    site's own noise suffices and the quorum only keeps most of the cohort together.
+    """
+    two_thirds = math.ceil(2 * sites / 3)
+    return max(tolerated + 2, two_thirds) if mode == "distributed" else max(2, two_thirds)
+
+
+def least_tolerated(sites: Sequence[Site]) -> int:
+    """Return the default number of bad sites: the largest controller's, at least a third of the rest."""
+    controllers = [site.controller or site.id for site in sites]
+    largest = max(controllers.count(name) for name in controllers)
+    return max(largest, (len(sites) - 1) // 3, 1)
+
+
+def _check_cohort(cohort: Cohort, mode: Mode) -> None:
+    sites, tolerated = len(cohort.sites), cohort.tolerated
+    if mode == "distributed" and sites < tolerated + 2:
+        raise ValueError(
+            f"cohort: `distributed` with {tolerated} tolerated needs at least {tolerated + 2} sites, "
+            f'the roster has {sites}; use mode = "local"'
+        )
+    controllers = [site.controller for site in cohort.sites if site.controller]
+    for name in controllers:
+        if controllers.count(name) > tolerated and mode == "distributed":
+            raise ValueError(f"cohort.tolerated is {tolerated} but controller {name!r} runs {controllers.count(name)} sites")
+    least = least_quorum(sites, tolerated, mode)
+    if cohort.quorum < least:
+        raise ValueError(f"cohort.quorum must be at least {least} for {sites} sites with {tolerated} tolerated")
+
+
+def canonical_json(value: object) -> bytes:
+    """Return JSON bytes with sorted keys and no spaces; NaN and infinity raise ValueError."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def parse_study(text: str, *, where: str) -> Study:
+    """Return the study that a TOML text states.
+
+    Args:
+        text: the content of a study file.
+        where: the file's name, for the error message.
+
+    Raises:
+        ConfigError: naming the file, the field and what is wrong with it.
+    """
+    try:
+        return Study.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is not valid TOML: {error}", where=where) from None
+    except ValidationError as error:
+        raise ConfigError(describe(error), where=where) from None
+
+
+def describe(error: ValidationError) -> str:
+    """Return the first problem of a pydantic error as ``field: what is wrong``, and how many more there are."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    first = problems[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{field}: {message}{more}" if field else f"{message}{more}"

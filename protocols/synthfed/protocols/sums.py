@@ -1,0 +1,100 @@
+"""The private sum: the one form in which real records are ever touched.
+
+Never holds a record or a contribution: these are declarations only.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from .errors import UnsupportedMechanism
+from .study import Study
+
+Family = Literal["statistic", "gradient"]
+
+NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
+GRID: Final = 2**18
+"""Standard deviation of one site's discrete Gaussian in integer grid steps; a power of two."""
+MAX_DIM: Final = 10**8
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """One kind of private sum that a model asks for.
+
+    Attributes:
+        name: unique in the model; lower-case letters, digits and inner hyphens.
+        family: ``statistic`` (a vector per unit) or ``gradient`` (of a module's loss per unit).
+        dim: length of the vector, for a gradient the number of the module's parameters.
+        clip_norm: L2 bound of one unit's contribution, enforced by the core.
+        sample_rate: probability with which a unit takes part in a round, in (0, 1].
+        rounds: how many rounds may be asked for; a failed round counts, so this is also the cap.
+        share: relative share of the privacy budget, above 0; the core normalises.
+        payload: name and shape of each float32 array of a round's payload, in order.
+    """
+
+    name: str
+    family: Family
+    dim: int
+    clip_norm: float
+    sample_rate: float
+    rounds: int
+    share: float
+    payload: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a declaration that the core could not bound."""
+        if not NAME.fullmatch(self.name):
+            raise UnsupportedMechanism(f"sum {self.name!r}: use lower-case letters, digits and inner hyphens")
+        if self.family not in ("statistic", "gradient"):
+            raise UnsupportedMechanism(f"sum {self.name!r}: family {self.family!r} is not known")
+        inside = 0 < self.sample_rate <= 1 and 1 <= self.dim <= MAX_DIM and self.rounds >= 1
+        if not (inside and 0 < self.clip_norm < float("inf") and 0 < self.share < float("inf")):
+            raise UnsupportedMechanism(f"sum {self.name!r}: dim, clip_norm, sample_rate, rounds or share is out of range")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A sum whose noise and message format are fixed: what the sites pin and the ledger counts.
+
+    Attributes:
+        sum: the declaration.
+        noise_multiplier: noise std of the released sum towards the coordinator and the tolerated
+            bad sites together, in units of ``clip_norm``.
+        slots: fixed number of slots that a site computes per round, whatever its sample is.
+        ring_bits: 32 or 64, the width of a masked word.
+    """
+
+    sum: Sum
+    noise_multiplier: float
+    slots: int
+    ring_bits: int
+
+    def grid_step(self, honest: int) -> float:
+        """Return the value of one integer step, so that one site's noise share has std ``GRID`` steps."""
+        return self.noise_multiplier * self.sum.clip_norm / (honest**0.5 * GRID)
+
+    def declaration(self) -> dict[str, Any]:
+        """Return the fields that enter the policy hash, as plain values."""
+        return {
+            "name": self.sum.name,
+            "family": self.sum.family,
+            "dim": self.sum.dim,
+            "clip_norm": self.sum.clip_norm,
+            "sample_rate": self.sum.sample_rate,
+            "rounds": self.sum.rounds,
+            "payload": [[name, list(shape)] for name, shape in self.sum.payload],
+            "noise_multiplier": self.noise_multiplier,
+            "slots": self.slots,
+            "ring_bits": self.ring_bits,
+            "grid": GRID,
+        }
+
+
+def noise_shares(study: Study, present: int) -> int:
+    """Return how many sites' shares make up the promised noise when ``present`` sites take part.
+
+    In ``distributed`` the tolerated bad sites may subtract their own share, so only the rest
+    counts; in ``local`` every site adds the whole noise.
+    """
+    return present - study.cohort.tolerated if study.privacy.mode == "distributed" else 1
