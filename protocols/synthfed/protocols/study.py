@@ -130,6 +130,7 @@ class Study(Strict):
     format: Literal[1]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     target: Name
+    domain: Name = "table"
     privacy: Privacy
     model: ModelTerms
     cohort: Cohort

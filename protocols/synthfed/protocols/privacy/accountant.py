@@ -87,7 +87,7 @@ def _interval(events: Sequence[SampledGaussian]) -> float:
 
 def _distribution(event: SampledGaussian, interval: float) -> Any:
     # Imported here so that reading a study or printing help does not load scipy.
-    from dp_accounting.pld import privacy_loss_distribution  # noqa: PLC0415
+    from dp_accounting.pld import privacy_loss_distribution
 
     single = privacy_loss_distribution.from_gaussian_mechanism(
         event.noise_multiplier,

@@ -243,7 +243,7 @@ class SiteMachine:
 
     def _agree(self, site: str, confirm: Confirm) -> bytes:
         """Return the key shared with a peer: the earlier name encapsulates to the later one."""
-        assert self._fresh is not None and self._confirm is not None  # noqa: S101, PT018 - set by hello and confirm
+        assert self._fresh is not None and self._confirm is not None  # noqa: S101 - set by hello and confirm
         if site > self._site:
             ciphertext, secret = dict(self._confirm.ciphertexts)[site], self._kem_secrets[site]
         else:

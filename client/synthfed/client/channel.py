@@ -1,0 +1,127 @@
+"""Frames over the Unix socket between a site's relay and its agent.
+
+Never listens on anything but a socket file that only its owner can open.
+"""
+
+import logging
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from synthfed.protocols.errors import RemoteProtocolError, TransportError
+from synthfed.protocols.wire import HEADER, read_header
+
+_LOG: Final = logging.getLogger(__name__)
+_STALLED_S: Final = 60.0  # a relay that stops in the middle of a frame does not hold the agent for ever
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer and the time, on the agent's clock, before which it must not leave."""
+
+    frame: bytes
+    due_s: float
+
+
+class Answers(Protocol):
+    """What the socket server needs of an agent."""
+
+    def answer(self, frame: bytes) -> Reply:
+        """Return the reply to one frame."""
+        ...
+
+
+def serve(agent: Answers, path: Path, stop: Callable[[], bool], clock: Clock = time.monotonic) -> None:
+    """Answer frames on a Unix socket (mode 0600) until ``stop`` says so; a new connection replaces the old."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, selectors.DefaultSelector() as waiting:
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen(4)
+        waiting.register(listener, selectors.EVENT_READ)
+        connection: socket.socket | None = None
+        while not stop():
+            ready = {key.fileobj for key, _ in waiting.select(timeout=0.2)}
+            if listener in ready:
+                _drop(waiting, connection)
+                connection, _ = listener.accept()
+                connection.settimeout(_STALLED_S)
+                waiting.register(connection, selectors.EVENT_READ)
+            elif connection in ready and connection is not None and not _serve_one(agent, connection, clock):
+                _drop(waiting, connection)
+                connection = None
+        _drop(waiting, connection)
+    path.unlink(missing_ok=True)
+
+
+def connect(path: Path) -> socket.socket:
+    """Return a connection to the agent.
+
+    Raises:
+        TransportError: no agent listens there.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        raise TransportError(f"{path}: no agent answers ({error.strerror}); start `synthfed client run`") from None
+    return connection
+
+
+def read_frame(connection: socket.socket) -> bytes:
+    """Return one whole frame, or nothing where the peer has closed.
+
+    Raises:
+        RemoteProtocolError: what came is not a frame.
+    """
+    header = _read_exactly(connection, HEADER.size)
+    if not header:
+        return b""
+    _, _, length = read_header(header)
+    body = _read_exactly(connection, length)
+    if len(body) != length:
+        raise RemoteProtocolError("the connection ended inside a frame", peer="relay")
+    return header + body
+
+
+def _serve_one(agent: Answers, connection: socket.socket, clock: Clock) -> bool:
+    """Answer one frame and return whether the connection still stands."""
+    try:
+        frame = read_frame(connection)
+        if not frame:
+            return False
+        reply = agent.answer(frame)
+        time.sleep(max(0.0, reply.due_s - clock()))
+        connection.sendall(reply.frame)
+    except (OSError, RemoteProtocolError) as error:
+        _LOG.warning("connection closed: %s", error)
+        return False
+    return True
+
+
+def _read_exactly(connection: socket.socket, size: int) -> bytes:
+    buffer = bytearray(size)
+    view, got = memoryview(buffer), 0
+    while got < size:
+        count = connection.recv_into(view[got:])
+        if not count:
+            return b""
+        got += count
+    return bytes(buffer)
+
+
+def _drop(waiting: selectors.BaseSelector, connection: socket.socket | None) -> None:
+    if connection is not None:
+        waiting.unregister(connection)
+        connection.close()

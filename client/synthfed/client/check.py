@@ -1,0 +1,169 @@
+"""The preflight of a site: everything that could stop a study, looked at before it starts.
+
+Never charges the ledger or sends a record; the timing of a step is measured on made-up rows.
+"""
+
+import shutil
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPSConnection
+from typing import Final, TypeVar
+
+import numpy as np
+
+from synthfed.plugins.pinning import Pinned, pin
+from synthfed.protocols.errors import ConfigError, SynthfedError
+from synthfed.protocols.keystream import KeyStream
+from synthfed.protocols.privacy.noise import discrete_gaussian
+from synthfed.protocols.study import Study
+
+from .config import Home, SiteConfig
+from .data import load_units
+from .gate import Gate
+from .site import check_roster, data_path
+from .train import clipped_sum
+from .vault import Ledger, load_identity
+
+_Result = TypeVar("_Result")
+
+_LEAST_FREE_BYTES: Final = 500 * 2**20
+_CLOCK_TOLERANCE_S: Final = 300.0
+_CONNECT_S: Final = 5.0
+_HEADROOM: Final = 2.0  # other sites or programs may share this machine's cores
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the preflight: what was looked at, whether it is well, and what was seen or must be done."""
+
+    topic: str
+    is_ok: bool
+    detail: str
+
+
+def preflight(home: Home) -> Iterator[Finding]:
+    """Yield one finding after another; a topic that needs an earlier one to be well is left out."""
+    config, finding = _try("settings", home.load, "site.toml is complete")
+    yield finding
+    if config is None:
+        return
+    yield from _keys(home)
+    study, finding = _try("study", lambda: home.load_study(config), "the study file is complete")
+    yield finding
+    yield _disk(home)
+    yield from _coordinator(home, config)
+    if study is not None:
+        yield from _study(home, config, study)
+
+
+def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
+    identity, _ = _try("keys", lambda: load_identity(home.identity), "")
+    if identity is not None:
+        _, finding = _try("roster", lambda: check_roster(config, study, identity), "lists this site with this key")
+        yield finding
+    pinned, finding = _try("plan", lambda: pin(study), "the promise can be met")
+    yield finding
+    if pinned is None:
+        return
+    yield _ceiling(home, config, pinned)
+    path = data_path(home, config)
+    _, finding = _try(
+        "data", lambda: load_units(path, study, pinned.domain, pinned.model.private()), "the table fits the schema"
+    )
+    yield finding
+    yield _timing(pinned)
+
+
+def _try(topic: str, look: Callable[[], _Result], well: str) -> tuple[_Result | None, Finding]:
+    try:
+        return look(), Finding(topic, True, well)
+    except SynthfedError as error:
+        return None, Finding(topic, False, str(error))
+
+
+def _keys(home: Home) -> Iterator[Finding]:
+    _, finding = _try("keys", lambda: load_identity(home.identity), "identity.key is private and readable")
+    yield finding
+    if not home.node_key.exists() or home.node_key.stat().st_mode & 0o077:
+        yield Finding("keys", False, f"{home.node_key}: is missing or readable by others; restore it or run `chmod 600`")
+    if home.path.stat().st_mode & 0o077:
+        yield Finding("keys", False, f"{home.path}: can be entered by others; run `chmod 700` on it")
+
+
+def _disk(home: Home) -> Finding:
+    free = shutil.disk_usage(home.path).free
+    detail = f"{free / 2**30:.1f} GiB free"
+    return Finding("disk", free >= _LEAST_FREE_BYTES, detail + ("" if free >= _LEAST_FREE_BYTES else "; make room"))
+
+
+def _ceiling(home: Home, config: SiteConfig, pinned: Pinned) -> Finding:
+    """Look whether the whole study fits under what is left of the site's ceiling."""
+
+    def look() -> str:
+        ledger = Ledger(home.ledger)
+        try:
+            gate = Gate(pinned.policy, config.ceiling, ledger)
+            spent, whole = gate.spent(), gate.spent_after_study()
+        finally:
+            ledger.close()
+        if whole > config.ceiling.epsilon:
+            raise ConfigError(
+                f"the study would bring epsilon from {spent:.3g} to {whole:.3g}, above the ceiling of "
+                f"{config.ceiling.epsilon:.3g}; it would end early: raise [ceiling] or ask for a smaller study",
+                where=str(home.config),
+            )
+        return f"epsilon {spent:.3g} spent, {whole:.3g} after the study, ceiling {config.ceiling.epsilon:.3g}"
+
+    text, finding = _try("budget", look, "")
+    return finding if text is None else Finding("budget", True, text)
+
+
+def _timing(pinned: Pinned) -> Finding:
+    """Time the slowest kind of step on made-up rows against the study's fixed answer time."""
+    private, study = pinned.model.private(), pinned.policy.study
+    width = private.encode(np.full((1, len(study.columns)), 0.0)).shape[1]
+    slowest_s = 0.0
+    for kind in pinned.policy.plan.kinds:
+        payload = {name: np.zeros(shape, dtype=np.float32) for name, shape in kind.sum.payload}
+        for _ in range(2):  # the first one warms up
+            start = time.perf_counter()
+            clipped_sum(private, kind, payload, np.zeros((kind.slots, width)))
+            discrete_gaussian(KeyStream(bytes(32)), kind.sum.dim, 18)
+            took_s = time.perf_counter() - start
+        slowest_s = max(slowest_s, took_s)
+    allowed_s = study.privacy.answer_time_s
+    detail = f"a step takes {slowest_s * 1000:.0f} ms of its {allowed_s * 1000:.0f} ms"
+    if slowest_s * _HEADROOM <= allowed_s:
+        return Finding("timing", True, detail)
+    return Finding("timing", False, detail + "; agree on a larger privacy.answer_time_s")
+
+
+def _coordinator(home: Home, config: SiteConfig) -> Iterator[Finding]:
+    """Look whether the coordinator answers under the pinned authority, and whether the clocks agree."""
+    host, _, port = config.coordinator.address.rpartition(":")
+    try:
+        context = ssl.create_default_context(cafile=str(home.path / config.coordinator.ca))
+        connection = HTTPSConnection(host, int(port), timeout=_CONNECT_S, context=context)
+        connection.request("GET", "/health")
+        date = connection.getresponse().getheader("Date", "")
+        connection.close()
+    except ssl.SSLCertVerificationError:
+        what = "its certificate is not from the authority in ca.crt; compare the invitation's fingerprint by voice"
+        yield Finding("coordinator", False, f"{config.coordinator.address}: {what}")
+        return
+    except FileNotFoundError:
+        yield Finding("coordinator", False, f"{home.path / config.coordinator.ca}: is missing; run `client init` again")
+        return
+    except (OSError, ssl.SSLError, HTTPException) as error:
+        what = f"cannot be reached ({type(error).__name__}); start `synthfed server run` or mend the address"
+        yield Finding("coordinator", False, f"{config.coordinator.address}: {what}")
+        return
+    yield Finding("coordinator", True, f"{config.coordinator.address} answers under the pinned authority")
+    if date:
+        apart_s = abs(time.time() - parsedate_to_datetime(date).timestamp())
+        detail = f"{apart_s:.0f} s from the coordinator's"
+        is_ok = apart_s <= _CLOCK_TOLERANCE_S
+        yield Finding("clock", is_ok, detail if is_ok else detail + "; set this machine's time")

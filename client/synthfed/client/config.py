@@ -1,0 +1,149 @@
+"""A site's home folder: its settings file and where everything else lies.
+
+Never reads a record, and never writes outside the home.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.ids import SITE_ID
+from synthfed.protocols.schema import Strict
+from synthfed.protocols.study import Study, describe, parse_study
+
+LONGEST_SOCKET_PATH: Final = 100  # a Unix socket's address holds 108 bytes at most, fewer elsewhere
+
+
+class Ceiling(Strict):
+    """What this site's records may spend in all, over every study that ever runs in this home."""
+
+    epsilon: Annotated[float, Field(gt=0, le=100)]
+    delta: Annotated[float, Field(gt=0, lt=0.01)]
+
+
+class Coordinator(Strict):
+    """Where the coordinator listens, and the certificate authority that this site trusts for it."""
+
+    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")]
+    ca: str = "ca.crt"
+
+
+class SiteConfig(Strict):
+    """The content of ``site.toml``; paths are relative to the home."""
+
+    format: Literal[1]
+    site: str
+    controller: str = ""
+    data: str
+    study: str = "study.toml"
+    ceiling: Ceiling
+    coordinator: Coordinator
+
+    @field_validator("site")
+    @classmethod
+    def _site_is_a_name(cls, value: str) -> str:
+        if not SITE_ID.fullmatch(value):
+            raise ValueError("must be 1-32 lower-case letters, digits and inner hyphens")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A site's folder (mode 0700)."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings, for a person to edit."""
+        return self.path / "site.toml"
+
+    @property
+    def identity(self) -> Path:
+        """The site's Ed25519 private key (mode 0600)."""
+        return self.path / "identity.key"
+
+    @property
+    def node_key(self) -> Path:
+        """The private key of the site's Flower node (mode 0600)."""
+        return self.path / "node.key"
+
+    @property
+    def enrolment(self) -> Path:
+        """Public keys only, for the coordinator."""
+        return self.path / "enrolment.json"
+
+    @property
+    def ledger(self) -> Path:
+        """The append-only record of every charge."""
+        return self.path / "ledger.db"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one agent that may use the ledger."""
+        return self.path / "agent.lock"
+
+    @property
+    def socket(self) -> Path:
+        """Where the agent listens (mode 0600)."""
+        path = self.path / "agent.sock"
+        if len(str(path.absolute()).encode()) > LONGEST_SOCKET_PATH:
+            raise ConfigError("its path is too long for a Unix socket; move it to a shorter one", where=str(self.path))
+        return path
+
+    def load(self) -> SiteConfig:
+        """Return the settings.
+
+        Raises:
+            ConfigError: naming the file, the field and what is wrong with it.
+        """
+        try:
+            return SiteConfig.model_validate(tomllib.loads(read_text(self.config)))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"is not valid TOML: {error}", where=str(self.config)) from None
+        except ValidationError as error:
+            raise ConfigError(describe(error), where=str(self.config)) from None
+
+    def load_study(self, config: SiteConfig) -> Study:
+        """Return the study that this site has agreed to by putting its file into the home."""
+        path = self.path / config.study
+        study = parse_study(read_text(path), where=str(path))
+        if study.is_draft:
+            raise ConfigError("is a draft: a site of its roster has no key yet", where=str(path))
+        return study
+
+
+def read_text(path: Path) -> str:
+    """Return a text file's content; ConfigError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"cannot be read: {reason}", where=str(path)) from None
+
+
+def draft_config(site: str, controller: str, data: str, address: str) -> str:
+    """Return a commented ``site.toml``."""
+    return f"""\
+# What this site allows. The agent reads this file when it starts.
+format = 1
+site = "{site}"
+controller = "{controller}"   # the legal entity or operator that runs this site
+data = "{data}"               # the table, CSV; only the study's columns are read
+study = "study.toml"          # the agreed study: putting the file here is this site's consent
+
+# The most that this site's records may ever spend, over all studies that run in this home.
+# A step that would pass it is refused, and the study ends with what it has.
+[ceiling]
+epsilon = 8.0
+delta = 1e-5
+
+# From the coordinator's invitation.
+[coordinator]
+address = "{address}"
+ca = "ca.crt"
+"""

@@ -1,0 +1,59 @@
+"""A site's records, encoded and grouped by privacy unit: what steps are computed from.
+
+Never leaves the agent, and never tells how many units or records there are.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from synthfed.plugins.api import Array, Domain, PrivatePart
+from synthfed.protocols.errors import DataError
+from synthfed.protocols.keystream import KeyStream
+from synthfed.protocols.privacy.sampling import Indices, poisson_sample, secret_subset, uniform_below
+from synthfed.protocols.study import Study
+
+
+@dataclass(frozen=True, slots=True)
+class UnitData:
+    """Encoded records, those of one unit next to each other.
+
+    Attributes:
+        encoded: one row per record, shape ``(rows, width)``.
+        starts: each unit's first row, shape ``(units,)``.
+        counts: each unit's number of records, shape ``(units,)``.
+    """
+
+    encoded: Array
+    starts: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+    def draw(self, stream: KeyStream, sample_rate: float, slots: int) -> Array:
+        """Return one uniformly drawn record of each Poisson-sampled unit, shape ``(at most slots, width)``."""
+        chosen = poisson_sample(stream, len(self.starts), sample_rate)
+        chosen = secret_subset(stream, chosen, slots)
+        return self.encoded[self._record_of(stream, chosen)]
+
+    def _record_of(self, stream: KeyStream, chosen: Indices) -> Indices:
+        return self.starts[chosen] + uniform_below(stream, self.counts[chosen])
+
+
+def load_units(path: Path, study: Study, domain: Domain, private: PrivatePart) -> UnitData:
+    """Return a site's data file as encoded, grouped records.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DataError: it does not fit the study; names columns and numbers of rows, never a value.
+    """
+    privacy = study.privacy
+    table = domain.read(path, study.columns, unit=privacy.unit, records_per_unit=privacy.records_per_unit)
+    order = np.argsort(table.units, kind="stable")
+    _, starts, counts = np.unique(table.units[order], return_index=True, return_counts=True)
+    if len(starts) > privacy.units_per_site:
+        raise DataError(
+            f"{path}: {len(starts)} units, but the study declares at most privacy.units_per_site = "
+            f"{privacy.units_per_site}; agree on a higher bound or give fewer records"
+        )
+    return UnitData(private.encode(table.records[order]), starts.astype(np.int64), counts.astype(np.int64))

@@ -1,0 +1,63 @@
+"""Makes a site's home: keys, settings, and the file with public keys for the coordinator.
+
+Never overwrites a key, and never writes a private key readable by others.
+"""
+
+import os
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from synthfed.protocols.enrolment import Enrolment, Invitation, parse
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.ids import SITE_ID
+
+from .config import Home, draft_config, read_text
+from .vault import identity_pem, write_secret
+
+
+def init_home(home: Home, invitation: Path, site: str, controller: str, data: str) -> tuple[Enrolment, Invitation]:
+    """Create a site's home from an invitation and return what to send back and what was trusted.
+
+    Raises:
+        ConfigError: the invitation is wrong, or the home already holds keys.
+    """
+    if not SITE_ID.fullmatch(site):
+        raise ConfigError("must be 1-32 lower-case letters, digits and inner hyphens", where="--site")
+    invited = parse(Invitation, read_text(invitation), where=str(invitation))
+    make_folder(home.path)
+    if home.config.exists() or home.identity.exists():
+        raise ConfigError("already is a site's home; choose another --home", where=str(home.path))
+    identity, node = Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())
+    write_secret(home.identity, identity_pem(identity))
+    write_secret(home.node_key, node_pem(node))
+    enrolment = Enrolment.signed(site, controller, identity, node_public(node))
+    (home.path / "ca.crt").write_text(invited.ca, encoding="utf-8")
+    home.config.write_text(draft_config(site, controller, data, invited.address), encoding="utf-8")
+    home.enrolment.write_text(enrolment.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return enrolment, invited
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that only its owner can enter (mode 0700)."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"cannot be made: {error.strerror}", where=str(path)) from None
+    if not os.access(path, os.W_OK):
+        raise ConfigError("cannot be written to", where=str(path))
+
+
+def node_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the private key of a Flower node in OpenSSH's format."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+
+
+def node_public(key: ec.EllipticCurvePrivateKey) -> str:
+    """Return the public key of a Flower node as one OpenSSH line."""
+    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()

@@ -1,0 +1,73 @@
+"""The site's veto: whether its records can still pay for one more step.
+
+Never lets a step through that the study's caps or the site's own ceiling do not cover.
+"""
+
+from synthfed.protocols.errors import BudgetExceeded
+from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
+from synthfed.protocols.privacy.plan import event
+from synthfed.protocols.secagg.policy import Policy
+from synthfed.protocols.sums import Kind
+
+from .config import Ceiling
+from .vault import Ledger
+
+
+class Gate:
+    """Decides over steps of one study, against all that the ledger holds."""
+
+    def __init__(self, policy: Policy, ceiling: Ceiling, ledger: Ledger) -> None:
+        """Remember the pinned policy, the site's ceiling and the ledger."""
+        self._policy = policy
+        self._ceiling = ceiling
+        self._ledger = ledger
+        self._known_good: dict[str, int] = {}
+
+    def check(self, kind: Kind) -> SampledGaussian:
+        """Return the charge of one more round of a kind.
+
+        Raises:
+            BudgetExceeded: the kind's cap or the site's ceiling is reached.
+        """
+        study = self._policy.study
+        name, spent = kind.sum.name, self._ledger.count(study.hash, kind.sum.name)
+        if spent >= kind.sum.rounds:
+            raise BudgetExceeded(f"all {kind.sum.rounds} rounds of {name!r} that the study allows are used")
+        cost = event(kind, study, 1)
+        length = self._ledger.length
+        if length >= self._known_good.get(name, 0):
+            self._known_good = {name: length + self._affordable(cost, kind.sum.rounds - spent)}
+        if length >= self._known_good[name]:
+            raise BudgetExceeded(
+                f"one more round of {name!r} would pass the site's ceiling, epsilon = {self._ceiling.epsilon}"
+            )
+        return cost
+
+    def spent(self) -> float:
+        """Return epsilon of everything in the ledger, at the site's own delta."""
+        return epsilon(self._ledger.events(), self._ceiling.delta)
+
+    def spent_after_study(self) -> float:
+        """Return epsilon of the ledger after every round that the study still allows."""
+        study = self._policy.study
+        events = self._ledger.events()
+        for kind in self._policy.plan.kinds:
+            left = kind.sum.rounds - self._ledger.count(study.hash, kind.sum.name)
+            events.append(event(kind, study, max(0, left)))
+        return epsilon(events, self._ceiling.delta)
+
+    def _affordable(self, cost: SampledGaussian, wanted: int) -> int:
+        """Return how many more such rounds, one after another, the ceiling covers; at most ``wanted``."""
+        events = self._ledger.events()
+
+        def fits(count: int) -> bool:
+            more = SampledGaussian(cost.sample_rate, cost.noise_multiplier, count)
+            return epsilon([*events, more], self._ceiling.delta) <= self._ceiling.epsilon
+
+        if fits(wanted):
+            return wanted
+        low, high = 0, wanted
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low

@@ -1,0 +1,104 @@
+"""Puts an agent together from a site's home, for a real site and for a simulated one.
+
+Never starts without the lock on the home, the verified ledger and the valid data.
+"""
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from synthfed.plugins.pinning import Pinned, pin
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.secagg.site import SiteMachine
+from synthfed.protocols.study import Study
+
+from .agent import Agent
+from .channel import Clock
+from .config import Ceiling, Home, SiteConfig
+from .data import load_units
+from .gate import Gate
+from .vault import Ledger, exclusive, load_identity
+
+
+@contextlib.contextmanager
+def open_agent(home: Home) -> Iterator[Agent]:
+    """Yield the agent of a home, holding its lock; ConfigError or DataError where something is wrong."""
+    config = home.load()
+    study = home.load_study(config)
+    identity = load_identity(home.identity)
+    check_roster(config, study, identity)
+    with exclusive(home.lock):
+        pinned = pin(study)
+        with contextlib.closing(Ledger(home.ledger)) as ledger:
+            yield _agent(pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), time.monotonic)
+
+
+def data_path(home: Home, config: SiteConfig) -> Path:
+    """Return where the site's table lies; a relative path starts at the home."""
+    return home.path / Path(config.data).expanduser()
+
+
+def check_roster(config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:
+    """Raise ConfigError unless the study's roster lists this site with this key."""
+    pinned = study.cohort.keys.get(config.site)
+    if pinned is None:
+        raise ConfigError(f"the roster of study {study.name!r} does not list site {config.site!r}", where=config.study)
+    if pinned != identity.public_key().public_bytes_raw():
+        raise ConfigError(
+            f"the roster of study {study.name!r} lists another key for site {config.site!r}; send the coordinator "
+            "this home's enrolment.json and agree on the study again",
+            where=config.study,
+        )
+
+
+class SimulatedSite:
+    """A whole site in this process, for `synthfed simulate`: a fresh identity and an empty ledger."""
+
+    def __init__(self, folder: Path, site: str, data: Path) -> None:
+        """Make the site's folder and identity."""
+        folder.mkdir(mode=0o700)
+        self._ledger = Ledger(folder / "ledger.db")
+        self._site = site
+        self._data = data
+        self._identity = Ed25519PrivateKey.from_private_bytes(secrets.token_bytes(32))
+        self._agent: Agent | None = None
+
+    @property
+    def public_key(self) -> bytes:
+        """The identity's public key, 32 bytes, for the roster."""
+        return self._identity.public_key().public_bytes_raw()
+
+    def open(self, pinned: Pinned) -> None:
+        """Read the data and take part in the study; its promise is the ceiling, and time stands still."""
+        privacy = pinned.policy.study.privacy
+        ceiling = Ceiling(epsilon=privacy.epsilon, delta=privacy.delta)
+        self._agent = _agent(pinned, self._site, self._identity, ceiling, self._ledger, self._data, lambda: 0.0)
+
+    def answer(self, frame: bytes) -> bytes:
+        """Return the agent's reply to one frame, at once."""
+        if self._agent is None:
+            raise ConfigError(f"site {self._site!r} has not joined a study")
+        return self._agent.answer(frame).frame
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+
+def _agent(
+    pinned: Pinned,
+    site: str,
+    identity: Ed25519PrivateKey,
+    ceiling: Ceiling,
+    ledger: Ledger,
+    data: Path,
+    clock: Clock,
+) -> Agent:
+    policy, private = pinned.policy, pinned.model.private()
+    units = load_units(data, policy.study, pinned.domain, private)
+    machine = SiteMachine(policy, site, identity)
+    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, private, clock, [])

@@ -1,0 +1,182 @@
+"""Clipped sums of contributions: of a statistic, or of a critic's per-unit gradients by Opacus.
+
+Never returns one unit's contribution, its norm, or how many units there were.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from torch import nn
+
+from synthfed.plugins.api import Array, Payload, PrivatePart
+from synthfed.protocols.errors import RemoteProtocolError, UnsupportedMechanism
+from synthfed.protocols.sums import Kind, Sum
+
+_SLOTS_AT_ONCE: Final = 512  # a whole number of tiles, so that a row's arithmetic does not depend on its slot
+LARGEST_WEIGHT: Final = 1e4
+
+
+def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array) -> Array:
+    """Return the sum of the batch's contributions, each clipped to the kind's norm, shape ``(dim,)``.
+
+    The work is that of ``kind.slots`` rows whatever the batch holds, so that its time says nothing
+    of the batch's size (docs/security.md, G1). A contribution that is not finite counts as zero.
+
+    Args:
+        private: the plugin's private part.
+        kind: which sum.
+        payload: the round's arrays.
+        batch: encoded records, at most ``kind.slots`` rows.
+    """
+    contribute = _gradients if kind.sum.family == "gradient" else _statistics
+    padded = np.zeros((kind.slots, batch.shape[1]))
+    padded[: len(batch)] = batch
+    real = np.arange(kind.slots) < len(batch)
+    total = np.zeros(kind.sum.dim)
+    for start in range(0, kind.slots, _SLOTS_AT_ONCE):
+        part = slice(start, start + _SLOTS_AT_ONCE)
+        total += contribute(private, kind.sum, payload, padded[part], real[part])
+    return total
+
+
+def read_payload(kind: Kind, data: bytes) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    """Return a round's payload as named arrays, after checking size and values.
+
+    Raises:
+        RemoteProtocolError: wrong size, a value that is not finite, or one beyond 10,000.
+    """
+    sizes = [int(np.prod(shape, dtype=np.int64)) for _, shape in kind.sum.payload]
+    if len(data) != 4 * sum(sizes):
+        raise RemoteProtocolError("a payload has the wrong size", peer="coordinator")
+    values = np.frombuffer(data, dtype="<f4")
+    if not (np.abs(values) <= LARGEST_WEIGHT).all():  # false for NaN, too
+        raise RemoteProtocolError("a payload holds a value that is not finite or too large", peer="coordinator")
+    ends = np.cumsum(sizes)
+    parts = zip(kind.sum.payload, np.split(values, ends[:-1]), strict=True) if sizes else ()
+    return {name: part.reshape(shape) for (name, shape), part in parts}
+
+
+def _statistics(private: PrivatePart, each: Sum, payload: Payload, batch: Array, real: np.ndarray[Any, Any]) -> Array:
+    rows = np.asarray(private.statistic(each.name, batch, payload), dtype=np.float64)
+    if rows.shape != (len(batch), each.dim):
+        raise UnsupportedMechanism(f"statistic {each.name!r} has shape {rows.shape}, declared {(len(batch), each.dim)}")
+    scales = _scales(np.sqrt(np.einsum("ij,ij->i", rows, rows)), each.clip_norm, real)
+    return np.asarray(scales @ np.where(scales[:, None] > 0, rows, 0.0))
+
+
+def _gradients(private: PrivatePart, each: Sum, payload: Payload, batch: Array, real: np.ndarray[Any, Any]) -> Array:
+    module = _load(private.module(each.name), payload)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    gradients = _UnitGradients(module)
+    losses = private.loss(each.name, gradients, torch.from_numpy(batch))
+    if losses.shape != (len(batch),):
+        raise UnsupportedMechanism(f"the loss of {each.name!r} has shape {tuple(losses.shape)}, not one per record")
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    scales = _scales(gradients.norms(len(batch)), each.clip_norm, real)
+    total = gradients.weighted_sum(torch.from_numpy(scales))
+    _check_untouched(each.name, module, before)
+    return total
+
+
+def _scales(norms: Array, clip_norm: float, real: np.ndarray[Any, Any]) -> Array:
+    """Return each slot's factor: at most clip_norm / norm, zero for padding and what is not finite."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scales = np.minimum(1.0, clip_norm / norms)
+    return np.where(real & np.isfinite(norms), scales, 0.0)
+
+
+def _load(module: nn.Module, payload: Payload) -> nn.Module:
+    """Return the module in double precision with the payload as its parameters, in their order."""
+    module = module.double().train()
+    with torch.no_grad():
+        for parameter, array in zip(module.parameters(), payload.values(), strict=True):
+            if tuple(parameter.shape) != array.shape:
+                raise UnsupportedMechanism("the payload's shapes differ from the module's parameters")
+            parameter.copy_(torch.from_numpy(array.astype(np.float64)))
+    return module
+
+
+def _check_untouched(name: str, module: nn.Module, before: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a module that keeps something from one batch to the next, as BatchNorm does."""
+    after = module.state_dict()
+    if set(after) != set(before) or any(not torch.equal(after[key], before[key]) for key in before):
+        raise UnsupportedMechanism(f"the module of {name!r} changed its own state while it saw records")
+
+
+class _UnitGradients(GradSampleModuleFastGradientClipping):  # type: ignore[misc]
+    """Opacus' hooks, with the norm taken from the very numbers that are added up.
+
+    For a linear layer on one vector per record, the hooks give input a and output gradient b; the
+    record's gradient is the outer product of b and a, its norm |a||b| (Goodfellow 2015, arXiv
+    1510.01799), and the clipped sum one product of matrices: no second backward pass whose rounding
+    could differ. Every other layer's per-record gradient is formed by Opacus and its norm taken.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module, loss_reduction="sum", strict=True)
+        self._order = [id(parameter) for parameter in module.parameters()]
+        self._shapes = [tuple(parameter.shape) for parameter in module.parameters()]
+        self._squares: list[torch.Tensor] = []
+        self._outer: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._formed: dict[int, torch.Tensor] = {}
+
+    def capture_backprops_hook(
+        self,
+        module: nn.Module,
+        _forward_input: Any,
+        forward_output: Any,
+        loss_reduction: str,
+        batch_first: bool,
+    ) -> None:
+        """Keep what the weighted sum needs, and the squared norms of each record's part."""
+        inputs, outputs = self.rearrange_grad_samples(
+            module=module,
+            backprops=forward_output[0].detach(),
+            loss_reduction=loss_reduction,
+            batch_first=batch_first,
+        )
+        if type(module) is nn.Linear and outputs.dim() == 2:
+            self._take_linear(module, inputs[0], outputs)
+        else:
+            sampler = self.GRAD_SAMPLERS.get(type(module))
+            if sampler is None:
+                raise UnsupportedMechanism(f"layers of type {type(module).__name__} have no per-record gradient")
+            for parameter, formed in sampler(module, inputs, outputs).items():
+                self._once(parameter)
+                self._formed[id(parameter)] = formed.flatten(1)
+                self._squares.append(formed.flatten(1).square().sum(1))
+
+    def norms(self, slots: int) -> Array:
+        """Return each record's gradient norm over all parameters, shape ``(slots,)``."""
+        squares = torch.stack(self._squares).sum(0) if self._squares else torch.zeros(slots, dtype=torch.float64)
+        return squares.sqrt().numpy()
+
+    def weighted_sum(self, scales: torch.Tensor) -> Array:
+        """Return the sum of the records' gradients times their scales, flat in parameter order."""
+        return np.concatenate([self._summed(key, shape, scales) for key, shape in zip(self._order, self._shapes, strict=True)])
+
+    def _take_linear(self, module: nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        self._once(module.weight)
+        self._outer[id(module.weight)] = (outputs, inputs)
+        self._squares.append(outputs.square().sum(1) * inputs.square().sum(1))
+        if module.bias is not None:
+            self._once(module.bias)
+            self._formed[id(module.bias)] = outputs
+            self._squares.append(outputs.square().sum(1))
+
+    def _once(self, parameter: nn.Parameter) -> None:
+        if id(parameter) in self._outer or id(parameter) in self._formed:
+            raise UnsupportedMechanism("a parameter is used twice in one pass; its norm would be understated")
+
+    def _summed(self, key: int, shape: tuple[int, ...], scales: torch.Tensor) -> Array:
+        # A record with scale zero may hold NaN or infinity, which times zero would poison the sum.
+        kept = scales > 0
+        if key in self._outer:
+            outputs, inputs = (torch.where(kept[:, None], part, 0.0) for part in self._outer[key])
+            return ((outputs * scales[:, None]).T @ inputs).flatten().numpy()
+        if key in self._formed:
+            return (scales @ torch.where(kept[:, None], self._formed[key], 0.0)).numpy()
+        return np.zeros(int(np.prod(shape, dtype=np.int64)))

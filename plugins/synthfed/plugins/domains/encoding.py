@@ -1,0 +1,157 @@
+"""The discretising one-hot encoder of a table: every column becomes one block of cells.
+
+Never looks at a record to choose a cell's edge: the grid is a function of the signed schema alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from synthfed.protocols.schema import Categorical, Column, Integer, Real, Records
+
+Array = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One column's cells: the ``edges`` of its bins on the column's scale, and whether missing has a cell.
+
+    Bin i holds the scaled values in ``(edges[i], edges[i + 1]]``; two equal edges hold one value,
+    the lower bound, which many long-tailed columns pile up on. Categories have no edges.
+
+    Attributes:
+        column: the schema's column.
+        values: number of cells that are not the missing cell; that one, if any, comes last.
+        edges: shape ``(values + 1,)``, or empty for categories.
+    """
+
+    column: Column
+    values: int
+    edges: Array
+
+    @property
+    def width(self) -> int:
+        """Number of cells, missing included."""
+        return self.values + int(self.column.missing)
+
+    def encode(self, column: Array) -> Codes:
+        """Return the cell of every value, shape ``(rows,)``; every float64 has one, for the core needs totality."""
+        missing = np.isnan(column)
+        known = np.where(missing, 0.0, column)
+        if isinstance(self.column, Categorical):
+            codes = np.clip(known, 0, self.values - 1).astype(np.int64)
+        else:
+            codes = np.searchsorted(self.edges[1:-1], _scaled(self.column, known), side="left")
+        return np.where(missing, self.width - 1 if self.column.missing else 0, codes)
+
+    def decode(self, codes: Codes, rng: np.random.Generator) -> Array:
+        """Return a value for every cell, shape ``(rows,)``: uniform inside its bin on the column's scale."""
+        column = self.column
+        known = np.minimum(codes, self.values - 1)
+        if isinstance(column, Categorical):
+            values = known.astype(np.float64)
+        else:
+            low = self.edges[known]
+            scaled = low + rng.random(len(codes)) * (self.edges[known + 1] - low)
+            values = written(column, _unscaled(column, scaled))
+        if column.missing:
+            values[codes == self.values] = np.nan
+        return values
+
+
+class OneHotEncoder:
+    """Turns records into one-hot vectors, row by row, and sampled cells back into records.
+
+    Attributes:
+        blocks: one block per column.
+        offsets: first cell of every block and, last, the width; shape ``(columns + 1,)``.
+        width: number of cells of all blocks.
+    """
+
+    def __init__(self, columns: Sequence[Column], bins: int = 24) -> None:
+        """Lay a public grid of at most ``bins`` cells over the bounds of every numeric column."""
+        self.blocks = tuple(_block(column, bins) for column in columns)
+        self.offsets = np.cumsum([0, *(block.width for block in self.blocks)])
+        self.width = int(self.offsets[-1])
+
+    def codes(self, records: Records) -> Codes:
+        """Return every record's cell in each column, shape ``(rows, columns)``."""
+        columns = [block.encode(records[:, i]) for i, block in enumerate(self.blocks)]
+        return np.stack(columns, axis=1)
+
+    def encode(self, records: Records) -> Array:
+        """Return every record as 0 and 1, one 1 per column, shape ``(rows, width)``."""
+        cells = np.zeros((len(records), self.width))
+        np.put_along_axis(cells, self.codes(records) + self.offsets[:-1], 1.0, axis=1)
+        return cells
+
+    def decode(self, codes: Codes, rng: np.random.Generator) -> Records:
+        """Return records that fall into the cells ``codes``, shape ``(rows, columns)``, within the bounds."""
+        records = np.empty(codes.shape, order="F")
+        for i, block in enumerate(self.blocks):
+            records[:, i] = block.decode(codes[:, i], rng)
+        return records
+
+
+def _block(column: Column, bins: int) -> Block:
+    if isinstance(column, Categorical):
+        return Block(column, len(column.values), np.empty(0))
+    edges = _integer_edges(column, bins) if isinstance(column, Integer) else _real_edges(column, bins)
+    return Block(column, len(edges) - 1, edges)
+
+
+def _real_edges(column: Real, bins: int) -> Array:
+    top = float(_scaled(column, np.array([column.upper]))[0])
+    if column.scale == "linear":
+        return np.linspace(0.0, top, bins + 1)
+    return np.concatenate([[0.0], np.linspace(0.0, top, bins)])
+
+
+def _integer_edges(column: Integer, bins: int) -> Array:
+    """Return edges half-way between integers, so that every cell holds at least one."""
+    lower, upper = column.lower, column.upper
+    if upper - lower < bins:
+        tops = np.arange(lower, upper + 1, dtype=np.float64)
+    else:
+        start, end = _scaled(column, np.array([lower - 0.5, upper + 0.5], dtype=np.float64))
+        inner = _unscaled(column, np.linspace(start, end, bins + 1)[1:-1])
+        # On the log scale the lower bound is a cell of its own, as for reals.
+        first = [lower] if column.scale == "log" else []
+        tops = np.unique(np.concatenate([first, np.clip(np.floor(inner), lower, upper), [upper]]))
+    return _scaled(column, np.concatenate([[lower - 0.5], tops + 0.5]))
+
+
+def _scaled(column: Integer | Real, values: Array) -> Array:
+    """Return values as distances above the lower bound, on the column's scale.
+
+    A whole number stands for the interval of width 1 around it, so integers start half a unit lower.
+    """
+    half = 0.5 if isinstance(column, Integer) else 0.0
+    distance = np.clip(values, column.lower - half, column.upper + half) - column.lower + half
+    return np.log1p(distance) if column.scale == "log" else distance
+
+
+def _unscaled(column: Integer | Real, scaled: Array) -> Array:
+    half = 0.5 if isinstance(column, Integer) else 0.0
+    distance = np.expm1(scaled) if column.scale == "log" else scaled
+    return column.lower - half + distance
+
+
+def written(column: Integer | Real, values: Array) -> Array:
+    """Return values as a file holds them: whole, or with the column's decimals, and within the bounds."""
+    if isinstance(column, Integer):
+        return np.clip(np.rint(values), column.lower, column.upper)
+    low, high = _written_bounds(column)
+    return np.clip(np.round(values, column.decimals), low, high) + 0.0  # a negative zero would be written "-0"
+
+
+def _written_bounds(column: Real) -> tuple[float, float]:
+    """Return the least and greatest value within the bounds that the column's decimals can write."""
+    places, unit = column.decimals, 10.0**-column.decimals
+    low, high = round(column.lower, places), round(column.upper, places)
+    low = low if low >= column.lower else round(low + unit, places)
+    high = high if high <= column.upper else round(high - unit, places)
+    return (low, high) if low <= high else (column.lower, column.upper)

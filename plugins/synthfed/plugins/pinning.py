@@ -1,0 +1,36 @@
+"""From a study's terms to what every party pins: the plan, the plugin's code, the policy.
+
+Never takes anything from a peer: the same terms and plugin give the same policy everywhere.
+"""
+
+from dataclasses import dataclass
+
+from synthfed.protocols.privacy.plan import make_plan
+from synthfed.protocols.secagg.policy import Policy
+from synthfed.protocols.study import Study
+
+from .api import Domain, Model
+from .registry import Plugin, find
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A study with its plugins loaded and its policy fixed."""
+
+    policy: Policy
+    plugin: Plugin
+    model: Model
+    domain: Domain
+
+
+def pin(study: Study) -> Pinned:
+    """Return the policy and plugins of a study.
+
+    Raises:
+        PluginError: a plugin is missing or broken.
+        ConfigError: the options are wrong or the promise cannot be met.
+    """
+    plugin = find("synthfed.models", study.model.plugin)
+    model: Model = plugin.load()(study)
+    domain: Domain = find("synthfed.domains", study.domain).load()()
+    return Pinned(Policy(study, make_plan(study, model.sums()), plugin.hash), plugin, model, domain)

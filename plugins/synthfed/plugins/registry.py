@@ -1,0 +1,114 @@
+"""What plugins are installed, by entry point: listing, finding, loading and hashing them.
+
+Never imports a plugin to list, find or hash it: only `Plugin.load` runs a plugin's code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from synthfed.protocols.errors import PluginError
+from synthfed.protocols.ids import digest
+
+Group = Literal["synthfed.models", "synthfed.domains", "synthfed.audits"]
+"""The entry-point groups of the plugin kinds."""
+
+GROUPS: tuple[Group, ...] = get_args(Group)
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """One declared plugin, not yet imported.
+
+    Attributes:
+        name: the entry point's name, as a study's terms give it.
+        group: the entry-point group, the kind of plugin.
+        distribution: the installed package that declares it, ``unknown`` if its metadata is broken.
+        version: that package's version.
+        target: where the class is, ``package.module:Class``.
+    """
+
+    name: str
+    group: Group
+    distribution: str
+    version: str
+    target: str
+
+    def load(self) -> Any:
+        """Import the plugin and return its class.
+
+        Raises:
+            PluginError: the import failed, whatever the reason, or the class is not there.
+        """
+        try:
+            return metadata.EntryPoint(self.name, self.target, self.group).load()
+        except Exception as error:  # the edge to foreign code: an import may raise anything
+            raise self._broken(f"cannot be loaded ({type(error).__name__}: {error})") from error
+
+    @property
+    def hash(self) -> bytes:
+        """The digest of the entry point and its module file, 32 bytes: what a site pins.
+
+        It covers that one file; what the file imports is covered by the distribution's version.
+        The parent packages are imported to find the file, the module itself is not.
+
+        Raises:
+            PluginError: the module has no file that can be read.
+        """
+        module = self.target.partition(":")[0].strip()
+        try:
+            spec = importlib.util.find_spec(module)
+            source = Path(spec.origin).read_bytes() if spec and spec.origin else None
+        except Exception as error:  # a parent package is foreign code too
+            raise self._broken(f"cannot be located ({type(error).__name__}: {error})") from error
+        if source is None:
+            raise self._broken(f"cannot be located (no file for module {module!r})")
+        return digest("plugin", self.target.encode(), source)
+
+    def _broken(self, what: str) -> PluginError:
+        message = f"{what}; mend or reinstall {self.distribution} {self.version}"
+        return PluginError(message, plugin=self.name, distribution=self.distribution)
+
+
+def installed(group: Group) -> tuple[Plugin, ...]:
+    """Return every declared plugin of a group in the order of names; a name declared twice is there twice."""
+    plugins = (_plugin(group, point) for point in metadata.entry_points(group=group))
+    return tuple(sorted(plugins, key=lambda plugin: (plugin.name, plugin.distribution)))
+
+
+def find(group: Group, name: str) -> Plugin:
+    """Return the one plugin of that name.
+
+    Raises:
+        PluginError: no distribution declares it, or more than one entry point does.
+    """
+    plugins = installed(group)
+    matches = [plugin for plugin in plugins if plugin.name == name]
+    if not matches:
+        names = ", ".join(sorted({plugin.name for plugin in plugins})) or "none"
+        raise PluginError(
+            f"is not installed; install the distribution that declares it in {group} (installed: {names})", plugin=name
+        )
+    if len(matches) > 1:
+        distributions = ", ".join(plugin.distribution for plugin in matches)
+        raise PluginError(
+            "is declared more than once; uninstall all but one of its distributions",
+            plugin=name,
+            distribution=distributions,
+        )
+    return matches[0]
+
+
+def _plugin(group: Group, point: metadata.EntryPoint) -> Plugin:
+    distribution = point.dist
+    return Plugin(
+        name=point.name,
+        group=group,
+        distribution=distribution.name if distribution else "unknown",
+        version=distribution.version if distribution else "unknown",
+        target=point.value,
+    )

@@ -1,0 +1,298 @@
+"""The coordinator's commands, and those that need no federation: study, simulate, sample, demo.
+
+Never computes anything itself: it reads arguments, calls the server's modules and prints.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from synthfed.protocols.errors import ConfigError
+
+app: Final = typer.Typer(help="Run a coordinator.", no_args_is_help=True)
+study: Final = typer.Typer(help="Draft and check a study file.", no_args_is_help=True)
+simulate: Final = typer.Typer()
+sample: Final = typer.Typer()
+demo: Final = typer.Typer()
+
+HomeOption = Annotated[Path, typer.Option("--home", help="The coordinator's folder.")]
+SeedOption = Annotated[int, typer.Option(help="Fixes initial weights and the coordinator's draws, never privacy noise.")]
+RowsOption = Annotated[int, typer.Option("--rows", "-n", min=1, help="How many synthetic rows.")]
+_HOME: Final = Path("coordinator")
+_PORT: Final = 8443
+_STEPS_PORT: Final = 8444
+
+
+@app.command()
+def init(
+    host: Annotated[str, typer.Option(help="Name or address under which sites reach this machine.")] = "127.0.0.1",
+    bind: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="For sites' Flower nodes.")] = _PORT,
+    steps_port: Annotated[int, typer.Option(help="For sites' relays.")] = _STEPS_PORT,
+    home: HomeOption = _HOME,
+) -> None:
+    """Make the authority, the server's certificate and the invitation for sites."""
+    from .home import ServerHome, init_home
+
+    place = ServerHome(home)
+    invitation = init_home(place, host, bind, port, steps_port)
+    console = _console()
+    console.print(f"home         {home}")
+    console.print(f"invitation   {place.invitation}, authority {invitation.fingerprint}   (compare by voice)")
+    console.print("Send the invitation to every site; enrol what they send back with `synthfed server enroll FILE`.")
+
+
+@app.command()
+def enroll(
+    files: Annotated[list[Path], typer.Argument(help="Enrolment files that sites sent.")], home: HomeOption = _HOME
+) -> None:
+    """Register sites by their enrolment files and print fingerprints to compare by voice."""
+    from .home import ServerHome, enrol
+
+    for file in files:
+        enrolment = enrol(ServerHome(home), file)
+        _console().print(f"{enrolment.site}   fingerprint {enrolment.fingerprint}   (compare by voice)")
+
+
+@app.command()
+def run(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="The agreed study file.")],
+    out: Annotated[Path, typer.Option(help="Folder for the release.")] = Path("release"),
+    rows: RowsOption = 10_000,
+    seed: SeedOption = 0,
+    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for sites.")] = 300.0,
+    transport: Annotated[str, typer.Option(help="`session` (fast) or `messages` (one port only, slow).")] = "session",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    home: HomeOption = _HOME,
+) -> None:
+    """Run a study to its release; sites join with `synthfed client run`."""
+    from .conduct import Request, conduct
+    from .home import ServerHome
+    from .watch import watching
+
+    if transport not in ("session", "messages"):
+        raise ConfigError("must be `session` or `messages`", where="--transport")
+    console = _console()
+    with _interruptible(), watching(console) as watch:
+        conduct(ServerHome(home), Request(study_file, out, rows, seed, wait, transport, resume), watch)
+    console.print(f"release: {out.absolute()}")
+
+
+@app.command()
+def status(home: HomeOption = _HOME) -> None:
+    """Print where every run of this coordinator stands."""
+    from synthfed.plugins.processes import is_alive
+
+    from .home import ServerHome
+    from .store import Run
+    from .watch import draw
+
+    place = ServerHome(home)
+    place.load()
+    console = _console()
+    folders = sorted(path for path in (place.path / "runs").iterdir() if path.is_dir())
+    if not folders:
+        console.print("no run yet; start one with `synthfed server run STUDY`")
+    for folder in folders:
+        state = Run(folder).status()
+        if state.phase not in ("trained", "paused", "failed") and not is_alive(state.pid):
+            state.phase, state.message = "interrupted", "go on with `synthfed server run STUDY --resume`"
+        console.print(f"[bold]{folder.name}[/bold]")
+        console.print(draw(state))
+
+
+@study.command("new")
+def study_new(
+    source: Annotated[Path, typer.Option("--from", help="A PUBLIC or DUMMY table; never a private one.")],
+    target: Annotated[str, typer.Option(help="The column that the data should help to predict.")],
+    epsilon: Annotated[float, typer.Option(help="Promised to one privacy unit, all rounds together.")],
+    out: Annotated[Path, typer.Option(help="The study file to write.")],
+    site: Annotated[list[str] | None, typer.Option(help="A site's name; repeat.")] = None,
+    enrolment: Annotated[list[Path] | None, typer.Option(help="A site's enrolment file; repeat.")] = None,
+    mode: Annotated[str, typer.Option(help="`distributed` or `local`.")] = "distributed",
+    delta: Annotated[float, typer.Option(help="Failure probability of the promise.")] = 1e-5,
+    unit: Annotated[str | None, typer.Option(help="The column that names a person or account.")] = None,
+    records_per_unit: Annotated[int, typer.Option(help="Records one unit may have.")] = 1,
+    units_per_site: Annotated[int, typer.Option(help="Declared upper bound on a site's units.")] = 100_000,
+    sample_rate: Annotated[float, typer.Option(help="Chance of a unit to take part in a step.")] = 0.1,
+    steps: Annotated[int, typer.Option(help="Steps of the critic.")] = 300,
+    clip_norm: Annotated[float, typer.Option(help="L2 bound of one unit's gradient.")] = 1.0,
+    answer_time: Annotated[float, typer.Option(help="Fixed seconds after which a site answers.")] = 0.25,
+    model: Annotated[str, typer.Option(help="Model plugin.")] = "tabular-gan",
+    name: Annotated[str | None, typer.Option(help="The study's name; the file's by default.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; repeat.")] = None,
+) -> None:
+    """Draft a complete study file from a public or dummy table."""
+    from .drafting import draft_study, render_study
+
+    if out.exists():
+        raise ConfigError("already exists and is not overwritten", where=str(out))
+    privacy = {
+        "mode": mode,
+        "epsilon": epsilon,
+        "delta": delta,
+        "unit": unit,
+        "records_per_unit": records_per_unit,
+        "units_per_site": units_per_site,
+        "sample_rate": sample_rate,
+        "steps": steps,
+        "clip_norm": clip_norm,
+        "answer_time_s": answer_time,
+    }
+    drafted = draft_study(
+        source,
+        name=name or out.stem,
+        target=target,
+        privacy=_privacy(privacy),
+        model=_model(model),
+        sites=_sites(site or [], enrolment or []),
+        drop=drop or [],
+    )
+    out.write_text(render_study(drafted), encoding="utf-8")
+    console = _console()
+    console.print(f"study: {out}   ({len(drafted.columns)} columns, {len(drafted.cohort.sites)} sites, mode {mode})")
+    console.print("Bounds and categories were read from the given file: it must be public or made up, never private records.")
+    if drafted.is_draft:
+        console.print("A draft: put each site's key (from its enrolment file) into the roster before `server run`.")
+
+
+@study.command("check")
+def study_check(file: Annotated[Path, typer.Argument(help="A study file.")]) -> None:
+    """Compute the noise that the promise needs, and what remains of it if secure aggregation fails."""
+    from synthfed.plugins.pinning import pin
+
+    from .plan_table import print_plan
+
+    checked = _load_study(file)
+    print_plan(_console(), checked, pin(checked).policy.plan)
+
+
+@simulate.command()
+def simulate_study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="A study file; a draft will do.")],
+    site: Annotated[list[str], typer.Option(help="NAME=FILE, a site and its table; repeat.")],
+    out: Annotated[Path, typer.Option(help="Folder for the release.")],
+    rows: RowsOption = 10_000,
+    seed: SeedOption = 0,
+) -> None:
+    """Run a study in one process: same agents, noise and ledgers, no network."""
+    from .simulate import simulate as run_simulation
+    from .watch import watching
+
+    tables = {}
+    for text in site:
+        name, equals, table = text.partition("=")
+        if not equals or not table or name in tables:
+            raise ConfigError(f"{text!r} must be NAME=FILE, each name once", where="--site")
+        tables[name] = Path(table)
+    console = _console()
+    with _interruptible(), watching(console) as watch:
+        run_simulation(_load_study(file), tables, out, rows=rows, seed=seed, watch=watch)
+    console.print(f"release: {out.absolute()}")
+
+
+@sample.command()
+def sample_release(
+    release: Annotated[Path, typer.Argument(help="A release folder.")],
+    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
+    rows: RowsOption = 10_000,
+    seed: Annotated[int, typer.Option(help="Fixes the rows.")] = 0,
+) -> None:
+    """Draw more synthetic rows from a release; costs no privacy."""
+    from .release import sample_to
+
+    sample_to(release, rows, seed, out)
+    _console().print(f"{rows} rows: {out}")
+
+
+@demo.command()
+def run_the_demo(
+    out: Annotated[Path, typer.Option(help="Folder for the release.")] = Path("release"),
+    epsilon: Annotated[float, typer.Option(help="Promised to one person.")] = 6.0,
+    steps: Annotated[int, typer.Option(min=1, help="Rounds of the critic.")] = 300,
+    seed: SeedOption = 0,
+) -> None:
+    """Run a federation of six sites on this machine, from data to release."""
+    from .demo import run_demo
+    from .watch import watching
+
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError("is not empty; choose another --out", where=str(out))
+    console = _console()
+    with _interruptible(), watching(console) as watch:
+        run_demo(out, epsilon=epsilon, steps=steps, seed=seed, console=console, watch=watch)
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn SIGTERM into the same orderly end as Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _load_study(file: Path) -> Any:
+    from synthfed.protocols.study import parse_study
+
+    try:
+        return parse_study(file.read_text(encoding="utf-8"), where=str(file))
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError("cannot be read", where=str(file)) from None
+
+
+def _privacy(fields: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    from synthfed.protocols.study import Privacy, describe
+
+    try:
+        return Privacy(**fields)
+    except ValidationError as error:
+        raise ConfigError(describe(error), where="privacy") from None
+
+
+def _model(plugin: str) -> Any:
+    from synthfed.plugins.registry import find
+    from synthfed.protocols.study import ModelTerms
+
+    find("synthfed.models", plugin)
+    return ModelTerms(plugin=plugin)
+
+
+def _sites(names: list[str], files: list[Path]) -> list[Any]:
+    """Return the roster's entries: with keys from enrolment files, without from bare names."""
+    from pydantic import ValidationError
+
+    from synthfed.protocols.enrolment import Enrolment, parse
+    from synthfed.protocols.study import Site, describe
+
+    entries = []
+    for file in files:
+        try:
+            enrolment = parse(Enrolment, file.read_text(encoding="utf-8"), where=str(file))
+        except (OSError, UnicodeDecodeError):
+            raise ConfigError("cannot be read", where=str(file)) from None
+        enrolment.verify(where=str(file))
+        entries.append(enrolment.roster_entry)
+    try:
+        entries += [Site(id=name) for name in names]
+    except ValidationError as error:
+        raise ConfigError(describe(error), where="--site") from None
+    if len(entries) < 2:
+        raise ConfigError("give at least two sites with --site NAME or --enrolment FILE")
+    return entries

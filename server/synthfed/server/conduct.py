@@ -1,0 +1,156 @@
+"""The operator's ``server run``: start Flower, let the study train, publish the release.
+
+Never loses a run: whatever ends it, its checkpoint stands and ``--resume`` goes on.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from synthfed.plugins.pinning import pin
+from synthfed.plugins.processes import is_alive
+from synthfed.protocols import errors
+from synthfed.protocols.study import Study, parse_study
+
+from .finish import finish
+from .home import ServerConfig, ServerHome
+from .store import Run, Status
+from .superlink import SuperLink, flower_app
+
+_POLL_S: Final = 0.2
+_SILENT_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the operator asks for.
+
+    Attributes:
+        study: the study file.
+        out: where the release goes.
+        rows: synthetic rows in the release.
+        seed: fixes initial weights and the coordinator's draws.
+        wait_s: how long to wait for all sites of the roster, then for a quorum to come back.
+        transport: ``session`` or ``messages``.
+        resume: go on from the last checkpoint.
+    """
+
+    study: Path
+    out: Path
+    rows: int
+    seed: int
+    wait_s: float
+    transport: str
+    resume: bool
+
+
+def conduct(
+    home: ServerHome,
+    request: Request,
+    watch: Callable[[Status], None],
+    when_listening: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a study to its release.
+
+    Args:
+        home: the coordinator's home.
+        request: what to do.
+        watch: called a few times a second with the run's status.
+        when_listening: called once, when sites can connect.
+
+    Raises:
+        SynthfedError: the run paused or failed; its checkpoint stands.
+    """
+    config = home.load()
+    text = _read(request.study)
+    study = parse_study(text, where=str(request.study))
+    _check(home, study, request)
+    run = Run.begin(home.run_folder(study.name), text, _settings(home, config, request), resume=request.resume)
+    superlink = SuperLink(home, config)
+    with superlink.running():
+        superlink.register(_node_keys(home, study))
+        when_listening()
+        number = superlink.submit(flower_app(), run.folder, request.transport)
+        try:
+            _follow(superlink, run, watch)
+        except BaseException:
+            superlink.stop(number)
+            raise
+    pinned = pin(study)
+    finish(run, pinned, pinned.model.trainer(request.seed), request.out, request.rows, request.seed)
+
+
+def _follow(superlink: SuperLink, run: Run, watch: Callable[[Status], None]) -> None:
+    """Watch a run until it has trained; a run that paused, failed or fell silent becomes an error."""
+    while True:
+        superlink.check()
+        status = run.status()
+        watch(status)
+        if status.phase == "trained":
+            return
+        if status.phase in ("paused", "failed"):
+            kind = getattr(errors, status.error, errors.TransportError)
+            is_ours = isinstance(kind, type) and issubclass(kind, errors.SynthfedError)
+            raise _rebuilt(kind if is_ours else errors.TransportError, status.message)
+        if status.pid and (not is_alive(status.pid) or time.time() - status.at_unix_s > _SILENT_S):
+            raise errors.TransportError("the coordinator's process died; the checkpoint stands: go on with --resume")
+        time.sleep(_POLL_S)
+
+
+def _rebuilt(kind: type[errors.SynthfedError], message: str) -> errors.SynthfedError:
+    """Return an error of the kind that ended the run in its own process, with its message as it was."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, f"{message}; the checkpoint stands: go on with --resume")
+    return error
+
+
+def _check(home: ServerHome, study: Study, request: Request) -> None:
+    """Refuse what could only fail later: a draft, an unknown site, a taken place for the release."""
+    if study.is_draft:
+        raise errors.ConfigError("is a draft: a site of its roster has no key yet", where=str(request.study))
+    enrolled = home.sites()
+    for site in study.cohort.sites:
+        known = enrolled.get(site.id)
+        if known is None:
+            raise errors.ConfigError(
+                f"site {site.id!r} is not enrolled; run `synthfed server enroll FILE`", where=str(request.study)
+            )
+        if known.roster_entry.public_key != site.public_key:
+            raise errors.ConfigError(f"site {site.id!r} is enrolled with another key", where=str(request.study))
+    if request.out.exists() and any(request.out.iterdir()):
+        raise errors.ConfigError("is not empty; choose another --out", where=str(request.out))
+
+
+def _settings(home: ServerHome, config: ServerConfig, request: Request) -> dict[str, object]:
+    path = home.path.absolute()
+    return {
+        "seed": request.seed,
+        "wait_all_s": request.wait_s,
+        "wait_quorum_s": request.wait_s,
+        "steps_bind": f"{config.bind}:{config.steps_port}",
+        "steps_address": config.steps_address,
+        "certificate": str(path / "server.crt"),
+        "key": str(path / "server.key"),
+    }
+
+
+def _node_keys(home: ServerHome, study: Study) -> list[Path]:
+    """Write each site's node key as a file that Flower's command can read, and return them."""
+    folder = home.path / "nodes"
+    folder.mkdir(exist_ok=True)
+    enrolled = home.sites()
+    files = []
+    for site in study.cohort.roster:
+        file = folder / f"{site}.pub"
+        file.write_text(enrolled[site].node + "\n", encoding="utf-8")
+        files.append(file)
+    return files
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise errors.ConfigError("cannot be read", where=str(path)) from None

@@ -1,0 +1,168 @@
+"""The demo: six sites, twelve site processes and a coordinator on this machine, from data to release.
+
+Never takes a short cut: it runs the commands that operators and sites run.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from synthfed.plugins.pinning import pin
+from synthfed.plugins.processes import Child, close_all, flower_environment, free_port, this_program
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.study import ModelTerms, Privacy, Study
+
+from .conduct import Request, conduct
+from .demo_data import COLUMNS, RECORDS_PER_PERSON, TARGET, UNIT, DemoTables, write_demo_tables
+from .drafting import make_study, render_study
+from .home import ServerHome, enrol, init_home
+from .release import audit_release
+from .store import Status
+
+_ROWS: Final = 16_000
+_WAIT_S: Final = 180.0
+
+
+def demo_study(sites: Sequence["Site"], epsilon: float, steps: int) -> Study:
+    """Return the demo's terms for these sites."""
+    privacy = Privacy(
+        mode="distributed",
+        epsilon=epsilon,
+        delta=1e-5,
+        unit=UNIT,
+        records_per_unit=RECORDS_PER_PERSON,
+        units_per_site=2000,
+        sample_rate=0.2,
+        steps=steps,
+        answer_time_s=0.25,
+    )
+    return make_study(
+        name="rand-hie",
+        target=TARGET,
+        domain="table",
+        privacy=privacy,
+        model=ModelTerms(plugin="tabular-gan"),
+        sites=sites,
+        tolerated=1,
+        quorum=4,
+        columns=COLUMNS,
+    )
+
+
+def run_demo(
+    out: Path, *, epsilon: float, steps: int, seed: int, console: Console, watch: Callable[[Status], None]
+) -> None:
+    """Run the whole demo and print what came out.
+
+    Args:
+        out: where the release goes; must not exist or be empty.
+        epsilon: the promise to one person.
+        steps: rounds of the critic.
+        seed: fixes initial weights and the coordinator's draws.
+        console: where to print.
+        watch: shows the run's status.
+    """
+    start = time.monotonic()
+    with _folder() as folder:
+        tables = write_demo_tables(folder)
+        home = _coordinator(folder)
+        console.print(f"{len(tables.sites)} sites make their keys and enrol ...")
+        homes = _make_sites(folder, home, tables)
+        study_file = folder / "study.toml"
+        study = demo_study([site.roster_entry for site in home.sites().values()], epsilon, steps)
+        study_file.write_text(render_study(study), encoding="utf-8")
+        for site in homes:
+            shutil.copy(study_file, site / "study.toml")
+        request = Request(study_file, out, _ROWS, seed, _WAIT_S, "session", resume=False)
+        began = _Stopwatch(watch)
+        with _running(homes) as begin:
+            conduct(home, request, began.see, begin)
+        console.print(f"first step after {began.first_step_s - start:.0f} s, trained after {time.monotonic() - start:.0f} s")
+        _audit(study, out, tables, seed)
+    _print_result(console, out, time.monotonic() - start)
+
+
+class _Stopwatch:
+    """Passes statuses on and remembers when the first step was done."""
+
+    def __init__(self, watch: Callable[[Status], None]) -> None:
+        self._watch = watch
+        self.first_step_s = float("nan")
+
+    def see(self, status: Status) -> None:
+        if status.step and self.first_step_s != self.first_step_s:  # NaN until the first step
+            self.first_step_s = time.monotonic()
+        self._watch(status)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """Yield a private temporary folder with a short path, as Unix sockets need one."""
+    folder = Path(tempfile.mkdtemp(prefix="synthfed-demo-", dir="/tmp" if os.name == "posix" else None))  # noqa: S108
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _coordinator(folder: Path) -> ServerHome:
+    home = ServerHome(folder / "coordinator")
+    init_home(home, "127.0.0.1", "127.0.0.1", free_port(), free_port())
+    return home
+
+
+def _make_sites(folder: Path, home: ServerHome, tables: DemoTables) -> list[Path]:
+    """Let every site run ``client init`` for itself and enrol what it sends back."""
+    homes = {site: folder / site for site in tables.sites}
+    running = []
+    for site, path in homes.items():
+        arguments = ["client", "init", "--invitation", str(home.invitation), "--site", site, "--home", str(path)]
+        command = this_program(*arguments, "--data", str(tables.sites[site]), "--controller", f"operator of {site}")
+        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    for process in running:
+        _, problem = process.communicate()
+        if process.returncode:
+            raise ConfigError(f"a site could not be made: {problem.decode(errors='replace').strip()}")
+    for path in homes.values():
+        enrol(home, path / "enrolment.json")
+    return list(homes.values())
+
+
+@contextlib.contextmanager
+def _running(homes: Sequence[Path]) -> Iterator[Callable[[], None]]:
+    """Yield a function that starts every site's ``client run``; all are ended on the way out."""
+    children = [
+        Child(path.name, this_program("client", "run", "--home", str(path)), path / "run.log", flower_environment(path / "flwr"))
+        for path in homes
+    ]
+
+    def begin() -> None:
+        for child in children:
+            child.start()
+
+    try:
+        yield begin
+    finally:
+        close_all(children)
+
+
+def _audit(study: Study, out: Path, tables: DemoTables, seed: int) -> None:
+    """Audit the release against the real rows, which only a demo has in one place."""
+    domain = pin(study).domain
+    read = [
+        domain.read(path, study.columns, unit=UNIT, records_per_unit=RECORDS_PER_PERSON).records
+        for path in (tables.train, tables.holdout)
+    ]
+    audit_release(out, train=read[0], holdout=read[1], seed=seed)
+
+
+def _print_result(console: Console, out: Path, seconds: float) -> None:
+    console.print(f"release: {out.absolute()}   ({seconds:.0f} s in all)")

@@ -1,0 +1,177 @@
+"""Writes study files: a complete draft from a public table, and any study as TOML.
+
+Never reads a private table: bounds and categories must come from what is public.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from synthfed.plugins.registry import find
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.schema import Categorical, Column, Integer, Real
+from synthfed.protocols.study import (
+    FORMAT,
+    Cohort,
+    ModelTerms,
+    Privacy,
+    Site,
+    Study,
+    describe,
+    least_quorum,
+    least_tolerated,
+)
+
+_HEAD = """\
+# The terms of a study: every site agrees to this file, byte by byte, before a record is read.
+# Bounds and categories were agreed from public knowledge. NEVER take them from private records:
+# a minimum, a maximum or a rare category of a real table can give a person away.
+"""
+
+
+def draft_study(
+    table: Path,
+    *,
+    name: str,
+    target: str,
+    privacy: Privacy,
+    model: ModelTerms,
+    sites: Sequence[Site],
+    drop: Sequence[str],
+    domain: str = "table",
+) -> Study:
+    """Return a complete study whose schema is drafted from a public or dummy file.
+
+    Raises:
+        ConfigError: the file or an argument does not give a valid study.
+    """
+    excluded = {*drop, privacy.unit} - {None}
+    columns = find("synthfed.domains", domain).load()().draft(table, exclude=excluded)
+    tolerated = least_tolerated(sites)
+    if privacy.mode == "local":
+        tolerated = 1
+    quorum = min(len(sites), least_quorum(len(sites), tolerated, privacy.mode))
+    return make_study(
+        name=name,
+        target=target,
+        domain=domain,
+        privacy=privacy,
+        model=model,
+        sites=sites,
+        tolerated=tolerated,
+        quorum=quorum,
+        columns=columns,
+    )
+
+
+def make_study(
+    *,
+    name: str,
+    target: str,
+    domain: str,
+    privacy: Privacy,
+    model: ModelTerms,
+    sites: Sequence[Site],
+    tolerated: int,
+    quorum: int,
+    columns: Sequence[Column],
+) -> Study:
+    """Return a validated study; ConfigError says which of the parts do not fit."""
+    try:
+        cohort = Cohort(tolerated=tolerated, quorum=quorum, sites=tuple(sites))
+        return Study(
+            format=FORMAT,
+            name=name,
+            target=target,
+            domain=domain,
+            privacy=privacy,
+            model=model,
+            cohort=cohort,
+            columns=tuple(columns),
+        )
+    except ValidationError as error:
+        raise ConfigError(describe(error), where="study") from None
+
+
+def with_sites(study: Study, sites: Sequence[Site]) -> Study:
+    """Return the study with another roster; tolerated and quorum stay where the new roster allows them."""
+    mode = study.privacy.mode
+    tolerated = min(study.cohort.tolerated, max(1, len(sites) - 2))
+    least = least_quorum(len(sites), tolerated, mode)
+    quorum = min(len(sites), max(least, min(study.cohort.quorum, len(sites))))
+    return make_study(
+        name=study.name,
+        target=study.target,
+        domain=study.domain,
+        privacy=study.privacy,
+        model=study.model,
+        sites=sites,
+        tolerated=tolerated,
+        quorum=quorum,
+        columns=study.columns,
+    )
+
+
+def render_study(study: Study) -> str:
+    """Return the study as a commented TOML file that parses to the same study."""
+    privacy, cohort = study.privacy, study.cohort
+    lines = [
+        _HEAD,
+        *_pairs(format=study.format, name=study.name, target=study.target, domain=study.domain),
+        "",
+        "[privacy]",
+        *_note("distributed: each site adds a share of the noise; local: each adds all of it", mode=privacy.mode),
+        *_note("promised to one unit, all rounds together", epsilon=privacy.epsilon, delta=privacy.delta),
+        *([] if privacy.unit is None else _note("the column that names a person or account", unit=privacy.unit)),
+        *_note("records one unit may have; one drawn at random stands for it", records_per_unit=privacy.records_per_unit),
+        *_note("a declared upper bound, never the true number", units_per_site=privacy.units_per_site),
+        *_pairs(clip_norm=privacy.clip_norm, sample_rate=privacy.sample_rate, steps=privacy.steps),
+        *_note("every answer leaves exactly this long after its question", answer_time_s=privacy.answer_time_s),
+        "",
+        "[model]",
+        *_pairs(plugin=study.model.plugin),
+        "",
+        "[model.options]",
+        *_pairs(**study.model.options),
+        "",
+        "[cohort]",
+        *_note("sites that may be bad, and sites that every round needs", tolerated=cohort.tolerated, quorum=cohort.quorum),
+    ]
+    if cohort.epsilon_if_secagg_fails_at_most is not None:
+        lines += _pairs(epsilon_if_secagg_fails_at_most=cohort.epsilon_if_secagg_fails_at_most)
+    for site in cohort.sites:
+        lines += ["", "[[cohort.sites]]", *_pairs(id=site.id, key=site.key, controller=site.controller)]
+    for column in study.columns:
+        lines += ["", "[[columns]]", *_column(column)]
+    return "\n".join(lines) + "\n"
+
+
+def _column(column: Column) -> list[str]:
+    match column:
+        case Categorical():
+            return _pairs(name=column.name, kind=column.kind, values=list(column.values), missing=column.missing)
+        case Integer():
+            bounds = _pairs(lower=column.lower, upper=column.upper, scale=column.scale)
+        case Real():
+            bounds = _pairs(lower=column.lower, upper=column.upper, scale=column.scale, decimals=column.decimals)
+    return [*_pairs(name=column.name, kind=column.kind), *bounds, *_pairs(missing=column.missing)]
+
+
+def _pairs(**fields: object) -> list[str]:
+    return [f"{name} = {_value(value)}" for name, value in fields.items()]
+
+
+def _note(comment: str, **fields: object) -> list[str]:
+    first, *rest = _pairs(**fields)
+    return [f"{first}   # {comment}", *rest]
+
+
+def _value(value: object) -> str:
+    """Return a plain value in TOML; JSON's strings, numbers, booleans and lists of these are TOML's, too."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(name)} = {_value(item)}" for name, item in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,146 @@
+"""The coordinator's home folder: settings, certificates, enrolled sites and runs.
+
+Never holds a record or a site's private key.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from synthfed.protocols.enrolment import Enrolment, Invitation, parse
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.schema import Strict
+from synthfed.protocols.study import describe
+
+from .certificates import write_certificates
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class ServerConfig(Strict):
+    """The content of ``server.toml``: one host, two ports that sites must be able to reach."""
+
+    format: Literal[1]
+    host: str
+    bind: str
+    port: Port
+    steps_port: Port
+
+    @property
+    def address(self) -> str:
+        """Where sites' Flower nodes connect."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def steps_address(self) -> str:
+        """Where sites' relays connect for the steps of a session."""
+        return f"{self.host}:{self.steps_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerHome:
+    """A coordinator's folder (mode 0700)."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings."""
+        return self.path / "server.toml"
+
+    @property
+    def invitation(self) -> Path:
+        """What a site needs to find and recognise this coordinator; nothing secret."""
+        return self.path / "invitation.json"
+
+    @property
+    def logs(self) -> Path:
+        """Where the coordinator's processes write."""
+        return self.path / "logs"
+
+    def load(self) -> ServerConfig:
+        """Return the settings; ConfigError names file and field."""
+        try:
+            return ServerConfig.model_validate(tomllib.loads(self.config.read_text(encoding="utf-8")))
+        except OSError:
+            raise ConfigError("is not a coordinator's home; run `synthfed server init`", where=str(self.path)) from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"is not valid TOML: {error}", where=str(self.config)) from None
+        except ValidationError as error:
+            raise ConfigError(describe(error), where=str(self.config)) from None
+
+    def sites(self) -> dict[str, Enrolment]:
+        """Return every enrolled site."""
+        files = sorted((self.path / "sites").glob("*.json"))
+        enrolled = [parse(Enrolment, file.read_text(encoding="utf-8"), where=str(file)) for file in files]
+        return {enrolment.site: enrolment for enrolment in enrolled}
+
+    def run_folder(self, study_name: str) -> Path:
+        """Return where a study's checkpoint and progress lie."""
+        return self.path / "runs" / study_name
+
+
+def init_home(home: ServerHome, host: str, bind: str, port: int, steps_port: int) -> Invitation:
+    """Create a coordinator's home and return the invitation for sites.
+
+    Raises:
+        ConfigError: the folder already is one, or cannot be written.
+    """
+    if home.config.exists():
+        raise ConfigError("already is a coordinator's home; choose another --home", where=str(home.path))
+    if port == steps_port:
+        raise ConfigError("the two ports must differ", where="--steps-port")
+    try:
+        home.path.mkdir(parents=True, exist_ok=True)
+        home.path.chmod(0o700)
+        for name in ("sites", "runs", "logs"):
+            (home.path / name).mkdir(exist_ok=True)
+        authority = write_certificates(home.path, _distinct([host, "localhost", "127.0.0.1"]))
+    except FileExistsError:
+        raise ConfigError("already holds certificates; choose another --home", where=str(home.path)) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", where=str(home.path)) from None
+    invitation = Invitation(address=f"{host}:{port}", ca=authority)
+    home.invitation.write_text(invitation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    # Written last: its presence says that the home is complete.
+    settings = {"host": host, "bind": bind, "port": port, "steps_port": steps_port}
+    lines = ["format = 1", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
+    home.config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return invitation
+
+
+def enrol(home: ServerHome, file: Path) -> Enrolment:
+    """Check a site's enrolment file and keep it; the site's node may connect at the next run.
+
+    Raises:
+        ConfigError: the file is wrong, or the site is enrolled with other keys.
+    """
+    home.load()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError("cannot be read", where=str(file)) from None
+    enrolment = parse(Enrolment, text, where=str(file))
+    enrolment.verify(where=str(file))
+    known = home.sites().get(enrolment.site)
+    if known is not None and known != enrolment:
+        raise ConfigError(
+            f"site {enrolment.site!r} is enrolled with other keys ({known.fingerprint}); remove "
+            f"{home.path / 'sites' / enrolment.site}.json only after the site confirmed the change by voice",
+            where=str(file),
+        )
+    target = home.path / "sites" / f"{enrolment.site}.json"
+    part = target.with_suffix(".part")
+    part.write_text(enrolment.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    os.replace(part, target)
+    return enrolment
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

@@ -1,0 +1,39 @@
+"""Prints a study's plan: every sum's noise, the promise, and what is left of it with more bad sites.
+
+Never computes a plan: it shows one.
+"""
+
+from rich.console import Console
+from rich.table import Table
+
+from synthfed.protocols.privacy.plan import Plan
+from synthfed.protocols.study import Study
+
+
+def print_plan(console: Console, study: Study, plan: Plan) -> None:
+    """Print what the study's terms amount to."""
+    privacy, cohort = study.privacy, study.cohort
+    unit = "one record" if privacy.unit is None else f"one {privacy.unit!r} (at most {privacy.records_per_unit} records)"
+    console.print(f"study            {study.name}{'   (draft: sites without keys)' if study.is_draft else ''}")
+    console.print(f"terms            {study.hash.hex()[:16]}")
+    console.print(f"promise          epsilon {plan.epsilon:.3f} of {privacy.epsilon}, delta {privacy.delta}, to {unit}")
+    console.print(f"mode             {privacy.mode}, {len(cohort.sites)} sites, every round needs {cohort.quorum}")
+    console.print(f"if masks fail    epsilon {plan.epsilon_if_secagg_fails:.3f} (every other site works with the coordinator)")
+    table = Table("sum", "values", "rounds", "sample rate", "clip norm", "noise multiplier", "slots", "ring", box=None, padding=(0, 2))
+    for kind in plan.kinds:
+        table.add_row(
+            kind.sum.name,
+            str(kind.sum.dim),
+            str(kind.sum.rounds),
+            f"{kind.sum.sample_rate:g}",
+            f"{kind.sum.clip_norm:g}",
+            f"{kind.noise_multiplier:.4f}",
+            str(kind.slots),
+            f"{kind.ring_bits} bit",
+        )
+    console.print(table)
+    if privacy.mode == "distributed":
+        curve = ",  ".join(f"{bad}: {value:.2f}" for bad, value in plan.curve)
+        console.print(f"epsilon by number of bad sites   {curve}")
+    seconds = sum(kind.sum.rounds for kind in plan.kinds) * privacy.answer_time_s
+    console.print(f"at least {seconds:.0f} s of fixed answer time")

@@ -1,0 +1,110 @@
+"""A whole federation in one process: the same agents, machines, ledgers and noise, without Flower.
+
+Never imports the client: a site in memory comes by the entry point ``synthfed.sites``.
+"""
+
+import base64
+import contextlib
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Final, Protocol
+
+import torch
+
+from synthfed.plugins.pinning import Pinned, pin
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.study import Site, Study
+
+from .drafting import render_study, with_sites
+from .finish import finish
+from .link import MemoryLink
+from .store import Run, Status
+from .training import Training, Waiting
+
+GROUP: Final = "synthfed.sites"
+
+
+class SiteInMemory(Protocol):
+    """A site in this process, as the client provides it."""
+
+    @property
+    def public_key(self) -> bytes:
+        """The identity's public key."""
+        ...
+
+    def open(self, pinned: Pinned) -> None:
+        """Read the data and take part in a study."""
+        ...
+
+    def answer(self, frame: bytes) -> bytes:
+        """Return the reply to one frame."""
+        ...
+
+    def close(self) -> None:
+        """Close the ledger."""
+        ...
+
+
+def simulate(
+    study: Study,
+    tables: Mapping[str, Path],
+    out: Path,
+    *,
+    rows: int,
+    seed: int,
+    watch: Callable[[Status], None],
+) -> Study:
+    """Train a study on the tables of sites in this process, write its release, return the study as run.
+
+    Args:
+        study: the terms; its roster gives way to the given sites with fresh keys.
+        tables: each site's table by name.
+        out: where the release goes.
+        rows: synthetic rows in the release.
+        seed: fixes initial weights and the coordinator's draws; coins and noise stay secret.
+        watch: called with the run's status.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="synthfed-simulate-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        sites = {site: _site(folder / site, site, table) for site, table in tables.items()}
+        for each in sites.values():
+            stack.callback(each.close)
+        study = with_sites(study, [_entry(study, site, each) for site, each in sites.items()])
+        pinned = pin(study)
+        for each in sites.values():
+            each.open(pinned)
+        run = _WatchedRun.begin(folder / "run", render_study(study), {}, resume=False)
+        run.watch = watch
+        trainer = pinned.model.trainer(seed)
+        link = MemoryLink({site: each.answer for site, each in sites.items()})
+        stack.callback(link.close)
+        Training(pinned.policy, trainer, link, run, lambda: secrets.token_bytes(32), Waiting()).run()
+        finish(run, pinned, trainer, out, rows, seed)
+    return study
+
+
+class _WatchedRun(Run):
+    """A run whose watcher is in the same process."""
+
+    watch: Callable[[Status], None] = staticmethod(lambda _: None)
+
+    def report(self, status: Status) -> None:
+        super().report(status)
+        self.watch(status)
+
+
+def _site(folder: Path, site: str, table: Path) -> SiteInMemory:
+    points = metadata.entry_points(group=GROUP)
+    if not points:
+        raise ConfigError("the client is not installed; reinstall synthfed")
+    made: SiteInMemory = next(iter(points)).load()(folder, site, table)
+    return made
+
+
+def _entry(study: Study, site: str, simulated: SiteInMemory) -> Site:
+    controller = next((each.controller for each in study.cohort.sites if each.id == site), "")
+    return Site(id=site, key=base64.b64encode(simulated.public_key).decode(), controller=controller)

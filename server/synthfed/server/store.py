@@ -1,0 +1,190 @@
+"""A run's folder: the study, the checkpoint from which it goes on, and its progress for people.
+
+Never leaves a half-written file, and never holds anything that was not released.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.study import Study, parse_study
+
+FORMAT: Final = 1
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run has asked for and released so far.
+
+    Attributes:
+        attempts: rounds asked for, by kind; failed ones count.
+        released: rounds whose sum was released, by kind.
+        charged: rounds that each site was asked for, by site and kind.
+        history: public numbers over the training, one mapping per noted step.
+        started: when the run first began, ISO time.
+        seconds: time spent in rounds, over all sessions.
+    """
+
+    attempts: Counter[str] = field(default_factory=Counter)
+    released: Counter[str] = field(default_factory=Counter)
+    charged: dict[str, Counter[str]] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    started: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Status:
+    """Where a run stands, for whoever watches it.
+
+    Attributes:
+        phase: waiting, handshake, training, trained, paused or failed.
+        message: one sentence.
+        error: class name of the error that ended the run, if one did.
+        step: rounds asked for; ``steps`` of them at most.
+        sites: per site whether it takes part now, and epsilon spent as the coordinator counts it.
+        rate: rounds per second, lately.
+        left_s: estimated seconds left.
+        numbers: the trainer's public numbers.
+        pid: the process that wrote this.
+        at_unix_s: when it did.
+    """
+
+    phase: str = "waiting"
+    message: str = ""
+    error: str = ""
+    step: int = 0
+    steps: int = 0
+    sites: dict[str, dict[str, float | bool]] = field(default_factory=dict)
+    rate: float = 0.0
+    left_s: float = 0.0
+    numbers: dict[str, float] = field(default_factory=dict)
+    pid: int = 0
+    at_unix_s: float = 0.0
+
+
+class Run:
+    """One study's folder at the coordinator."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use a folder that exists."""
+        self.folder = folder
+
+    @classmethod
+    def begin(cls, folder: Path, study_text: str, settings: Mapping[str, Any], *, resume: bool) -> Self:
+        """Prepare a folder for a new run, or check that an old one can go on.
+
+        Raises:
+            ConfigError: there is a run already (without ``resume``), none (with it), or another study's.
+        """
+        run = cls(folder)
+        exists = run._study_file.exists()
+        if resume:
+            if not exists:
+                raise ConfigError("holds no run to resume; leave out --resume", where=str(folder))
+            if run.study_text() != study_text:
+                raise ConfigError("holds a run of other terms; a changed study needs a new name", where=str(folder))
+        elif exists:
+            raise ConfigError(
+                "already holds a run of this study, whose charges stand; go on with --resume, or rename the study",
+                where=str(folder),
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            run._write("settings.json", json.dumps(dict(settings), indent=2).encode())
+            run._write("study.toml", study_text.encode())
+        except OSError as error:
+            raise ConfigError(f"cannot be written: {error.strerror}", where=str(folder)) from None
+        run.report(Status())
+        return run
+
+    def study_text(self) -> str:
+        """Return the study file's text."""
+        return self._study_file.read_text(encoding="utf-8")
+
+    def study(self) -> Study:
+        """Return the study."""
+        return parse_study(self.study_text(), where=str(self._study_file))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the operator asked for: seed, addresses, waiting times."""
+        settings: dict[str, Any] = json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))
+        return settings
+
+    def save(self, study: Study, state: Mapping[str, npt.NDArray[Any]], tally: Tally) -> None:
+        """Write the checkpoint: all or nothing, durable when this returns."""
+        header = {"format": str(FORMAT), "study": study.hash.hex(), "tally": json.dumps(asdict(tally))}
+        arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+        self._write("checkpoint.safetensors", save(arrays, metadata=header))
+
+    def load(self, study: Study) -> tuple[dict[str, npt.NDArray[Any]], Tally] | None:
+        """Return the last checkpoint, or None where there is none yet.
+
+        Raises:
+            ConfigError: it is damaged or belongs to other terms.
+        """
+        path = self.folder / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                header = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"cannot be read ({error}); restore it from a backup", where=str(path)) from None
+        if header.get("format") != str(FORMAT) or header.get("study") != study.hash.hex():
+            raise ConfigError("was written for other terms or by another version", where=str(path))
+        return state, _tally(json.loads(header["tally"]))
+
+    def report(self, status: Status) -> None:
+        """Replace the status; not made durable, it is for watching only."""
+        status.pid, status.at_unix_s = os.getpid(), time.time()
+        part = self.folder / f".status.{status.pid}.part"
+        part.write_text(json.dumps(asdict(status)), encoding="utf-8")
+        part.replace(self.folder / "status.json")
+
+    def status(self) -> Status:
+        """Return the last reported status."""
+        try:
+            return Status(**json.loads((self.folder / "status.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return Status()
+
+    @property
+    def _study_file(self) -> Path:
+        return self.folder / "study.toml"
+
+    def _write(self, name: str, content: bytes) -> None:
+        part = self.folder / f".{name}.part"
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.folder / name)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _tally(fields: dict[str, Any]) -> Tally:
+    return Tally(
+        attempts=Counter(fields["attempts"]),
+        released=Counter(fields["released"]),
+        charged={site: Counter(counts) for site, counts in fields["charged"].items()},
+        history=fields["history"],
+        started=fields["started"],
+        seconds=fields["seconds"],
+    )

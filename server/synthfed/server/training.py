@@ -1,0 +1,219 @@
+"""The study's loop: ask the trainer, ask the sites, hand back the released sum, remember.
+
+Never decides about privacy: the sites do, and a refusal ends the study with what it has.
+"""
+
+import datetime
+import functools
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from synthfed.plugins.api import Answer, Ask, Payload, Trainer
+from synthfed.protocols.errors import LocalProtocolError, QuorumLost
+from synthfed.protocols.privacy.accountant import epsilon
+from synthfed.protocols.privacy.plan import event
+from synthfed.protocols.secagg.messages import Code
+from synthfed.protocols.secagg.policy import Policy
+from synthfed.protocols.sums import Kind
+
+from .link import Link
+from .rounds import Attempt, Session
+from .store import Run, Status, Tally
+
+_LOG: Final = logging.getLogger(__name__)
+SESSION_ROUNDS: Final = 500
+SESSION_S: Final = 20 * 60.0
+_CHECKPOINT_ROUNDS: Final = 25
+_REPORT_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How long to wait for sites: for all of the roster at first, then for a quorum to come back."""
+
+    all_s: float = 60.0
+    quorum_s: float = 300.0
+
+
+class Training:
+    """One study's training over one link, from the last checkpoint to the end."""
+
+    def __init__(
+        self, policy: Policy, trainer: Trainer, link: Link, run: Run, fresh: Callable[[], bytes], waiting: Waiting
+    ) -> None:
+        """Restore the last checkpoint, if there is one.
+
+        Args:
+            policy: what everyone has pinned.
+            trainer: the model's public part.
+            link: the transport.
+            run: the folder for checkpoints and progress.
+            fresh: 32 fresh bytes on each call, to name sessions.
+            waiting: how long to wait for sites.
+        """
+        self._policy = policy
+        self._trainer = trainer
+        self._link = link
+        self._run = run
+        self._fresh = fresh
+        self._waiting = waiting
+        self._sequence = itertools.count(1)
+        self._status = Status(steps=sum(kind.sum.rounds for kind in policy.plan.kinds))
+        self._reported_s = 0.0
+        self._began_s, self._began_step = time.monotonic(), 0
+        checkpoint = run.load(policy.study)
+        self.tally = Tally(started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+        if checkpoint is not None:
+            state, self.tally = checkpoint
+            trainer.load(state)
+
+    def run(self) -> str:
+        """Train to the end and return why it ended, in one sentence.
+
+        Raises:
+            QuorumLost: too few sites for too long; the checkpoint stands.
+            SumCorrupt: a person must look before the study goes on.
+        """
+        self._wait(len(self._policy.study.cohort.sites), self._waiting.all_s)
+        reason = ""
+        while not reason:
+            session = self._open()
+            try:
+                reason = self._session(session)
+            finally:
+                self._save()
+        self._tell("trained", reason, force=True)
+        return reason
+
+    def _open(self) -> Session:
+        """Return a new session, waiting for a quorum where there is none."""
+        deadline = time.monotonic() + self._waiting.quorum_s
+        while True:
+            self._wait(self._policy.study.cohort.quorum, deadline - time.monotonic())
+            self._tell("handshake", "agreeing on keys", force=True)
+            try:
+                return Session(self._policy, self._link, self._fresh, self._sequence)
+            except QuorumLost:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
+
+    def _session(self, session: Session) -> str:
+        """Run rounds until the session is used up, and return why training ended, if it did."""
+        ends_s = time.monotonic() + SESSION_S
+        self._began_s, self._began_step = time.monotonic(), self._step
+        for count in range(1, SESSION_ROUNDS + 1):
+            ask = self._trainer.ask(self._remaining())
+            if ask is None:
+                return "every planned round is done"
+            if not session.has_quorum():
+                return _budget_end(session)
+            self._round(session, ask)
+            if count % _CHECKPOINT_ROUNDS == 0:
+                self._save()
+            if time.monotonic() > ends_s:
+                break
+        return ""
+
+    def _round(self, session: Session, ask: Ask) -> None:
+        kind = self._kind(ask)
+        if self._remaining()[ask.sum] < 1:
+            raise LocalProtocolError(f"the trainer asked for more rounds of {ask.sum!r} than it declared")
+        payload = _payload_bytes(kind, ask.payload)
+        start = time.monotonic()
+        cohort = session.cohort
+        self.tally.attempts[ask.sum] += 1
+        for site in cohort:
+            self.tally.charged.setdefault(site, Counter())[ask.sum] += 1
+        attempt = session.attempt(kind, payload, lambda: self._overlap(ask, cohort))
+        self.tally.seconds += time.monotonic() - start
+        if attempt.total is not None:
+            self._release(ask, attempt)
+
+    def _overlap(self, ask: Ask, cohort: tuple[str, ...]) -> None:
+        """Do the coordinator's public work while the sites compute."""
+        self._trainer.overlap()
+        self._tell("training", f"sum {ask.sum!r}", cohort=cohort)
+
+    def _release(self, ask: Ask, attempt: Attempt) -> None:
+        assert attempt.total is not None  # noqa: S101 - the caller's branch
+        self.tally.released[ask.sum] += 1
+        self._trainer.receive(Answer(ask.sum, attempt.total, attempt.noise_std, len(attempt.cohort)))
+        numbers = {name: float(value) for name, value in self._trainer.progress().items()}
+        self._status.numbers = numbers
+        self.tally.history.append({"step": float(self._step), **numbers})
+
+    @property
+    def _step(self) -> int:
+        return sum(self.tally.attempts.values())
+
+    def _remaining(self) -> Mapping[str, int]:
+        return {kind.sum.name: kind.sum.rounds - self.tally.attempts[kind.sum.name] for kind in self._policy.plan.kinds}
+
+    def _kind(self, ask: Ask) -> Kind:
+        kind = self._policy.plan.kind(ask.sum)
+        if kind is None:
+            raise LocalProtocolError(f"the trainer asked for {ask.sum!r}, which it did not declare")
+        return kind
+
+    def _save(self) -> None:
+        self._run.save(self._policy.study, self._trainer.state(), self.tally)
+
+    def _wait(self, wanted: int, seconds: float) -> None:
+        """Wait until so many sites are connected or the time is over."""
+        deadline = time.monotonic() + seconds
+        while (here := len(self._link.connected())) < wanted and time.monotonic() < deadline:
+            self._tell("waiting", f"{here} of {wanted} sites are connected")
+            time.sleep(0.1)
+
+    def _tell(self, phase: str, message: str, *, cohort: tuple[str, ...] | None = None, force: bool = False) -> None:
+        """Report where the run stands, a few times a second at most."""
+        now = time.monotonic()
+        if not force and now - self._reported_s < _REPORT_S:
+            return
+        self._reported_s = now
+        status, done = self._status, self._step - self._began_step
+        status.phase, status.message, status.step = phase, message, self._step
+        status.rate = done / max(now - self._began_s, 1e-9) if phase == "training" else 0.0
+        status.left_s = (status.steps - status.step) / status.rate if status.rate else 0.0
+        here = self._link.connected() if cohort is None else frozenset(cohort)
+        status.sites = {
+            site: {"present": site in here, "epsilon": spent(self._policy, self.tally.charged.get(site, Counter()))}
+            for site in self._policy.study.cohort.roster
+        }
+        self._run.report(status)
+
+
+def spent(policy: Policy, rounds: Mapping[str, int]) -> float:
+    """Return epsilon of the rounds a site was asked for, as the coordinator counts them."""
+    return _spent(policy, tuple(sorted(rounds.items())))
+
+
+@functools.lru_cache(maxsize=64)
+def _spent(policy: Policy, counts: tuple[tuple[str, int], ...]) -> float:
+    rounds = dict(counts)
+    events = [event(kind, policy.study, rounds.get(kind.sum.name, 0)) for kind in policy.plan.kinds]
+    return epsilon(events, policy.study.privacy.delta)
+
+
+def _payload_bytes(kind: Kind, payload: Payload) -> bytes:
+    """Return the arrays in declared order, little-endian float32."""
+    parts = []
+    for name, shape in kind.sum.payload:
+        if payload[name].shape != shape:
+            raise LocalProtocolError(f"payload {name!r} has shape {payload[name].shape}, declared {shape}")
+        parts.append(np.ascontiguousarray(payload[name], dtype="<f4").tobytes())
+    return b"".join(parts)
+
+
+def _budget_end(session: Session) -> str:
+    """Return why training ends where sites ran out of budget; otherwise nothing, and a new session is tried."""
+    spent_out = sorted(site for site, code in session.refused.items() if code is Code.BUDGET)
+    return f"the budget of {', '.join(spent_out)} is used up" if spent_out else ""

@@ -1,0 +1,99 @@
+"""The plugin registry, on distributions that the tests lay out as pip would install them."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from synthfed.plugins.registry import find, installed
+from synthfed.protocols.errors import PluginError
+
+Install = Callable[[str, str, str], Path]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Return a function that installs a distribution: its name, its entry points, its one module's source."""
+
+    def lay_out(name: str, points: str, source: str) -> Path:
+        module = tmp_path / name / f"{name}.py"
+        info = tmp_path / name / f"{name}-2.5.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.5\n")
+        (info / "entry_points.txt").write_text(points)
+        module.write_text(source)
+        monkeypatch.syspath_prepend(str(module.parent))
+        return module
+
+    return lay_out
+
+
+def test_a_plugin_is_listed_without_being_imported(install: Install) -> None:
+    install("quiet_dist", "[synthfed.models]\nquiet = quiet_dist:Quiet\n", "raise RuntimeError('imported')\n")
+    plugin = find("synthfed.models", "quiet")
+    assert plugin in installed("synthfed.models")
+    assert (plugin.name, plugin.distribution, plugin.version) == ("quiet", "quiet_dist", "2.5")
+    assert "quiet_dist" not in sys.modules
+
+
+def test_a_plugin_is_listed_in_its_own_group_only(install: Install) -> None:
+    install("lone_dist", "[synthfed.audits]\nlone = lone_dist:Lone\n", "")
+    assert "lone" not in {plugin.name for plugin in installed("synthfed.models")}
+    assert "lone" in {plugin.name for plugin in installed("synthfed.audits")}
+
+
+def test_loading_returns_the_class(install: Install) -> None:
+    install("loaded_dist", "[synthfed.models]\nloaded = loaded_dist:Loaded\n", "class Loaded:\n    pass\n")
+    assert find("synthfed.models", "loaded").load().__name__ == "Loaded"
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("absent_attribute", ""),
+        ("failing_import", "import no_such_package_at_all\n"),
+        ("raising_import", "raise RuntimeError('a bug')\n"),
+        ("wrong_syntax", "class\n"),
+    ],
+)
+def test_a_broken_plugin_is_named_with_its_distribution_and_version(install: Install, name: str, source: str) -> None:
+    install(name, f"[synthfed.models]\nbroken = {name}:Model\n", source)
+    with pytest.raises(PluginError, match=rf"'broken' \(distribution {name}\).*reinstall {name} 2.5"):
+        find("synthfed.models", "broken").load()
+
+
+def test_a_missing_plugin_is_named_with_those_that_are_there(install: Install) -> None:
+    install("there_dist", "[synthfed.domains]\nthere = there_dist:There\n", "")
+    with pytest.raises(PluginError, match=r"'nowhere'.*not installed.*there"):
+        find("synthfed.domains", "nowhere")
+
+
+def test_a_plugin_declared_twice_names_both_distributions(install: Install) -> None:
+    install("first_dist", "[synthfed.models]\ntwin = first_dist:Twin\n", "")
+    install("second_dist", "[synthfed.models]\ntwin = second_dist:Twin\n", "")
+    with pytest.raises(PluginError, match=r"first_dist, second_dist.*more than once"):
+        find("synthfed.models", "twin")
+
+
+def test_the_hash_is_of_the_source_and_does_not_run_it(install: Install) -> None:
+    module = install("hashed_dist", "[synthfed.models]\nhashed = hashed_dist:Hashed\n", "raise RuntimeError\n")
+    plugin = find("synthfed.models", "hashed")
+    before = plugin.hash
+    assert len(before) == 32
+    assert plugin.hash == before
+    module.write_text("raise RuntimeError  # changed\n")
+    assert plugin.hash != before
+    assert "hashed_dist" not in sys.modules
+
+
+def test_two_plugins_of_one_file_have_two_hashes(install: Install) -> None:
+    install("pair_dist", "[synthfed.models]\none = pair_dist:One\ntwo = pair_dist:Two\n", "")
+    assert find("synthfed.models", "one").hash != find("synthfed.models", "two").hash
+
+
+@pytest.mark.parametrize("target", ["no_module_of_this_name:X", "no_package_of_this_name.inner:X"])
+def test_a_plugin_without_a_file_has_no_hash(install: Install, target: str) -> None:
+    install("gone_dist", f"[synthfed.models]\ngone = {target}\n", "")
+    with pytest.raises(PluginError, match=r"'gone' \(distribution gone_dist\): cannot be located"):
+        find("synthfed.models", "gone").hash  # noqa: B018

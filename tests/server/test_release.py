@@ -1,0 +1,346 @@
+"""Releases on disk, made by a small model plugin that the tests install."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from synthfed.plugins.registry import find, installed
+from synthfed.protocols.errors import ConfigError, LocalProtocolError, PluginError
+from synthfed.protocols.study import Study, parse_study
+from synthfed.server import release as releases
+from synthfed.server.evidence import Evidence
+from synthfed.server.release import audit_release, open_release, sample_to, write_release
+
+STUDY = """
+format = 1
+name = "toy-study"
+target = "ill"
+[privacy]
+mode = "distributed"
+epsilon = 2.0
+delta = 1e-6
+units_per_site = 1000
+sample_rate = 0.1
+steps = 10
+[model]
+plugin = "toy"
+[cohort]
+tolerated = 1
+quorum = 3
+sites = [{ id = "a" }, { id = "b" }, { id = "c" }]
+[[columns]]
+kind = "categorical"
+name = "ill, or not"
+values = ["no", "yes, quite"]
+[[columns]]
+kind = "categorical"
+name = "ill"
+values = ["no", "yes"]
+missing = true
+[[columns]]
+kind = "integer"
+name = "age"
+lower = 0
+upper = 99
+"""
+
+TOY = '''
+import numpy as np
+
+class Toy:
+    """A model that draws from fixed shares: just enough of the contract for a release."""
+
+    def __init__(self, study):
+        self.study = study
+
+    def trainer(self, seed):
+        return Trainer(seed)
+
+class Trainer:
+    def __init__(self, seed):
+        self.arrays = {
+            "share": np.array(0.25),
+            "weights": np.full((2, 3), 0.5, dtype=np.float32).T,
+            "half": np.ones(2, dtype=np.float16),
+            "counts": np.arange(3, dtype=np.int64),
+            "mask": np.array([True, False]),
+            "bytes": np.arange(4, dtype=np.uint8),
+        }
+
+    def sample(self, rows, seed):
+        rng = np.random.default_rng(seed)
+        ill = (rng.random((rows, 2)) < self.arrays["share"]).astype(float)
+        ill[:, 1][rng.random(rows) < 0.1] = np.nan
+        return np.column_stack([ill, rng.integers(100, size=rows)])
+
+    def state(self):
+        return self.arrays
+
+    def load(self, state):
+        if set(state) != set(self.arrays):
+            raise KeyError("not a toy")
+        self.arrays = dict(state)
+'''
+
+HISTORY = [{"step": 1, "critic": 0.5}, {"step": 2, "critic": 0.25, "norm": float("nan")}]
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Install the toy model and, where synthfed itself is not installed, its audits; return a trainer."""
+    site = tmp_path / "site-packages"
+    info = site / "toy_dist-1.0.dist-info"
+    info.mkdir(parents=True)
+    points = "[synthfed.models]\ntoy = toy_release_model:Toy\n"
+    if not installed("synthfed.audits"):
+        audits = "synthfed.plugins.audits"
+        points += f"[synthfed.audits]\nfidelity = {audits}.fidelity:Fidelity\nutility = {audits}.utility:Utility\n"
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy_dist\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(points)
+    (site / "toy_release_model.py").write_text(TOY)
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.delitem(sys.modules, "toy_release_model", raising=False)
+    return find("synthfed.models", "toy").load()(study()).trainer(0)
+
+
+def study() -> Study:
+    return parse_study(STUDY, where="test")
+
+
+def evidence(**changes: Any) -> Evidence:
+    site = {"controller": "", "key_fingerprint": "aaaa-bbbb", "epsilon_spent": 1.9, "delta": 1e-6, "rounds": 10}
+    plugin = find("synthfed.models", "toy")
+    fields: dict[str, Any] = {
+        "study": "toy-study",
+        "study_hash": study().hash.hex(),
+        "mode": "distributed",
+        "tolerated": 1,
+        "quorum": 3,
+        "delta": 1e-6,
+        "epsilon": 2.0,
+        "epsilon_if_secagg_fails": 3.5,
+        "clip_norm": 1.0,
+        "sums": [
+            {
+                "name": "critic",
+                "family": "gradient",
+                "dim": 10,
+                "noise_multiplier": 1.1,
+                "sample_rate": 0.1,
+                "clip_norm": 1.0,
+                "cap": 10,
+                "rounds_released": 9,
+            }
+        ],
+        "sites": [{"id": name, **site} for name in "abc"],
+        "plugin": {"name": "toy", "distribution": "toy_dist", "version": "1.0", "hash": plugin.hash.hex()},
+        "versions": {"synthfed": "0.1.0"},
+        "started": "2030-01-01T00:00:00+00:00",
+        "ended": "2030-01-01T01:00:00+00:00",
+        "seed_note": "public seed 5; the noise came from the operating system",
+    }
+    return Evidence.from_json(json.dumps(fields | changes), where="test")
+
+
+def publish(folder: Path, trainer: Any, rows: int = 200) -> Path:
+    write_release(
+        folder,
+        study=study(),
+        study_text=STUDY,
+        trainer=trainer,
+        evidence=evidence(),
+        history=HISTORY,
+        rows=rows,
+        seed=5,
+    )
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_release_holds_its_files_and_nothing_is_left_beside_it(tmp_path: Path, toy: Any) -> None:
+    folder = publish(tmp_path / "out" / "release", toy)
+    wanted = {"synthetic.csv", "model/weights.safetensors", "model/model.json", "study.toml", "evidence.json"}
+    assert files(folder) == wanted | {"report.json", "report.html"}
+    assert list(folder.parent.iterdir()) == [folder]
+    assert (folder / "study.toml").read_text() == STUDY
+
+
+def test_the_model_comes_back_with_every_array_type(tmp_path: Path, toy: Any) -> None:
+    restored = open_release(publish(tmp_path / "release", toy))
+    state: Mapping[str, Any] = restored.trainer.state()
+    for name, array in toy.state().items():
+        assert state[name].dtype == array.dtype
+        np.testing.assert_array_equal(state[name], array)
+    assert (restored.study, restored.evidence, restored.has_same_plugin) == (study(), evidence(), True)
+
+
+def test_sampling_with_the_published_seed_gives_the_published_rows(tmp_path: Path, toy: Any) -> None:
+    folder = publish(tmp_path / "release", toy)
+    sample_to(folder, 200, 5, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (folder / "synthetic.csv").read_bytes()
+    sample_to(folder, 200, 6, tmp_path / "other.csv")
+    assert (tmp_path / "other.csv").read_bytes() != (folder / "synthetic.csv").read_bytes()
+
+
+def test_many_chunks_make_one_table(tmp_path: Path, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "CHUNK", 30)
+    folder = publish(tmp_path / "release", toy, rows=100)
+    text = (folder / "synthetic.csv").read_text().splitlines()
+    assert len(text) == 101
+    assert sum(line.startswith('"ill, or not"') for line in text) == 1
+    sampled = open_release(folder).sample(100, 5)
+    assert sampled.shape == (100, 3)
+    assert not np.array_equal(sampled[:30], sampled[30:60])
+
+
+@pytest.mark.parametrize(("rows", "seed"), [(0, 1), (-1, 1), (1, -1)])
+def test_a_table_that_cannot_be_is_not_sampled(tmp_path: Path, toy: Any, rows: int, seed: int) -> None:
+    folder = publish(tmp_path / "release", toy)
+    with pytest.raises(ConfigError, match="cannot sample"):
+        sample_to(folder, rows, seed, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_folder_in_use_is_never_overwritten(tmp_path: Path, toy: Any) -> None:
+    folder = tmp_path / "release"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="choose another --out"):
+        publish(folder, toy)
+    assert files(folder) == {"thesis.txt"}
+
+
+def test_an_empty_folder_is_used(tmp_path: Path, toy: Any) -> None:
+    (tmp_path / "release").mkdir()
+    assert "report.html" in files(publish(tmp_path / "release", toy))
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, toy: Any) -> None:
+    calls = iter(range(10))
+    sample = toy.sample
+
+    def breaks_later(rows: int, seed: int) -> Any:
+        if next(calls) > 0:
+            raise OSError(28, "No space left on device")
+        return sample(rows, seed)
+
+    toy.sample = breaks_later
+    with pytest.raises(ConfigError, match="No space left"):
+        publish(tmp_path / "out" / "release", toy)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_evidence_of_another_study_is_not_written(tmp_path: Path, toy: Any) -> None:
+    other = STUDY.replace("toy-study", "other-study")
+    with pytest.raises(LocalProtocolError, match="disagree"):
+        write_release(
+            tmp_path / "release",
+            study=study(),
+            study_text=other,
+            trainer=toy,
+            evidence=evidence(),
+            history=(),
+            rows=1,
+            seed=1,
+        )
+
+
+@pytest.mark.parametrize("name", ["study.toml", "evidence.json", "model/model.json", "model/weights.safetensors"])
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path, toy: Any, name: str) -> None:
+    folder = publish(tmp_path / "release", toy)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=name):
+        open_release(folder)
+    (folder / name).unlink()
+    with pytest.raises(ConfigError, match=rf"{name}: cannot be read"):
+        open_release(folder)
+
+
+@pytest.mark.parametrize("name", ["evidence.json", "model/model.json"])
+def test_an_unknown_format_is_refused(tmp_path: Path, toy: Any, name: str) -> None:
+    folder = publish(tmp_path / "release", toy)
+    fields = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(fields | {"format": 2}))
+    with pytest.raises(ConfigError, match="format"):
+        open_release(folder)
+
+
+def test_terms_that_were_changed_afterwards_are_noticed(tmp_path: Path, toy: Any) -> None:
+    folder = publish(tmp_path / "release", toy)
+    (folder / "study.toml").write_text(STUDY.replace("epsilon = 2.0", "epsilon = 0.1"))
+    with pytest.raises(ConfigError, match="another study"):
+        open_release(folder)
+
+
+def test_a_release_whose_plugin_is_gone_names_it(tmp_path: Path, toy: Any) -> None:
+    folder = publish(tmp_path / "release", toy)
+    (tmp_path / "site-packages" / "toy_dist-1.0.dist-info" / "entry_points.txt").write_text("")
+    with pytest.raises(PluginError, match=r"'toy'.*not installed"):
+        open_release(folder)
+
+
+def test_a_plugin_that_changed_is_noticed(tmp_path: Path, toy: Any) -> None:
+    folder = publish(tmp_path / "release", toy)
+    module = tmp_path / "site-packages" / "toy_release_model.py"
+    module.write_text(TOY + "# changed\n")
+    assert not open_release(folder).has_same_plugin
+
+
+def test_a_plugin_that_refuses_the_weights_is_named(tmp_path: Path, toy: Any) -> None:
+    del toy.arrays["mask"]
+    folder = publish(tmp_path / "release", toy)
+    with pytest.raises(PluginError, match=r"'toy' \(distribution toy_dist\): cannot restore the release"):
+        open_release(folder)
+
+
+def test_audits_put_their_findings_into_both_reports(tmp_path: Path, toy: Any) -> None:
+    folder = publish(tmp_path / "release", toy)
+    before = json.loads((folder / "report.json").read_text())
+    assert before["audits"] is None
+    findings = audit_release(folder, train=toy.sample(300, 11), holdout=toy.sample(200, 12), seed=3)
+    assert {finding.audit for finding in findings} == {"fidelity", "utility"}
+    after = json.loads((folder / "report.json").read_text())
+    assert after["audits"]["findings"][0]["estimates"][0]["name"] == "tvd2"
+    assert {key: after[key] for key in ("history", "privacy", "rows")} == {
+        key: before[key] for key in ("history", "privacy", "rows")
+    }
+    page = (folder / "report.html").read_text()
+    assert "Real rows were used for these audits" in page
+    assert "not differentially private" in page
+    assert not [name for name in files(folder) if name.endswith(".part")]
+
+
+def test_rows_of_another_table_are_not_audited(tmp_path: Path, toy: Any) -> None:
+    folder = publish(tmp_path / "release", toy)
+    with pytest.raises(ConfigError, match="holdout rows"):
+        audit_release(folder, train=toy.sample(9, 1), holdout=np.zeros((5, 2)), seed=3)
+
+
+def test_evidence_survives_json(toy: Any) -> None:
+    whole = evidence()
+    assert Evidence.from_json(whole.to_json(), where="test") == whole
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"study_hash": "short"},
+        {"epsilon": float("inf")},
+        {"started": "2030-01-01T00:00:00"},
+        {"ended": "yesterday"},
+        {"surprise": 1},
+        {"delta": 1.0},
+    ],
+)
+def test_evidence_that_makes_no_sense_is_refused(toy: Any, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="test"):
+        evidence(**changes)
