@@ -156,10 +156,10 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_a_drafted_schema_reads_the_file_it_was_drafted_from(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    lines = [
-        f"u{i},{'ab'[i % 2]},{i % 4},{[101, 1988, rng.integers(101, 1988)][min(i, 2)]},{rng.exponential() ** 4:.3f},{'' if i == 7 else i - 31}"
-        for i in range(200)
-    ]
+    whole = [101, 1988, *rng.integers(101, 1988, 198)]
+    tail = rng.exponential(size=200) ** 4
+    signed = ["" if i == 7 else str(i - 31) for i in range(200)]
+    lines = [f"u{i},{'ab'[i % 2]},{i % 4},{whole[i]},{tail[i]:.3f},{signed[i]}" for i in range(200)]
     path = write(tmp_path / "public.csv", *lines, header="id,letter,few,whole,tail,signed\n")
     columns = TableDomain().draft(path, exclude=["id"])
     assert columns[0] == Categorical(name="letter", values=("a", "b"))

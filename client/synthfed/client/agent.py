@@ -137,7 +137,7 @@ class Agent:
         assert accepted.kind is not None  # noqa: S101 - the caller's branch
         kind, study = accepted.kind, self.policy.study
         step = kind.grid_step(noise_shares(study, len(accepted.round.cohort)))
-        grid = ring.to_grid(total, step, box(study, kind, kind.ring_bits))
+        grid = ring.to_grid(total, step, box(study, kind.ring_bits))
         return grid + discrete_gaussian(KeyStream(seeds.noise), kind.sum.dim, _SCALE_BITS)
 
     def _next_slot(self, due_s: float) -> float:

@@ -88,7 +88,9 @@ def _keys(home: Home) -> Iterator[Finding]:
     _, finding = _try("keys", lambda: load_identity(home.identity), "identity.key is private and readable")
     yield finding
     if not home.node_key.exists() or home.node_key.stat().st_mode & 0o077:
-        yield Finding("keys", False, f"{home.node_key}: is missing or readable by others; restore it or run `chmod 600`")
+        yield Finding(
+            "keys", False, f"{home.node_key}: is missing or readable by others; restore it or run `chmod 600`"
+        )
     if home.path.stat().st_mode & 0o077:
         yield Finding("keys", False, f"{home.path}: can be entered by others; run `chmod 700` on it")
 

@@ -17,7 +17,11 @@ from rich.console import Console
 
 from .config import Home
 
-app = typer.Typer(help="Run a site: its agent keeps the records, its node talks to the coordinator.", no_args_is_help=True)
+app = typer.Typer(
+    help="Run a site: its agent keeps the records, its node talks to the coordinator.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
 
 HomeOption = Annotated[Path, typer.Option("--home", help="The site's folder: settings, keys and ledger.")]
 _HOME = Path("site")

@@ -71,7 +71,8 @@ def _gradients(private: PrivatePart, each: Sum, payload: Payload, batch: Array, 
     module = _load(private.module(each.name), payload)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     gradients = _UnitGradients(module)
-    losses = private.loss(each.name, gradients, torch.from_numpy(batch))
+    # Opacus' hooks want an input that asks for a gradient; none is used.
+    losses = private.loss(each.name, gradients, torch.from_numpy(batch).requires_grad_())
     if losses.shape != (len(batch),):
         raise UnsupportedMechanism(f"the loss of {each.name!r} has shape {tuple(losses.shape)}, not one per record")
     losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -156,7 +157,9 @@ class _UnitGradients(GradSampleModuleFastGradientClipping):  # type: ignore[misc
 
     def weighted_sum(self, scales: torch.Tensor) -> Array:
         """Return the sum of the records' gradients times their scales, flat in parameter order."""
-        return np.concatenate([self._summed(key, shape, scales) for key, shape in zip(self._order, self._shapes, strict=True)])
+        return np.concatenate(
+            [self._summed(key, shape, scales) for key, shape in zip(self._order, self._shapes, strict=True)]
+        )
 
     def _take_linear(self, module: nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         self._once(module.weight)

@@ -4,6 +4,7 @@ Never imports the client, the server, torch, Flower or a plugin before its comma
 """
 
 import importlib
+import os
 import sys
 from importlib import metadata
 from typing import Any, Final
@@ -64,7 +65,13 @@ class _Deferred(click.Command):
         return real.make_context(info_name, args, **extra)
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Synthetic data from a federation.")
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # it would print local variables, and an agent's hold records
+    help="Synthetic data from a federation.",
+)
 
 
 @app.callback()
@@ -82,6 +89,12 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("synthfed: interrupted\n")
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("SYNTHFED_DEBUG"):
+            raise
+        kind = type(error).__name__
+        sys.stderr.write(f"synthfed: internal error ({kind}), a bug; set SYNTHFED_DEBUG=1 to see where\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,9 @@ class Enrolment(Strict):
             entry = self.roster_entry
             verify(entry.public_key, self._signed, base64.b64decode(self.signature), peer=self.site)
         except (RemoteProtocolError, ValueError):
-            raise ConfigError("is damaged or not signed by its own key; ask the site for a new one", where=where) from None
+            raise ConfigError(
+                "is damaged or not signed by its own key; ask the site for a new one", where=where
+            ) from None
 
     @property
     def roster_entry(self) -> Site:

@@ -192,7 +192,9 @@ def _check_cohort(cohort: Cohort, mode: Mode) -> None:
     controllers = [site.controller for site in cohort.sites if site.controller]
     for name in controllers:
         if controllers.count(name) > tolerated and mode == "distributed":
-            raise ValueError(f"cohort.tolerated is {tolerated} but controller {name!r} runs {controllers.count(name)} sites")
+            raise ValueError(
+                f"cohort.tolerated is {tolerated} but controller {name!r} runs {controllers.count(name)} sites"
+            )
     least = least_quorum(sites, tolerated, mode)
     if cohort.quorum < least:
         raise ValueError(f"cohort.quorum must be at least {least} for {sites} sites with {tolerated} tolerated")

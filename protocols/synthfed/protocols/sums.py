@@ -50,7 +50,9 @@ class Sum:
             raise UnsupportedMechanism(f"sum {self.name!r}: family {self.family!r} is not known")
         inside = 0 < self.sample_rate <= 1 and 1 <= self.dim <= MAX_DIM and self.rounds >= 1
         if not (inside and 0 < self.clip_norm < float("inf") and 0 < self.share < float("inf")):
-            raise UnsupportedMechanism(f"sum {self.name!r}: dim, clip_norm, sample_rate, rounds or share is out of range")
+            raise UnsupportedMechanism(
+                f"sum {self.name!r}: dim, clip_norm, sample_rate, rounds or share is out of range"
+            )
 
 
 @dataclass(frozen=True, slots=True)

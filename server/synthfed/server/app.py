@@ -61,11 +61,7 @@ def _conduct(grid: Grid, run: Run, transport: str) -> None:
     pinned = pin(study)
     trainer = pinned.model.trainer(settings["seed"])
     sites = frozenset(study.cohort.roster)
-    link: Link
-    if transport == "messages":
-        link = MessagesLink(grid, sites)
-    else:
-        link = _Sessions(grid, settings, sites)
+    link: Link = MessagesLink(grid, sites) if transport == "messages" else _Sessions(grid, settings, sites)
     try:
         waiting = Waiting(settings["wait_all_s"], settings["wait_quorum_s"])
         fresh = lambda: secrets.token_bytes(32)  # noqa: E731
@@ -154,7 +150,9 @@ class MessagesLink:
 
     def post(self, frames: Mapping[str, bytes], sequence: int) -> None:  # noqa: ARG002 - replies name their message
         """Push each site's frame as a message."""
-        self._pending = {self._push(self._nodes[site], frame): site for site, frame in frames.items() if site in self._nodes}
+        self._pending = {
+            self._push(self._nodes[site], frame): site for site, frame in frames.items() if site in self._nodes
+        }
 
     def collect(self, timeout_s: float) -> dict[str, bytes]:
         """Return the replies that came in time."""
@@ -181,5 +179,7 @@ class MessagesLink:
         found = []
         for reply in self._grid.pull_messages(list(waiting)):
             record = {} if reply.has_error() else reply.content["step"]
-            found.append((reply.metadata.reply_to_message_id, bytes(record.get("frame", b"")), str(record.get("site", ""))))
+            found.append(
+                (reply.metadata.reply_to_message_id, bytes(record.get("frame", b"")), str(record.get("site", "")))
+            )
         return found

@@ -14,14 +14,16 @@ from rich.console import Console
 
 from synthfed.protocols.errors import ConfigError
 
-app: Final = typer.Typer(help="Run a coordinator.", no_args_is_help=True)
-study: Final = typer.Typer(help="Draft and check a study file.", no_args_is_help=True)
-simulate: Final = typer.Typer()
-sample: Final = typer.Typer()
-demo: Final = typer.Typer()
+app: Final = typer.Typer(help="Run a coordinator.", no_args_is_help=True, pretty_exceptions_enable=False)
+study: Final = typer.Typer(help="Draft and check a study file.", no_args_is_help=True, pretty_exceptions_enable=False)
+simulate: Final = typer.Typer(pretty_exceptions_enable=False)
+sample: Final = typer.Typer(pretty_exceptions_enable=False)
+demo: Final = typer.Typer(pretty_exceptions_enable=False)
 
 HomeOption = Annotated[Path, typer.Option("--home", help="The coordinator's folder.")]
-SeedOption = Annotated[int, typer.Option(help="Fixes initial weights and the coordinator's draws, never privacy noise.")]
+SeedOption = Annotated[
+    int, typer.Option(help="Fixes initial weights and the coordinator's draws, never privacy noise.")
+]
 RowsOption = Annotated[int, typer.Option("--rows", "-n", min=1, help="How many synthetic rows.")]
 _HOME: Final = Path("coordinator")
 _PORT: Final = 8443
@@ -156,7 +158,9 @@ def study_new(
     out.write_text(render_study(drafted), encoding="utf-8")
     console = _console()
     console.print(f"study: {out}   ({len(drafted.columns)} columns, {len(drafted.cohort.sites)} sites, mode {mode})")
-    console.print("Bounds and categories were read from the given file: it must be public or made up, never private records.")
+    console.print(
+        "Bounds and categories were read from the given file: it must be public or made up, never private records."
+    )
     if drafted.is_draft:
         console.print("A draft: put each site's key (from its enrolment file) into the roster before `server run`.")
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import Child, close_all, flower_environment, free_port, this_program
 from synthfed.protocols.errors import ConfigError
-from synthfed.protocols.study import ModelTerms, Privacy, Study
+from synthfed.protocols.study import ModelTerms, Privacy, Site, Study
 
 from .conduct import Request, conduct
 from .demo_data import COLUMNS, RECORDS_PER_PERSON, TARGET, UNIT, DemoTables, write_demo_tables
@@ -31,7 +31,7 @@ _ROWS: Final = 16_000
 _WAIT_S: Final = 180.0
 
 
-def demo_study(sites: Sequence["Site"], epsilon: float, steps: int) -> Study:
+def demo_study(sites: Sequence[Site], epsilon: float, steps: int) -> Study:
     """Return the demo's terms for these sites."""
     privacy = Privacy(
         mode="distributed",
@@ -85,7 +85,9 @@ def run_demo(
         began = _Stopwatch(watch)
         with _running(homes) as begin:
             conduct(home, request, began.see, begin)
-        console.print(f"first step after {began.first_step_s - start:.0f} s, trained after {time.monotonic() - start:.0f} s")
+        console.print(
+            f"first step after {began.first_step_s - start:.0f} s, trained after {time.monotonic() - start:.0f} s"
+        )
         _audit(study, out, tables, seed)
     _print_result(console, out, time.monotonic() - start)
 
@@ -140,7 +142,12 @@ def _make_sites(folder: Path, home: ServerHome, tables: DemoTables) -> list[Path
 def _running(homes: Sequence[Path]) -> Iterator[Callable[[], None]]:
     """Yield a function that starts every site's ``client run``; all are ended on the way out."""
     children = [
-        Child(path.name, this_program("client", "run", "--home", str(path)), path / "run.log", flower_environment(path / "flwr"))
+        Child(
+            path.name,
+            this_program("client", "run", "--home", str(path)),
+            path / "run.log",
+            flower_environment(path / "flwr"),
+        )
         for path in homes
     ]
 

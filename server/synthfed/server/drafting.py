@@ -125,7 +125,9 @@ def render_study(study: Study) -> str:
         *_note("distributed: each site adds a share of the noise; local: each adds all of it", mode=privacy.mode),
         *_note("promised to one unit, all rounds together", epsilon=privacy.epsilon, delta=privacy.delta),
         *([] if privacy.unit is None else _note("the column that names a person or account", unit=privacy.unit)),
-        *_note("records one unit may have; one drawn at random stands for it", records_per_unit=privacy.records_per_unit),
+        *_note(
+            "records one unit may have; one drawn at random stands for it", records_per_unit=privacy.records_per_unit
+        ),
         *_note("a declared upper bound, never the true number", units_per_site=privacy.units_per_site),
         *_pairs(clip_norm=privacy.clip_norm, sample_rate=privacy.sample_rate, steps=privacy.steps),
         *_note("every answer leaves exactly this long after its question", answer_time_s=privacy.answer_time_s),
@@ -137,7 +139,9 @@ def render_study(study: Study) -> str:
         *_pairs(**study.model.options),
         "",
         "[cohort]",
-        *_note("sites that may be bad, and sites that every round needs", tolerated=cohort.tolerated, quorum=cohort.quorum),
+        *_note(
+            "sites that may be bad, and sites that every round needs", tolerated=cohort.tolerated, quorum=cohort.quorum
+        ),
     ]
     if cohort.epsilon_if_secagg_fails_at_most is not None:
         lines += _pairs(epsilon_if_secagg_fails_at_most=cohort.epsilon_if_secagg_fails_at_most)

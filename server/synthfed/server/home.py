@@ -4,7 +4,6 @@ Never holds a record or a site's private key.
 """
 
 import json
-import os
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -138,7 +137,7 @@ def enrol(home: ServerHome, file: Path) -> Enrolment:
     target = home.path / "sites" / f"{enrolment.site}.json"
     part = target.with_suffix(".part")
     part.write_text(enrolment.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(part, target)
+    part.replace(target)
     return enrolment
 
 

@@ -13,13 +13,28 @@ from synthfed.protocols.study import Study
 def print_plan(console: Console, study: Study, plan: Plan) -> None:
     """Print what the study's terms amount to."""
     privacy, cohort = study.privacy, study.cohort
-    unit = "one record" if privacy.unit is None else f"one {privacy.unit!r} (at most {privacy.records_per_unit} records)"
+    unit = (
+        "one record" if privacy.unit is None else f"one {privacy.unit!r} (at most {privacy.records_per_unit} records)"
+    )
     console.print(f"study            {study.name}{'   (draft: sites without keys)' if study.is_draft else ''}")
     console.print(f"terms            {study.hash.hex()[:16]}")
     console.print(f"promise          epsilon {plan.epsilon:.3f} of {privacy.epsilon}, delta {privacy.delta}, to {unit}")
     console.print(f"mode             {privacy.mode}, {len(cohort.sites)} sites, every round needs {cohort.quorum}")
-    console.print(f"if masks fail    epsilon {plan.epsilon_if_secagg_fails:.3f} (every other site works with the coordinator)")
-    table = Table("sum", "values", "rounds", "sample rate", "clip norm", "noise multiplier", "slots", "ring", box=None, padding=(0, 2))
+    console.print(
+        f"if masks fail    epsilon {plan.epsilon_if_secagg_fails:.3f} (every other site works with the coordinator)"
+    )
+    table = Table(
+        "sum",
+        "values",
+        "rounds",
+        "sample rate",
+        "clip norm",
+        "noise multiplier",
+        "slots",
+        "ring",
+        box=None,
+        padding=(0, 2),
+    )
     for kind in plan.kinds:
         table.add_row(
             kind.sum.name,

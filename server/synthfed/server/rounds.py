@@ -46,7 +46,9 @@ class Attempt:
 class Session:
     """One authenticated session with the sites that are connected when it opens."""
 
-    def __init__(self, policy: Policy, link: Link, fresh: Callable[[], bytes], sequence: "itertools.count[int]") -> None:
+    def __init__(
+        self, policy: Policy, link: Link, fresh: Callable[[], bytes], sequence: "itertools.count[int]"
+    ) -> None:
         """Shake hands with everyone connected.
 
         Args:
@@ -144,7 +146,9 @@ class Session:
             _LOG.warning("no sum from %s", ", ".join(sorted(missing)))
         return not missing
 
-    def _ask(self, requests: Mapping[str, messages.Message], answer: type[_Message], timeout_s: float) -> dict[str, _Message]:
+    def _ask(
+        self, requests: Mapping[str, messages.Message], answer: type[_Message], timeout_s: float
+    ) -> dict[str, _Message]:
         self._post(requests)
         return self._collect(answer, timeout_s)
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -124,7 +124,7 @@ class Run:
 
     def save(self, study: Study, state: Mapping[str, npt.NDArray[Any]], tally: Tally) -> None:
         """Write the checkpoint: all or nothing, durable when this returns."""
-        header = {"format": str(FORMAT), "study": study.hash.hex(), "tally": json.dumps(asdict(tally))}
+        header = {"format": str(FORMAT), "study": study.hash.hex(), "tally": json.dumps(_fields(tally))}
         arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
         self._write("checkpoint.safetensors", save(arrays, metadata=header))
 
@@ -179,12 +179,17 @@ class Run:
             os.close(folder)
 
 
-def _tally(fields: dict[str, Any]) -> Tally:
+def _fields(tally: Tally) -> dict[str, Any]:
+    # Not dataclasses.asdict, which turns a Counter's keys into pairs.
+    return {each.name: getattr(tally, each.name) for each in fields(tally)}
+
+
+def _tally(values: dict[str, Any]) -> Tally:
     return Tally(
-        attempts=Counter(fields["attempts"]),
-        released=Counter(fields["released"]),
-        charged={site: Counter(counts) for site, counts in fields["charged"].items()},
-        history=fields["history"],
-        started=fields["started"],
-        seconds=fields["seconds"],
+        attempts=Counter(values["attempts"]),
+        released=Counter(values["released"]),
+        charged={site: Counter(counts) for site, counts in values["charged"].items()},
+        history=values["history"],
+        started=values["started"],
+        seconds=values["seconds"],
     )

@@ -49,12 +49,16 @@ class SessionLink:
         pool = ThreadPoolExecutor(2 * len(sites) + 4, thread_name_prefix="stream")
         self._server = grpc.server(pool, options=_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(self._relay)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("synthfed.Steps", {"Relay": handler}),))
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("synthfed.Steps", {"Relay": handler}),)
+        )
         credentials = grpc.ssl_server_credentials([(key, certificate)])
         try:
             self.port = self._server.add_secure_port(bind, credentials)
         except RuntimeError:
-            raise ConfigError(f"{bind} cannot be listened on; another program may use the port", where="steps_port") from None
+            raise ConfigError(
+                f"{bind} cannot be listened on; another program may use the port", where="steps_port"
+            ) from None
         self._server.start()
 
     def admit(self) -> str:
@@ -88,7 +92,9 @@ class SessionLink:
         replies: dict[str, bytes] = {}
         while time.monotonic() < deadline:
             with self._changed:
-                awaited = {s for s, stream in self._expected.items() if self._streams.get(s) is stream and s not in replies}
+                awaited = {
+                    s for s, stream in self._expected.items() if self._streams.get(s) is stream and s not in replies
+                }
             if not awaited:
                 break
             try:

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import nn
 from torch.nn import functional
 
@@ -92,7 +92,7 @@ class Options(Strict):
 class TabularGan:
     """The model plugin ``tabular-gan``."""
 
-    Options = Options
+    Options: type[BaseModel] = Options
 
     def __init__(self, study: Study) -> None:
         """Read the study's schema, privacy constants and model options, and nothing else.
@@ -144,8 +144,9 @@ class TabularGan:
         return Training(self.plan, self.options, self.critic, seed)
 
     def critic(self) -> nn.Sequential:
-        """Return a critic with fresh weights."""
-        return build_critic(self.plan.encoder.width, self.options.critic_hidden, self.options.critic_depth)
+        """Return a critic with fresh weights, drawn without moving the process's random state."""
+        with torch.random.fork_rng(devices=[]):
+            return build_critic(self.plan.encoder.width, self.options.critic_hidden, self.options.critic_depth)
 
 
 class TabularGanAtSite:

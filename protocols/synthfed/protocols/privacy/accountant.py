@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from ..errors import UnsupportedMechanism
 
-_INTERVAL: Final = 1e-3  # width of the loss grid at noise 1; losses are rounded towards more loss, so coarser is only looser
+_INTERVAL: Final = (
+    1e-3  # width of the loss grid at noise 1; losses are rounded towards more loss, so coarser is only looser
+)
 OVERFLOW_SHARE: Final = 0.1
 """The part of delta set aside for batches that exceed their slots; the accountant uses the rest."""
 
@@ -32,7 +34,9 @@ class SampledGaussian:
     def __post_init__(self) -> None:
         """Refuse parameters outside the mechanism's domain."""
         if not (0 < self.sample_rate <= 1 and 0 < self.noise_multiplier < math.inf and self.count >= 0):
-            raise UnsupportedMechanism("a sampled Gaussian needs 0 < sample_rate <= 1, noise_multiplier > 0, count >= 0")
+            raise UnsupportedMechanism(
+                "a sampled Gaussian needs 0 < sample_rate <= 1, noise_multiplier > 0, count >= 0"
+            )
 
 
 def epsilon(events: Sequence[SampledGaussian], delta: float) -> float:

@@ -83,7 +83,7 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
     if ceiling is not None and plan.epsilon_if_secagg_fails > ceiling:
         raise ConfigError(
             f"epsilon would be {plan.epsilon_if_secagg_fails:.3g} if secure aggregation failed, above "
-            f"cohort.epsilon_if_secagg_fails_at_most = {ceiling}; use mode = \"local\" or a smaller epsilon"
+            f'cohort.epsilon_if_secagg_fails_at_most = {ceiling}; use mode = "local" or a smaller epsilon'
         )
     return plan
 
@@ -121,10 +121,10 @@ def _kind(study: Study, each: Sum, noise: float, rounds: int) -> Kind:
 
 
 def _fits(study: Study, kind: Kind, bits: int) -> bool:
-    return box(study, kind, bits) >= largest_entry(study, kind)
+    return box(study, bits) >= largest_entry(study, kind)
 
 
-def box(study: Study, kind: Kind, bits: int) -> float:
+def box(study: Study, bits: int) -> float:
     """Return the largest grid value one site may submit so that the sum of all cannot wrap around."""
     sites = len(study.cohort.sites)
     return min((2 ** (bits - 1) - 1 - 16 * GRID * math.sqrt(sites)) / sites, 2**52)
@@ -152,8 +152,10 @@ def _failures(study: Study, kinds: Sequence[Kind], reached: float) -> tuple[floa
     if study.privacy.mode == "local":
         return reached, tuple((bad, reached) for bad in range(tolerated, sites))
     curve = [(tolerated, reached)]
-    for bad in range(tolerated + 1, sites):
-        curve.append((bad, _epsilon_of(study, kinds, math.sqrt((sites - bad) / (sites - tolerated)))))
+    curve += [
+        (bad, _epsilon_of(study, kinds, math.sqrt((sites - bad) / (sites - tolerated))))
+        for bad in range(tolerated + 1, sites)
+    ]
     return curve[-1][1], tuple(curve)
 
 

@@ -116,7 +116,9 @@ class Aggregator:
             raise LocalProtocolError("a sum needs every site of its cohort")
         kind, bits = self._kind(message)
         canary = self._add({site: masked.canary for site, masked in self._masked.items()}, CANARY_WORDS, bits)
-        total = self._add({site: masked.words for site, masked in self._masked.items()}, kind.sum.dim if kind else 0, bits)
+        total = self._add(
+            {site: masked.words for site, masked in self._masked.items()}, kind.sum.dim if kind else 0, bits
+        )
         if (canary != len(message.cohort)).any() or (kind and np.abs(total).max() > self._reach(kind)):
             self.state = table.aggregate_next(self.state, table.Got.SUM_CORRUPT)
             raise SumCorrupt("the masks of a complete cohort did not cancel; the study pauses", peer="cohort")
