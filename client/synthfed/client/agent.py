@@ -20,7 +20,7 @@ from synthfed.protocols.secagg import messages, ring
 from synthfed.protocols.secagg.keys import Ephemeral
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.secagg.site import Accepted, Fresh, Seeds, SiteMachine
-from synthfed.protocols.sums import GRID, noise_shares
+from synthfed.protocols.sums import SCALE_BITS, answer_time_s, noise_shares
 
 from .channel import Clock, Reply
 from .data import UnitData
@@ -29,7 +29,6 @@ from .train import clipped_sum, read_payload
 from .vault import Charge, Ledger
 
 _LOG: Final = logging.getLogger(__name__)
-_SCALE_BITS: Final = GRID.bit_length() - 1
 _OVERRUNS_ALLOWED: Final = 10
 
 
@@ -106,9 +105,9 @@ class Agent:
         if accepted.kind is None:
             self.machine.commit(accepted)
             return self.machine.mask(accepted, np.empty(0, dtype=np.int64)), received_s
-        return self._charged(accepted, received_s)
+        return self._charged(accepted)
 
-    def _charged(self, accepted: Accepted, received_s: float) -> tuple[messages.Message, float]:
+    def _charged(self, accepted: Accepted) -> tuple[messages.Message, float]:
         """Charge, compute, mask: after the charge the only outcomes are an answer at its time or none."""
         assert accepted.kind is not None  # noqa: S101 - the caller's branch
         kind, message = accepted.kind, accepted.round
@@ -119,16 +118,18 @@ class Agent:
             study.hash, study.name, kind.sum.name, self.machine.transcript, message.counter, accepted.context, cost
         )
         sequence = self.ledger.charge(charge)
+        # Everything before this point took a time that no record had a part in; the clock starts here.
+        answer_s = answer_time_s(study, kind.sum.family)
+        due_s = self.clock() + answer_s
         seeds = self.machine.commit(accepted)
         batch = self.data.draw(KeyStream(seeds.sample), kind.sum.sample_rate, kind.slots)
         values = self._noised(accepted, seeds, clipped_sum(self.private, kind, payload, batch))
-        due_s = received_s + study.privacy.answer_time_s
         if self.clock() > due_s:
             self.machine.abandon()
             self.ledger.settle(sequence, "abandoned")
             self.overruns.append(sequence)
-            _LOG.error("a step overran privacy.answer_time_s and was given up; its charge stands")
-            return messages.Refusal(messages.Code.ABANDONED), self._next_slot(due_s)
+            _LOG.error("a step overran its fixed answer time and was given up; its charge stands")
+            return messages.Refusal(messages.Code.ABANDONED), self._next_slot(due_s, answer_s)
         masked = self.machine.mask(accepted, values)
         self.ledger.settle(sequence, "sent")
         return masked, due_s
@@ -138,9 +139,8 @@ class Agent:
         kind, study = accepted.kind, self.policy.study
         step = kind.grid_step(noise_shares(study, len(accepted.round.cohort)))
         grid = ring.to_grid(total, step, box(study, kind.ring_bits))
-        return grid + discrete_gaussian(KeyStream(seeds.noise), kind.sum.dim, _SCALE_BITS)
+        return grid + discrete_gaussian(KeyStream(seeds.noise), kind.sum.dim, SCALE_BITS)
 
-    def _next_slot(self, due_s: float) -> float:
-        answer_time_s = self.policy.study.privacy.answer_time_s
-        late_s = self.clock() - due_s
-        return due_s + answer_time_s * (late_s // answer_time_s + 1)
+    def _next_slot(self, due_s: float, answer_s: float) -> float:
+        """Return the next whole multiple of the answer time after a missed one."""
+        return due_s + answer_s * ((self.clock() - due_s) // answer_s + 1)

@@ -12,19 +12,16 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPSConnection
 from typing import Final, TypeVar
 
-import numpy as np
-
 from synthfed.plugins.pinning import Pinned, pin
 from synthfed.protocols.errors import ConfigError, SynthfedError
-from synthfed.protocols.keystream import KeyStream
-from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.study import Study
+from synthfed.protocols.sums import answer_time_s
 
 from .config import Home, SiteConfig
 from .data import load_units
 from .gate import Gate
 from .site import check_roster, data_path
-from .train import clipped_sum
+from .train import seconds_per_step
 from .vault import Ledger, load_identity
 
 _Result = TypeVar("_Result")
@@ -74,7 +71,7 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
         "data", lambda: load_units(path, study, pinned.domain, pinned.model.private()), "the table fits the schema"
     )
     yield finding
-    yield _timing(pinned)
+    yield from _timing(pinned)
 
 
 def _try(topic: str, look: Callable[[], _Result], well: str) -> tuple[_Result | None, Finding]:
@@ -123,24 +120,16 @@ def _ceiling(home: Home, config: SiteConfig, pinned: Pinned) -> Finding:
     return finding if text is None else Finding("budget", True, text)
 
 
-def _timing(pinned: Pinned) -> Finding:
-    """Time the slowest kind of step on made-up rows against the study's fixed answer time."""
-    private, study = pinned.model.private(), pinned.policy.study
-    width = private.encode(np.full((1, len(study.columns)), 0.0)).shape[1]
-    slowest_s = 0.0
+def _timing(pinned: Pinned) -> Iterator[Finding]:
+    """Time every kind of step on made-up rows against its fixed answer time."""
     for kind in pinned.policy.plan.kinds:
-        payload = {name: np.zeros(shape, dtype=np.float32) for name, shape in kind.sum.payload}
-        for _ in range(2):  # the first one warms up
-            start = time.perf_counter()
-            clipped_sum(private, kind, payload, np.zeros((kind.slots, width)))
-            discrete_gaussian(KeyStream(bytes(32)), kind.sum.dim, 18)
-            took_s = time.perf_counter() - start
-        slowest_s = max(slowest_s, took_s)
-    allowed_s = study.privacy.answer_time_s
-    detail = f"a step takes {slowest_s * 1000:.0f} ms of its {allowed_s * 1000:.0f} ms"
-    if slowest_s * _HEADROOM <= allowed_s:
-        return Finding("timing", True, detail)
-    return Finding("timing", False, detail + "; agree on a larger privacy.answer_time_s")
+        seconds_per_step(pinned, kind)  # the first one warms up
+        took_s, allowed_s = seconds_per_step(pinned, kind), answer_time_s(pinned.policy.study, kind.sum.family)
+        detail = f"a step of {kind.sum.name!r} takes {took_s * 1000:.0f} ms of its {allowed_s * 1000:.0f} ms"
+        if took_s * _HEADROOM <= allowed_s:
+            yield Finding("timing", True, detail)
+        else:
+            yield Finding("timing", False, detail + "; agree on a longer answer time in [privacy]")
 
 
 def _coordinator(home: Home, config: SiteConfig) -> Iterator[Finding]:

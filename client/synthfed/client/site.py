@@ -21,6 +21,7 @@ from .channel import Clock
 from .config import Ceiling, Home, SiteConfig
 from .data import load_units
 from .gate import Gate
+from .train import seconds_per_step
 from .vault import Ledger, exclusive, load_identity
 
 
@@ -34,7 +35,13 @@ def open_agent(home: Home) -> Iterator[Agent]:
     with exclusive(home.lock):
         pinned = pin(study)
         with contextlib.closing(Ledger(home.ledger)) as ledger:
-            yield _agent(pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), time.monotonic)
+            agent = _agent(
+                pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), time.monotonic
+            )
+            for kind in pinned.policy.plan.kinds:
+                if kind.sum.family == "gradient":  # a process's first step is slow and would overrun its time
+                    seconds_per_step(pinned, kind)
+            yield agent
 
 
 def data_path(home: Home, config: SiteConfig) -> Path:

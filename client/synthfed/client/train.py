@@ -3,6 +3,7 @@
 Never returns one unit's contribution, its norm, or how many units there were.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,8 +13,11 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import nn
 
 from synthfed.plugins.api import Array, Payload, PrivatePart
+from synthfed.plugins.pinning import Pinned
 from synthfed.protocols.errors import RemoteProtocolError, UnsupportedMechanism
-from synthfed.protocols.sums import Kind, Sum
+from synthfed.protocols.keystream import KeyStream
+from synthfed.protocols.privacy.noise import discrete_gaussian
+from synthfed.protocols.sums import SCALE_BITS, Kind, Sum
 
 _SLOTS_AT_ONCE: Final = 512  # a whole number of tiles, so that a row's arithmetic does not depend on its slot
 LARGEST_WEIGHT: Final = 1e4
@@ -40,6 +44,17 @@ def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array
         part = slice(start, start + _SLOTS_AT_ONCE)
         total += contribute(private, kind.sum, payload, padded[part], real[part])
     return total
+
+
+def seconds_per_step(pinned: Pinned, kind: Kind) -> float:
+    """Compute one step of a kind on made-up rows, noise included, and return how long it took."""
+    private, columns = pinned.model.private(), len(pinned.policy.study.columns)
+    width = private.encode(np.zeros((1, columns))).shape[1]
+    payload = {name: np.zeros(shape, dtype=np.float32) for name, shape in kind.sum.payload}
+    start = time.perf_counter()
+    clipped_sum(private, kind, payload, np.zeros((kind.slots, width)))
+    discrete_gaussian(KeyStream(bytes(32)), kind.sum.dim, SCALE_BITS)
+    return time.perf_counter() - start
 
 
 def read_payload(kind: Kind, data: bytes) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:

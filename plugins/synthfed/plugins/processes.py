@@ -28,7 +28,10 @@ def end_with_parent() -> None:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Return the environment of a Flower program: no telemetry, no update check, a home of its own."""
+    """Return the environment of a child: one thread, and for Flower no telemetry and a home of its own.
+
+    Many processes share a machine's cores here, and threads of one would only wait for the others'.
+    """
     programs = Path(sys.executable).parent
     return {
         **os.environ,
@@ -38,6 +41,9 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
     }
 
 

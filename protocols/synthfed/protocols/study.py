@@ -28,7 +28,8 @@ class Privacy(Strict):
 
     ``units_per_site`` is a declared upper bound on a site's units, never their number. A sampled
     unit contributes one uniformly drawn record of its own, so ``records_per_unit`` is a check of
-    the data, not a price. ``answer_time_s`` is the fixed time after which a site answers a step.
+    the data, not a price. A site answers a gradient step a fixed ``answer_time_s`` after it was
+    charged, and a statistic, which is rarer and larger, after ``statistic_time_s``.
     """
 
     mode: Mode
@@ -40,7 +41,8 @@ class Privacy(Strict):
     clip_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     sample_rate: Annotated[float, Field(gt=0, le=1)]
     steps: Annotated[int, Field(ge=1, le=100_000)]
-    answer_time_s: Annotated[float, Field(ge=0.005, le=600)] = 0.2
+    answer_time_s: Annotated[float, Field(ge=0.005, le=600)] = 0.25
+    statistic_time_s: Annotated[float, Field(ge=0.005, le=600)] = 3.0
 
     @model_validator(mode="after")
     def _unitless_records_are_units(self) -> Self:

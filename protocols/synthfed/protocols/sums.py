@@ -13,7 +13,8 @@ from .study import Study
 Family = Literal["statistic", "gradient"]
 
 NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
-GRID: Final = 2**18
+SCALE_BITS: Final = 18
+GRID: Final = 2**SCALE_BITS
 """Standard deviation of one site's discrete Gaussian in integer grid steps; a power of two."""
 MAX_DIM: Final = 10**8
 
@@ -29,7 +30,8 @@ class Sum:
         clip_norm: L2 bound of one unit's contribution, enforced by the core.
         sample_rate: probability with which a unit takes part in a round, in (0, 1].
         rounds: how many rounds may be asked for; a failed round counts, so this is also the cap.
-        share: relative share of the privacy budget, above 0; the core normalises.
+        share: relative share of the privacy budget (of the squared mu of Gaussian privacy), above
+            0; the core normalises.
         payload: name and shape of each float32 array of a round's payload, in order.
     """
 
@@ -100,3 +102,8 @@ def noise_shares(study: Study, present: int) -> int:
     counts; in ``local`` every site adds the whole noise.
     """
     return present - study.cohort.tolerated if study.privacy.mode == "distributed" else 1
+
+
+def answer_time_s(study: Study, family: Family) -> float:
+    """Return the declared seconds from a round's charge to its answer, the same whatever the data are."""
+    return study.privacy.statistic_time_s if family == "statistic" else study.privacy.answer_time_s

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from synthfed.protocols.privacy.plan import Plan
 from synthfed.protocols.study import Study
+from synthfed.protocols.sums import answer_time_s
 
 
 def print_plan(console: Console, study: Study, plan: Plan) -> None:
@@ -50,5 +51,5 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
     if privacy.mode == "distributed":
         curve = ",  ".join(f"{bad}: {value:.2f}" for bad, value in plan.curve)
         console.print(f"epsilon by number of bad sites   {curve}")
-    seconds = sum(kind.sum.rounds for kind in plan.kinds) * privacy.answer_time_s
+    seconds = sum(kind.sum.rounds * answer_time_s(study, kind.sum.family) for kind in plan.kinds)
     console.print(f"at least {seconds:.0f} s of fixed answer time")

@@ -5,6 +5,7 @@ Never retries a round under its counter, and never goes on after a sum that does
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -16,7 +17,7 @@ from synthfed.protocols.errors import QuorumLost, RemoteProtocolError
 from synthfed.protocols.secagg import messages
 from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.sums import Kind, noise_shares
+from synthfed.protocols.sums import Kind, answer_time_s, noise_shares
 
 from .link import Link
 
@@ -65,15 +66,25 @@ class Session:
         self._sequence = sequence
         self._quorum = policy.study.cohort.quorum
         self.refused: dict[str, messages.Code] = {}
-        self._present: set[str] = set()
+        self._round = 0
+        self._absences: Counter[str] = Counter()
+        self._back_in: dict[str, int] = {}
         self._aggregator = self._shake_hands(fresh)
-        self._present = set(self._aggregator.members)
         self._probe()
 
     @property
+    def members(self) -> tuple[str, ...]:
+        """The sites that hold this session's keys."""
+        return self._aggregator.members
+
+    @property
     def cohort(self) -> tuple[str, ...]:
-        """The members that can be asked now."""
-        return tuple(sorted(self._present & self._link.connected()))
+        """The members that can be asked now: connected, within budget, and not resting after an absence."""
+        spent_out = {
+            site for site, code in self.refused.items() if code in (messages.Code.BUDGET, messages.Code.STOPPED)
+        }
+        here = self._link.connected() - spent_out
+        return tuple(site for site in self._aggregator.members if site in here and self._is_rested(site))
 
     def has_quorum(self) -> bool:
         """Return whether enough members are left for another round."""
@@ -94,10 +105,11 @@ class Session:
         cohort = self.cohort
         if len(cohort) < self._quorum:
             raise QuorumLost(f"{len(cohort)} of {self._quorum} needed sites are left: {', '.join(cohort) or 'none'}")
+        self._round += 1
         message = self._aggregator.round(cohort, kind.sum.name, payload)
         self._post(dict.fromkeys(cohort, message))
         meanwhile()
-        is_complete = self._take_sums(cohort, self._policy.study.privacy.answer_time_s + _GRACE_S)
+        is_complete = self._take_sums(cohort, answer_time_s(self._policy.study, kind.sum.family) + _GRACE_S)
         if not is_complete:
             self._aggregator.give_up()
             return Attempt(cohort, None, 0.0)
@@ -138,13 +150,18 @@ class Session:
         self._aggregator.total()
 
     def _take_sums(self, cohort: Iterable[str], timeout_s: float) -> bool:
-        """Hand the cohort's answers to the aggregator; who does not answer well is left out from now on."""
+        """Hand the cohort's answers to the aggregator; who does not answer well rests for some rounds."""
         answers = self._collect(messages.Masked, timeout_s)
         missing = set(cohort) - self._taken(answers, self._aggregator.add_masked)
-        self._present -= missing
+        for site in missing:  # one round at first, then 2, 4, 8: a slow site costs little and may come back
+            self._back_in[site] = self._round + 1 + 2 ** self._absences[site]
+            self._absences[site] += 1
         if missing:
             _LOG.warning("no sum from %s", ", ".join(sorted(missing)))
         return not missing
+
+    def _is_rested(self, site: str) -> bool:
+        return self._round + 1 >= self._back_in.get(site, 0)
 
     def _ask(
         self, requests: Mapping[str, messages.Message], answer: type[_Message], timeout_s: float

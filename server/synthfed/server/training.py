@@ -32,6 +32,7 @@ SESSION_ROUNDS: Final = 500
 SESSION_S: Final = 20 * 60.0
 _CHECKPOINT_ROUNDS: Final = 25
 _REPORT_S: Final = 1.0
+_WELCOMES: Final = 5  # new sessions opened for one site's sake; one that never fits in would cost the others time
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Training:
         self._sequence = itertools.count(1)
         self._status = Status(steps=sum(kind.sum.rounds for kind in policy.plan.kinds))
         self._reported_s = 0.0
+        self._welcomed: Counter[str] = Counter()
         self._began_s, self._began_step = time.monotonic(), 0
         checkpoint = run.load(policy.study)
         self.tally = Tally(started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
@@ -118,9 +120,17 @@ class Training:
             self._round(session, ask)
             if count % _CHECKPOINT_ROUNDS == 0:
                 self._save()
-            if time.monotonic() > ends_s:
+            if time.monotonic() > ends_s or self._has_newcomers(session):
                 break
         return ""
+
+    def _has_newcomers(self, session: Session) -> bool:
+        """Return whether a connected site is without this session's keys and deserves another handshake."""
+        restarted = {site for site, code in session.refused.items() if code is Code.PROTOCOL}
+        newcomers = (self._link.connected() - set(session.members)) | restarted
+        welcome = {site for site in newcomers if self._welcomed[site] < _WELCOMES}
+        self._welcomed.update(welcome)
+        return bool(welcome)
 
     def _round(self, session: Session, ask: Ask) -> None:
         kind = self._kind(ask)
