@@ -16,7 +16,7 @@ from .relay import relay_frame, relay_session
 app = ClientApp()
 
 
-@app.train("session")  # type: ignore[untyped-decorator]
+@app.train("session")
 def session(message: Message, context: Context) -> Message:
     """Pipe one session's frames; the reply says only how it ended."""
     end_with_parent()
@@ -35,12 +35,13 @@ def session(message: Message, context: Context) -> Message:
     return Message(RecordDict({"session": ConfigRecord({"ended": ended})}), reply_to=message)
 
 
-@app.train("step")  # type: ignore[untyped-decorator]
+@app.train("step")
 def step(message: Message, context: Context) -> Message:
     """Pipe one frame: the slow way, where a site cannot reach a second port."""
     end_with_parent()
     try:
-        reply = relay_frame(bytes(message.content["step"]["frame"]), Path(str(context.node_config["socket"])))
+        frame = message.content["step"]["frame"]
+        reply = relay_frame(frame, Path(str(context.node_config["socket"]))) if isinstance(frame, bytes) else b""
     except (SynthfedError, OSError):
         reply = b""
     answer = ConfigRecord({"frame": reply, "site": str(context.node_config["site"])})

@@ -185,7 +185,7 @@ class _UnitGradients(GradSampleModuleFastGradientClipping):  # type: ignore[misc
             self._formed[id(module.bias)] = outputs
             self._squares.append(outputs.square().sum(1))
 
-    def _once(self, parameter: nn.Parameter) -> None:
+    def _once(self, parameter: torch.Tensor) -> None:
         if id(parameter) in self._outer or id(parameter) in self._formed:
             raise UnsupportedMechanism("a parameter is used twice in one pass; its norm would be understated")
 

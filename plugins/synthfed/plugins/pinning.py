@@ -5,6 +5,7 @@ Never takes anything from a peer: the same terms and plugin give the same policy
 
 from dataclasses import dataclass
 
+from synthfed.protocols.ids import digest
 from synthfed.protocols.privacy.plan import make_plan
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.study import Study
@@ -32,5 +33,7 @@ def pin(study: Study) -> Pinned:
     """
     plugin = find("synthfed.models", study.model.plugin)
     model: Model = plugin.load()(study)
-    domain: Domain = find("synthfed.domains", study.domain).load()()
-    return Pinned(Policy(study, make_plan(study, model.sums()), plugin.hash), plugin, model, domain)
+    reader = find("synthfed.domains", study.domain)
+    domain: Domain = reader.load()()
+    code = digest("code", plugin.hash, reader.hash)
+    return Pinned(Policy(study, make_plan(study, model.sums()), code), plugin, model, domain)

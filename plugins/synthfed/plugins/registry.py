@@ -51,10 +51,10 @@ class Plugin:
 
     @property
     def hash(self) -> bytes:
-        """The digest of the entry point and its module file, 32 bytes: what a site pins.
+        """The digest of the entry point and every source file of its package, 32 bytes: what a site pins.
 
-        It covers that one file; what the file imports is covered by the distribution's version.
-        The parent packages are imported to find the file, the module itself is not.
+        What the package imports from elsewhere is covered by the distribution's version only. The
+        parent packages are imported to find the file, the module itself is not.
 
         Raises:
             PluginError: the module has no file that can be read.
@@ -62,16 +62,24 @@ class Plugin:
         module = self.target.partition(":")[0].strip()
         try:
             spec = importlib.util.find_spec(module)
-            source = Path(spec.origin).read_bytes() if spec and spec.origin else None
+            sources = _sources(module, Path(spec.origin)) if spec and spec.origin else []
         except Exception as error:  # a parent package is foreign code too
             raise self._broken(f"cannot be located ({type(error).__name__}: {error})") from error
-        if source is None:
+        if not sources:
             raise self._broken(f"cannot be located (no file for module {module!r})")
-        return digest("plugin", self.target.encode(), source)
+        return digest("plugin", self.target.encode(), *sources)
 
     def _broken(self, what: str) -> PluginError:
         message = f"{what}; mend or reinstall {self.distribution} {self.version}"
         return PluginError(message, plugin=self.name, distribution=self.distribution)
+
+
+def _sources(module: str, file: Path) -> list[bytes]:
+    """Return names and contents of all sources beside a module and below, or of a lone module itself."""
+    if "." not in module:
+        return [file.name.encode(), file.read_bytes()]
+    files = sorted(file.parent.rglob("*.py"))
+    return [part for each in files for part in (each.relative_to(file.parent).as_posix().encode(), each.read_bytes())]
 
 
 def installed(group: Group) -> tuple[Plugin, ...]:

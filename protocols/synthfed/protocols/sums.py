@@ -3,6 +3,7 @@
 Never holds a record or a contribution: these are declarations only.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -76,7 +77,7 @@ class Kind:
 
     def grid_step(self, honest: int) -> float:
         """Return the value of one integer step, so that one site's noise share has std ``GRID`` steps."""
-        return self.noise_multiplier * self.sum.clip_norm / (honest**0.5 * GRID)
+        return self.noise_multiplier * self.sum.clip_norm / (math.sqrt(honest) * GRID)
 
     def declaration(self) -> dict[str, Any]:
         """Return the fields that enter the policy hash, as plain values."""

@@ -32,7 +32,7 @@ _FIRST_REPLY_S: Final = 60.0
 app = ServerApp()
 
 
-@app.main()  # type: ignore[untyped-decorator]
+@app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the study whose folder the operator named; how it ended stands in that folder's status."""
     end_with_parent()
@@ -178,7 +178,7 @@ class MessagesLink:
             return []
         found = []
         for reply in self._grid.pull_messages(list(waiting)):
-            record = {} if reply.has_error() else reply.content["step"]
+            record: Mapping[str, Any] = {} if reply.has_error() else reply.content["step"]
             found.append(
                 (reply.metadata.reply_to_message_id, bytes(record.get("frame", b"")), str(record.get("site", "")))
             )

@@ -216,20 +216,20 @@ def sample_release(
 
 @demo.command()
 def run_the_demo(
-    out: Annotated[Path, typer.Option(help="Folder for the release.")] = Path("release"),
-    epsilon: Annotated[float, typer.Option(help="Promised to one person.")] = 6.0,
-    steps: Annotated[int, typer.Option(min=1, help="Rounds of the critic.")] = 300,
+    out: Annotated[Path | None, typer.Option(help="Folder for the release; release, release-2, ... else.")] = None,
+    epsilon: Annotated[float, typer.Option(help="Promised to one person.")] = 5.0,
+    steps: Annotated[int, typer.Option(min=1, help="Rounds of the critic.")] = 200,
     seed: SeedOption = 0,
 ) -> None:
     """Run a federation of six sites on this machine, from data to release."""
-    from .demo import run_demo
+    from .demo import free_folder, run_demo
     from .watch import watching
 
-    if out.exists() and any(out.iterdir()):
+    if out is not None and out.exists() and any(out.iterdir()):
         raise ConfigError("is not empty; choose another --out", where=str(out))
     console = _console()
-    with _interruptible(), watching(console) as watch:
-        run_demo(out, epsilon=epsilon, steps=steps, seed=seed, console=console, watch=watch)
+    with _interruptible(), free_folder(out) as folder, watching(console) as watch:
+        run_demo(folder, epsilon=epsilon, steps=steps, seed=seed, console=console, watch=watch)
 
 
 def _console() -> Console:

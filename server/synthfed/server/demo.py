@@ -4,6 +4,7 @@ Never takes a short cut: it runs the commands that operators and sites run.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
+from rich.table import Table
 
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import Child, close_all, flower_environment, free_port, this_program
@@ -25,9 +27,16 @@ from .demo_data import COLUMNS, RECORDS_PER_PERSON, TARGET, UNIT, DemoTables, wr
 from .drafting import make_study, render_study
 from .home import ServerHome, enrol, init_home
 from .release import audit_release
+from .report import Finding
 from .store import Status
 
 _ROWS: Final = 16_000
+_MEASURES: Final = {
+    "tvd1": "distance",
+    "tvd2": "distance of column pairs",
+    "auc": "AUC, trained here, tested on real",
+    "utility-kept": "share of the real gain kept",
+}
 _WAIT_S: Final = 180.0
 
 
@@ -50,7 +59,7 @@ def demo_study(sites: Sequence[Site], epsilon: float, steps: int) -> Study:
         target=TARGET,
         domain="table",
         privacy=privacy,
-        model=ModelTerms(plugin="tabular-gan"),
+        model=ModelTerms(plugin="tabular-gan", options={"bins": 60}),
         sites=sites,
         tolerated=1,
         quorum=4,
@@ -89,8 +98,10 @@ def run_demo(
         console.print(
             f"first step after {began.first_step_s - start:.0f} s, trained after {time.monotonic() - start:.0f} s"
         )
-        _audit(study, out, tables, seed)
-    _print_result(console, out, time.monotonic() - start)
+        console.print("auditing the release against held-out persons ...")
+        findings = _audit(study, out, tables, seed)
+    _print_result(console, study, findings)
+    console.print(f"release: {out.absolute()}   ({time.monotonic() - start:.0f} s in all); open report.html")
 
 
 class _Stopwatch:
@@ -104,6 +115,26 @@ class _Stopwatch:
         if status.step and self.first_step_s != self.first_step_s:  # NaN until the first step
             self.first_step_s = time.monotonic()
         self._watch(status)
+
+
+@contextlib.contextmanager
+def free_folder(wanted: Path | None) -> Iterator[Path]:
+    """Yield the wanted folder, or a new one named release, release-2, ...; an unused one is removed again."""
+    if wanted is not None:
+        yield wanted
+        return
+    for count in itertools.count(1):
+        folder = Path("release" if count == 1 else f"release-{count}")
+        try:
+            folder.mkdir()  # at once ours, also where two demos start together
+            break
+        except FileExistsError:
+            continue
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only works where nothing was written
 
 
 @contextlib.contextmanager
@@ -162,15 +193,24 @@ def _running(homes: Sequence[Path]) -> Iterator[Callable[[], None]]:
         close_all(children)
 
 
-def _audit(study: Study, out: Path, tables: DemoTables, seed: int) -> None:
+def _audit(study: Study, out: Path, tables: DemoTables, seed: int) -> tuple[Finding, ...]:
     """Audit the release against the real rows, which only a demo has in one place."""
     domain = pin(study).domain
     read = [
         domain.read(path, study.columns, unit=UNIT, records_per_unit=RECORDS_PER_PERSON).records
         for path in (tables.train, tables.holdout)
     ]
-    audit_release(out, train=read[0], holdout=read[1], seed=seed)
+    return audit_release(out, train=read[0], holdout=read[1], seed=seed)
 
 
-def _print_result(console: Console, out: Path, seconds: float) -> None:
-    console.print(f"release: {out.absolute()}   ({seconds:.0f} s in all)")
+def _print_result(console: Console, study: Study, findings: Sequence[Finding]) -> None:
+    """Print each measure beside its trivial floor and what two sets of real rows reach."""
+    estimates = [estimate for finding in findings for estimate in finding.estimates]
+    table = Table("measure", "synthetic", "interval", "trivial floor", "real rows", box=None, padding=(0, 2))
+    for each in sorted(estimates, key=lambda estimate: bool(estimate.column)):
+        name = f"{_MEASURES.get(each.name, each.name)}{f' of {each.column}' if each.column else ''}"
+        interval = f"{each.low:.3f} to {each.high:.3f}"
+        table.add_row(name, f"{each.value:.3f}", interval, f"{each.baseline:.3f}", f"{each.control:.3f}")
+    console.print(table)
+    promise = study.privacy
+    console.print(f"epsilon {promise.epsilon:g}, delta {promise.delta:g} for one {promise.unit}, mode {promise.mode}")

@@ -25,14 +25,14 @@ _YES_NO: Final = ("no", "yes")
 COLUMNS: Final[tuple[Column, ...]] = (
     Categorical(name="plan", values=tuple(str(number) for number in range(1, 25))),
     Categorical(name="year", values=("1", "2", "3", "4", "5")),
-    Integer(name="coins", lower=0, upper=100),
+    Categorical(name="coins", values=("0", "25", "50", "95", "100")),
     Categorical(name="female", values=_YES_NO),
     Categorical(name="child", values=_YES_NO),
     Real(name="age", lower=0, upper=70, decimals=1),
-    Real(name="education", lower=0, upper=25, decimals=1, missing=True),
+    Integer(name="education", lower=0, upper=25, missing=True),
     Real(name="income", lower=0, upper=30000, decimals=0),
     Categorical(name="black", values=_YES_NO),
-    Real(name="diseases", lower=0, upper=60, decimals=1),
+    Integer(name="diseases", lower=0, upper=60),
     Categorical(name="limited", values=_YES_NO),
     Categorical(name="health", values=("excellent", "good", "fair", "poor")),
     Real(name="mental", lower=0, upper=100, decimals=1),
@@ -90,10 +90,10 @@ def _record(row: Mapping[str, str]) -> dict[str, str]:
         "female": _yes(row["female"]),
         "child": _yes(row["child"]),
         "age": row["xage"],
-        "education": row["educdec"],
+        "education": _whole(row["educdec"]),
         "income": row["income"],
         "black": _yes(row["black"]),
-        "diseases": row["disea"],
+        "diseases": _whole(row["disea"]),
         "limited": _yes(row["physlm"]),
         "health": _health(row),
         "mental": row["mhi"],
@@ -101,6 +101,11 @@ def _record(row: Mapping[str, str]) -> dict[str, str]:
         "dollars": row["meddol"],
         TARGET: _yes(row["totadm"]),
     }
+
+
+def _whole(number: str) -> str:
+    """Return a number rounded: imputed answers have fractions, given ones do not."""
+    return str(round(float(number))) if number else ""
 
 
 def _yes(number: str) -> str:

@@ -5,6 +5,7 @@ Never retries a round under its counter, and never goes on after a sum that does
 
 import itertools
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -114,8 +115,8 @@ class Session:
             self._aggregator.give_up()
             return Attempt(cohort, None, 0.0)
         shares = noise_shares(self._policy.study, len(cohort))
-        total = self._aggregator.total() * kind.grid_step(shares)
-        noise_std = kind.noise_multiplier * kind.sum.clip_norm * (len(cohort) / shares) ** 0.5
+        total = self._aggregator.total().astype(np.float64) * kind.grid_step(shares)
+        noise_std = kind.noise_multiplier * kind.sum.clip_norm * math.sqrt(len(cohort) / shares)
         return Attempt(cohort, total, noise_std)
 
     def _shake_hands(self, fresh: Callable[[], bytes]) -> Aggregator:

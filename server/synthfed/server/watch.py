@@ -44,8 +44,8 @@ def draw(status: Status) -> Group:
     for site, numbers in status.sites.items():
         present = Text("takes part", style="green") if numbers["present"] else Text("away", style="red")
         table.add_row(site, present, f"{numbers['epsilon']:.3f}")
-    numbers = "   ".join(f"{name} {value:.4g}" for name, value in status.numbers.items())
-    return Group(head, bar, table, Text(numbers, style="dim"))
+    curve = "   ".join(f"{name} {value:.4g}" for name, value in status.numbers.items())
+    return Group(head, bar, table, Text(curve, style="dim"))
 
 
 def one_line(status: Status) -> str:

@@ -183,7 +183,7 @@ def _one_thread() -> AbstractContextManager[Any]:
 
 def _models(seed: int, *, classify: bool) -> tuple[Any, Any]:
     try:
-        from sklearn import ensemble, linear_model  # type: ignore[import-untyped]
+        from sklearn import ensemble, linear_model
     except ImportError:
         raise ConfigError('the utility audit needs scikit-learn; run: pip install "synthfed[demo]"') from None
     # Early stopping would hold rows back and fail where a class has one row only.

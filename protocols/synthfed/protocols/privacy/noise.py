@@ -52,7 +52,8 @@ def _discrete_laplace(stream: KeyStream, tries: int, scale_bits: int) -> Integer
     kept = _exp_coins(stream, low << (_FRACTION_BITS - scale_bits))
     low, negative = low[kept], negative[kept]
     magnitude = low + (_geometric(stream, len(low)) << scale_bits)
-    return np.where(negative, -magnitude, magnitude)[~(negative & (magnitude == 0))]
+    signed = np.where(negative, -magnitude, magnitude)
+    return np.asarray(signed[~(negative & (magnitude == 0))])
 
 
 def _keeps(stream: KeyStream, proposals: Integers, scale_bits: int) -> Bits:
@@ -105,7 +106,7 @@ def _exp_coins(stream: KeyStream, exponents: Integers) -> Bits:
 def _fraction_coins(stream: KeyStream, numerators: Integers) -> Bits:
     """Return coins with probability numerators / 2**37."""
     words = stream.words(len(numerators)) >> np.uint64(64 - _FRACTION_BITS)
-    return words.astype(np.int64) < numerators
+    return np.less(words.astype(np.int64), numerators)
 
 
 def _one_in(stream: KeyStream, sides: int, count: int) -> Bits:
@@ -117,4 +118,5 @@ def _one_in(stream: KeyStream, sides: int, count: int) -> Bits:
     while (uneven := np.flatnonzero(words > np.uint64(even - 1))).size:
         words = words.copy()
         words[uneven] = stream.words(len(uneven))
-    return words % np.uint64(sides) == 0
+    coins: Bits = words % np.uint64(sides) == 0
+    return coins

@@ -3,6 +3,7 @@
 Never learns one site's sum, and never retries after a sum that does not cancel.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,10 +13,9 @@ from ..errors import LocalProtocolError, RemoteProtocolError
 from ..privacy.plan import largest_entry
 from ..sums import GRID, Kind
 from . import keys, ring, table
-from .messages import CANARY_WORDS, PROBE, Confirm, Hello, Masked, Open, Roll, Round, Seal
+from .messages import CANARY_WORDS, PROBE, PROBE_BITS, Confirm, Hello, Masked, Open, Roll, Round, Seal
 from .policy import Policy
 
-_PROBE_BITS = 32
 _NOISE_REACH = 16  # standard deviations; a discrete Gaussian exceeds them with chance below 2**-180
 
 
@@ -133,11 +133,11 @@ class Aggregator:
 
     def _kind(self, message: Round) -> tuple[Kind | None, int]:
         kind = self._policy.plan.kind(message.kind)
-        return kind, kind.ring_bits if kind else _PROBE_BITS
+        return kind, kind.ring_bits if kind else PROBE_BITS
 
     def _reach(self, kind: Kind) -> float:
         sites = len(self._current().cohort)
-        return sites * largest_entry(self._policy.study, kind) + _NOISE_REACH * GRID * sites**0.5
+        return sites * largest_entry(self._policy.study, kind) + _NOISE_REACH * GRID * math.sqrt(sites)
 
     def _add(self, parts: Mapping[str, bytes], count: int, bits: int) -> npt.NDArray[np.int64]:
         total = ring.to_words(np.zeros(count, dtype=np.int64), bits)

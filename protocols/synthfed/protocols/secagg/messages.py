@@ -21,6 +21,8 @@ KEM_CIPHERTEXT_BYTES: Final = 1088
 CANARY_WORDS: Final = 8
 PROBE: Final = "probe"
 """The kind of a round without data: it masks canary words only and is not charged."""
+PROBE_BITS: Final = 32
+"""Width of a probe's words."""
 
 
 class Code(IntEnum):

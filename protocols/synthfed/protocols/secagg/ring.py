@@ -3,15 +3,19 @@
 Never rounds a value that would not fit: the plan chooses a ring in which nothing wraps.
 """
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import RemoteProtocolError
 
-Words = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
+Words = npt.NDArray[Any]
+"""Unsigned little-endian words of 32 or 64 bits."""
 
-_UNSIGNED = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
-_SIGNED = {32: np.dtype("<i4"), 64: np.dtype("<i8")}
+_UNSIGNED: Final[Mapping[int, npt.DTypeLike]] = {32: "<u4", 64: "<u8"}
+_SIGNED: Final[Mapping[int, npt.DTypeLike]] = {32: "<i4", 64: "<i8"}
 
 
 def to_grid(total: npt.NDArray[np.float64], step: float, box: float) -> npt.NDArray[np.int64]:
@@ -33,7 +37,8 @@ def to_words(values: npt.NDArray[np.int64], bits: int) -> Words:
 
 def centred(words: Words) -> npt.NDArray[np.int64]:
     """Return words as integers in ``[-2**(b-1), 2**(b-1))``, b the word's width."""
-    return words.view(_SIGNED[8 * words.itemsize]).astype(np.int64)
+    signed: npt.NDArray[np.int64] = words.view(_SIGNED[8 * words.itemsize]).astype(np.int64)
+    return signed
 
 
 def from_bytes(data: bytes, count: int, bits: int, *, peer: str) -> Words:
@@ -44,8 +49,7 @@ def from_bytes(data: bytes, count: int, bits: int, *, peer: str) -> Words:
     """
     if len(data) != count * bits // 8:
         raise RemoteProtocolError("a masked sum has the wrong length", peer=peer)
-    words: Words = np.frombuffer(data, dtype=_UNSIGNED[bits])
-    return words
+    return np.frombuffer(data, dtype=_UNSIGNED[bits])
 
 
 def add_in_place(total: Words, words: Words) -> None:

@@ -4,7 +4,7 @@ Never sees a record: it checks rounds, hands out seeds, and masks the finished i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -15,12 +15,24 @@ from ..errors import LocalProtocolError, RemoteProtocolError
 from ..sums import Kind
 from . import keys, table
 from .masks import apply_masks
-from .messages import CANARY_WORDS, PROBE, SIGNATURE_BYTES, Confirm, Hello, Masked, Open, Ready, Roll, Round, Seal
+from .messages import (
+    CANARY_WORDS,
+    PROBE,
+    PROBE_BITS,
+    SIGNATURE_BYTES,
+    Confirm,
+    Hello,
+    Masked,
+    Open,
+    Ready,
+    Roll,
+    Round,
+    Seal,
+)
 from .policy import Policy
 from .ring import to_words
 
 COUNTER_WINDOW: Final = 2**16
-_PROBE_BITS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,23 @@ class Seeds:
     noise: bytes
 
 
+@dataclass(slots=True)
+class _Session:
+    """Everything that one session knows; dropped whole when the next one opens."""
+
+    fresh: Fresh | None  # None once the shared keys are agreed
+    hello: Hello
+    transcript: bytes = b""
+    confirm: Confirm | None = None
+    peers: dict[str, Hello] = field(default_factory=dict)
+    kem_secrets: dict[str, bytes] = field(default_factory=dict)
+    ratchets: dict[str, keys.Ratchet] = field(default_factory=dict)
+    own: keys.Ratchet = field(default_factory=lambda: keys.Ratchet(b""))
+    counter: int = 0
+    masks: list[tuple[bytes, bytes, bool]] = field(default_factory=list)
+    sent: Masked | None = None
+
+
 class SiteMachine:
     """One site in one session after another; every failed check leaves the state as it was."""
 
@@ -60,18 +89,17 @@ class SiteMachine:
         self._hash = policy.hash
         self._site = site
         self._identity = identity
+        self._session: _Session | None = None
         self.state = table.Site.IDLE
-        self._forget()
 
     @property
     def transcript(self) -> bytes:
         """The hash of the session's agreed Hellos; empty before S2."""
-        return self._transcript
+        return self._session.transcript if self._session else b""
 
     def hello(self, message: Open, fresh: Fresh) -> Hello:
         """Return the answer to S1; any earlier session's keys are forgotten."""
         following = table.site_next(self.state, table.Heard.OPEN)
-        self._forget()
         x25519, kem = fresh.ephemeral.public
         unsigned = Hello(
             self._site,
@@ -83,11 +111,11 @@ class SiteMachine:
             fresh.journal_head,
             bytes(SIGNATURE_BYTES),
         )
-        signature = keys.sign(self._identity, unsigned.signed(self._hash))
-        self._fresh = fresh
-        self._hello = Hello(*(getattr(unsigned, name) for name in Hello.__slots__[:-1]), signature)
+        hello = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed(self._hash)))
+        self._forget()
+        self._session = _Session(fresh, hello)
         self.state = following
-        return self._hello
+        return hello
 
     def confirm(self, message: Roll, journal_floors: Mapping[str, int]) -> Confirm:
         """Return the answer to S2, with a KEM ciphertext for every later name.
@@ -97,72 +125,71 @@ class SiteMachine:
             journal_floors: the longest journal ever seen from each site; a shorter one was rolled back.
         """
         following = table.site_next(self.state, table.Heard.ROLL)
-        self._check_roll(message, journal_floors)
+        session = self._open_session()
+        self._check_roll(session, message, journal_floors)
         transcript = message.transcript(self._hash)
-        later = sorted(hello.site for hello in message.hellos if hello.site > self._site)
-        peers = {hello.site: hello for hello in message.hellos}
+        peers = {hello.site: hello for hello in message.hellos if hello.site != self._site}
+        later = sorted(site for site in peers if site > self._site)
         sent = {site: keys.encapsulate(peers[site].kem, peer=site) for site in later}
         ciphertexts = tuple((site, sent[site][1]) for site in later)
         unsigned = Confirm(self._site, transcript, ciphertexts, bytes(SIGNATURE_BYTES))
-        signature = keys.sign(self._identity, unsigned.signed())
-        self._peers = {site: hello for site, hello in peers.items() if site != self._site}
-        self._kem_secrets = {site: secret for site, (secret, _) in sent.items()}
-        self._transcript = transcript
-        self._confirm = Confirm(self._site, transcript, ciphertexts, signature)
+        confirm = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed()))
+        session.peers, session.transcript, session.confirm = peers, transcript, confirm
+        session.kem_secrets = {site: secret for site, (secret, _) in sent.items()}
         self.state = following
-        return self._confirm
+        return confirm
 
     def activate(self, message: Seal) -> Ready:
         """Return the answer to S3: every pair's key is agreed, the ephemeral keys are dropped."""
         following = table.site_next(self.state, table.Heard.SEAL)
-        confirms = self._check_seal(message)
-        ratchets = {site: keys.Ratchet(self._agree(site, confirms[site])) for site in self._peers}
-        assert self._fresh is not None  # noqa: S101 - set by hello, in every state that reaches here
-        own = keys.self_key(self._fresh.entropy, self._identity, self._transcript)
-        self._ratchets, self._own = ratchets, keys.Ratchet(own)
-        self._fresh, self._kem_secrets = None, {}
+        session = self._open_session()
+        fresh = session.fresh
+        if fresh is None:
+            raise LocalProtocolError("a session's ephemeral keys are gone before they were used")
+        confirms = self._check_seal(session, message)
+        ratchets = {site: keys.Ratchet(self._agree(session, fresh, confirms[site])) for site in session.peers}
+        session.ratchets = ratchets
+        session.own = keys.Ratchet(keys.self_key(fresh.entropy, self._identity, session.transcript))
+        session.fresh, session.kem_secrets = None, {}
         self.state = following
         return Ready()
 
     def accept(self, message: Round) -> Accepted:
         """Return the round if every check passes; changes nothing, so that the charge can come first."""
         table.site_next(self.state, table.Heard.ROUND)
-        cohort = message.cohort
-        present = frozenset(self._peers) | {self._site}
-        if list(cohort) != sorted(set(cohort)) or not present.issuperset(cohort) or self._site not in cohort:
+        session = self._open_session()
+        cohort, members = message.cohort, {*session.peers, self._site}
+        if list(cohort) != sorted(set(cohort)) or not members.issuperset(cohort) or self._site not in cohort:
             raise _refuse("the cohort is not a sorted part of the session that names this site")
         if len(cohort) < self._policy.study.cohort.quorum:
             raise _refuse("the cohort is below the quorum")
-        if not self._counter < message.counter < self._counter + COUNTER_WINDOW:
+        if not session.counter < message.counter < session.counter + COUNTER_WINDOW:
             raise _refuse("the counter is not ahead of the last one")
         kind = self._policy.plan.kind(message.kind)
         if kind is None and (message.kind != PROBE or message.payload):
             raise _refuse("the kind of sum is not in the study's plan")
-        return Accepted(message, message.context(self._transcript), kind)
+        return Accepted(message, message.context(session.transcript), kind)
 
     def repeated(self, message: Round) -> Masked | None:
         """Return the bytes already sent for this very round, or None: sending them again is free."""
-        if self._sent is not None and message.context(self._transcript) == self._sent.context:
-            return self._sent
-        return None
+        sent = self._session.sent if self._session else None
+        return sent if sent is not None and message.context(self.transcript) == sent.context else None
 
     def commit(self, accepted: Accepted) -> Seeds:
         """Burn the counter and return the round's secret seeds; the charge has been made durable before."""
         following = table.site_next(self.state, table.Heard.ROUND)
-        counter = accepted.round.counter
-        assert self._own is not None  # noqa: S101 - set by activate, in every state that reaches here
-        self._masks = []
-        for ratchet in (self._own, *self._ratchets.values()):
+        session, counter, context = self._open_session(), accepted.round.counter, accepted.context
+        for ratchet in (session.own, *session.ratchets.values()):
             ratchet.advance(counter)
-        for site in accepted.round.cohort:
-            if site != self._site:
-                ratchet, added = self._ratchets[site], site > self._site
-                mask, canary = (ratchet.derive(purpose, accepted.context) for purpose in ("mask", "canary"))
-                self._masks.append((mask, canary, added))
-        seeds = Seeds(*(self._own.derive(purpose, accepted.context) for purpose in ("sample", "noise")))
-        for ratchet in (self._own, *self._ratchets.values()):
+        session.masks = [
+            (ratchet.derive("mask", context), ratchet.derive("canary", context), site > self._site)
+            for site, ratchet in session.ratchets.items()
+            if site in accepted.round.cohort
+        ]
+        seeds = Seeds(session.own.derive("sample", context), session.own.derive("noise", context))
+        for ratchet in (session.own, *session.ratchets.values()):
             ratchet.advance(counter + 1)
-        self._counter, self._sent = counter, None
+        session.counter, session.sent = counter, None
         self.state = following
         return seeds
 
@@ -173,87 +200,82 @@ class SiteMachine:
             accepted: the committed round.
             values: grid values, noise included, shape ``(dim,)``; empty for a probe.
         """
-        if accepted.round.counter != self._counter:
-            raise LocalProtocolError("only the committed round can be masked")
         following = table.site_next(self.state, table.Heard.MASKED)
-        bits = accepted.kind.ring_bits if accepted.kind else _PROBE_BITS
+        session = self._open_session()
+        if accepted.round.counter != session.counter:
+            raise LocalProtocolError("only the committed round can be masked")
+        bits = accepted.kind.ring_bits if accepted.kind else PROBE_BITS
         words = to_words(values, bits)
         canary = to_words(np.ones(CANARY_WORDS, dtype=np.int64), bits)
-        apply_masks(words, [(mask, added) for mask, _, added in self._masks])
-        apply_masks(canary, [(key, added) for _, key, added in self._masks])
+        apply_masks(words, [(mask, added) for mask, _, added in session.masks])
+        apply_masks(canary, [(key, added) for _, key, added in session.masks])
         unsigned = Masked(accepted.context, words.tobytes(), canary.tobytes(), bytes(SIGNATURE_BYTES))
-        signature = keys.sign(self._identity, unsigned.signed(self._site))
-        self._sent = Masked(unsigned.context, unsigned.words, unsigned.canary, signature)
-        self._masks = []
+        masked = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed(self._site)))
+        session.masks, session.sent = [], masked
         self.state = following
-        return self._sent
+        return masked
 
     def abandon(self) -> None:
         """Give up a committed round that overran its answer time; its charge stands, its keys are gone."""
         self.state = table.site_next(self.state, table.Heard.ABANDONED)
-        self._masks = []
+        self._open_session().masks = []
+
+    def _open_session(self) -> _Session:
+        if self._session is None:
+            raise LocalProtocolError("no session is open")
+        return self._session
 
     def _forget(self) -> None:
-        for ratchet in getattr(self, "_ratchets", {}).values():
-            ratchet.erase()
-        self._fresh: Fresh | None = None
-        self._hello: Hello | None = None
-        self._confirm: Confirm | None = None
-        self._peers: dict[str, Hello] = {}
-        self._kem_secrets: dict[str, bytes] = {}
-        self._transcript = b""
-        self._ratchets: dict[str, keys.Ratchet] = {}
-        self._own: keys.Ratchet | None = None
-        self._masks: list[tuple[bytes, bytes, bool]] = []
-        self._counter = 0
-        self._sent: Masked | None = None
+        if self._session is not None:
+            for ratchet in (self._session.own, *self._session.ratchets.values()):
+                ratchet.erase()
+        self._session = None
 
-    def _check_roll(self, message: Roll, journal_floors: Mapping[str, int]) -> None:
-        roster = self._policy.study.cohort.keys
-        names = [hello.site for hello in message.hellos]
-        if len(set(names)) != len(names) or not set(names) <= set(roster):
+    def _check_roll(self, session: _Session, message: Roll, journal_floors: Mapping[str, int]) -> None:
+        roster, hellos = self._policy.study.cohort.keys, message.hellos
+        names = {hello.site for hello in hellos}
+        if len(names) != len(hellos) or not names <= set(roster):
             raise _refuse("the roll names a site twice or one outside the roster")
         if len(names) < self._policy.study.cohort.quorum:
             raise _refuse("the roll is below the quorum")
-        if self._hello not in message.hellos:  # also stops a swap of this site's own keys
+        if session.hello not in hellos:  # also stops a swap of this site's own keys
             raise _refuse("the roll does not carry this site's own Hello")
-        for keys_of in (lambda hello: hello.x25519, lambda hello: hello.kem):
-            if len({keys_of(hello) for hello in message.hellos}) != len(names):
-                raise _refuse("two sites of the roll share a key")
-        for hello in message.hellos:
-            assert self._hello is not None  # noqa: S101 - found in the roll above
-            if hello.session != self._hello.session:
+        if len({hello.x25519 for hello in hellos}) != len(names) or len({hello.kem for hello in hellos}) != len(names):
+            raise _refuse("two sites of the roll share a key")
+        for hello in hellos:
+            if hello.session != session.hello.session:
                 raise _refuse("a Hello belongs to another session")
             keys.verify(roster[hello.site], hello.signed(self._hash), hello.signature, peer=hello.site)
             if hello.journal_length < journal_floors.get(hello.site, 0):
                 raise _refuse(f"the journal of {hello.site} is shorter than before: it was rolled back")
 
-    def _check_seal(self, message: Seal) -> dict[str, Confirm]:
+    def _check_seal(self, session: _Session, message: Seal) -> dict[str, Confirm]:
         confirms = {confirm.site: confirm for confirm in message.confirms}
-        if len(confirms) != len(message.confirms) or set(confirms) != set(self._peers) | {self._site}:
+        if len(confirms) != len(message.confirms) or set(confirms) != {*session.peers, self._site}:
             raise _refuse("the seal does not confirm exactly the roll")
-        if confirms[self._site] != self._confirm:
+        if confirms[self._site] != session.confirm:
             raise _refuse("the seal does not carry this site's own confirmation")
         roster = self._policy.study.cohort.keys
         for site, confirm in confirms.items():
-            if confirm.transcript != self._transcript:
+            if confirm.transcript != session.transcript:
                 raise _refuse(f"{site} confirmed another transcript")
             keys.verify(roster[site], confirm.signed(), confirm.signature, peer=site)
         return confirms
 
-    def _agree(self, site: str, confirm: Confirm) -> bytes:
+    def _agree(self, session: _Session, fresh: Fresh, confirm: Confirm) -> bytes:
         """Return the key shared with a peer: the earlier name encapsulates to the later one."""
-        assert self._fresh is not None and self._confirm is not None  # noqa: S101 - set by hello and confirm
-        if site > self._site:
-            ciphertext, secret = dict(self._confirm.ciphertexts)[site], self._kem_secrets[site]
+        peer = confirm.site
+        if peer > self._site:
+            ciphertext = dict(session.confirm.ciphertexts)[peer] if session.confirm else b""
+            secret = session.kem_secrets[peer]
         else:
             ciphertext = dict(confirm.ciphertexts).get(self._site, b"")
             if not ciphertext:
-                raise _refuse(f"{site} sent no KEM ciphertext for this site")
-            secret = self._fresh.ephemeral.kem.decapsulate(ciphertext)
-        info = "|".join(sorted((site, self._site))).encode() + ciphertext
-        ephemeral = self._fresh.ephemeral
-        return keys.pair_key(ephemeral, self._peers[site].x25519, secret, self._transcript, info, peer=site)
+                raise _refuse(f"{peer} sent no KEM ciphertext for this site")
+            secret = fresh.ephemeral.kem.decapsulate(ciphertext)
+        info = "|".join(sorted((peer, self._site))).encode() + ciphertext
+        x25519 = session.peers[peer].x25519
+        return keys.pair_key(fresh.ephemeral, x25519, secret, session.transcript, info, peer=peer)
 
 
 def _refuse(reason: str) -> RemoteProtocolError:
