@@ -24,18 +24,7 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
     console.print(
         f"if masks fail    epsilon {plan.epsilon_if_secagg_fails:.3f} (every other site works with the coordinator)"
     )
-    table = Table(
-        "sum",
-        "values",
-        "rounds",
-        "sample rate",
-        "clip norm",
-        "noise multiplier",
-        "slots",
-        "ring",
-        box=None,
-        padding=(0, 2),
-    )
+    table = Table("sum", "values", "rounds", "rate", "clip", "noise", "slots", "ring", box=None, padding=(0, 2))
     for kind in plan.kinds:
         table.add_row(
             kind.sum.name,

@@ -11,9 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from synthfed.plugins.api import Answer, Ask, Payload, Trainer
 from synthfed.protocols.errors import LocalProtocolError, QuorumLost
@@ -27,10 +28,11 @@ from .link import Link
 from .rounds import Attempt, Session
 from .store import Run, Status, Tally
 
+State = Mapping[str, npt.NDArray[Any]]
+
 _LOG: Final = logging.getLogger(__name__)
 SESSION_ROUNDS: Final = 500
 SESSION_S: Final = 20 * 60.0
-_CHECKPOINT_ROUNDS: Final = 25
 _REPORT_S: Final = 1.0
 _WELCOMES: Final = 5  # new sessions opened for one site's sake; one that never fits in would cost the others time
 
@@ -111,15 +113,14 @@ class Training:
         """Run rounds until the session is used up, and return why training ended, if it did."""
         ends_s = time.monotonic() + SESSION_S
         self._began_s, self._began_step = time.monotonic(), self._step
-        for count in range(1, SESSION_ROUNDS + 1):
+        for _ in range(SESSION_ROUNDS):
+            state = self._trainer.state()
             ask = self._trainer.ask(self._remaining())
             if ask is None:
                 return "every planned round is done"
             if not session.has_quorum():
                 return _budget_end(session)
-            self._round(session, ask)
-            if count % _CHECKPOINT_ROUNDS == 0:
-                self._save()
+            self._round(session, ask, state)
             if time.monotonic() > ends_s or self._has_newcomers(session):
                 break
         return ""
@@ -132,7 +133,7 @@ class Training:
         self._welcomed.update(welcome)
         return bool(welcome)
 
-    def _round(self, session: Session, ask: Ask) -> None:
+    def _round(self, session: Session, ask: Ask, state: State) -> None:
         kind = self._kind(ask)
         if self._remaining()[ask.sum] < 1:
             raise LocalProtocolError(f"the trainer asked for more rounds of {ask.sum!r} than it declared")
@@ -142,13 +143,17 @@ class Training:
         self.tally.attempts[ask.sum] += 1
         for site in cohort:
             self.tally.charged.setdefault(site, Counter())[ask.sum] += 1
-        attempt = session.attempt(kind, payload, lambda: self._overlap(ask, cohort))
+        attempt = session.attempt(kind, payload, lambda: self._overlap(ask, cohort, state))
         self.tally.seconds += time.monotonic() - start
         if attempt.total is not None:
             self._release(ask, attempt)
 
-    def _overlap(self, ask: Ask, cohort: tuple[str, ...]) -> None:
-        """Do the coordinator's public work while the sites compute."""
+    def _overlap(self, ask: Ask, cohort: tuple[str, ...], state: State) -> None:
+        """Do the coordinator's public work while the sites compute.
+
+        The checkpoint counts this round as asked for: a crash costs its sum, never a second charge.
+        """
+        self._run.save(self._policy.study, state, self.tally)
         self._trainer.overlap()
         self._tell("training", f"sum {ask.sum!r}", cohort=cohort)
 
@@ -224,4 +229,4 @@ def _payload_bytes(kind: Kind, payload: Payload) -> bytes:
 def _budget_end(session: Session) -> str:
     """Return why training ends where sites ran out of budget; otherwise nothing, and a new session is tried."""
     spent_out = sorted(site for site, code in session.refused.items() if code is Code.BUDGET)
-    return f"the budget of {', '.join(spent_out)} is used up" if spent_out else ""
+    return f"the rounds or the ceiling of {', '.join(spent_out)} are used up" if spent_out else ""

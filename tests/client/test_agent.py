@@ -1,0 +1,544 @@
+"""The agent, fed with encoded frames only: what it refuses, charges, repeats, delays, and when it stops."""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from synthfed.client.agent import Agent
+from synthfed.client.channel import Reply
+from synthfed.client.config import Ceiling
+from synthfed.client.data import UnitData
+from synthfed.client.gate import Gate
+from synthfed.client.vault import Ledger
+from synthfed.plugins.api import Array, Payload, PrivatePart, Records
+from synthfed.protocols.errors import PrivacyError, RemoteProtocolError
+from synthfed.protocols.secagg import keys, messages
+from synthfed.protocols.secagg.aggregator import Aggregator
+from synthfed.protocols.secagg.messages import Code, Refusal
+from synthfed.protocols.secagg.policy import Policy
+from synthfed.protocols.secagg.site import SiteMachine
+from synthfed.protocols.wire import HEADER, MAGIC, VERSION, Frame
+
+Identities = dict[str, Ed25519PrivateKey]
+
+UNITS = 20
+STATISTIC_S = 3.0
+GRADIENT_S = 0.25
+AMPLE = Ceiling(epsilon=100.0, delta=1e-5)
+WEIGHTS = np.linspace(-1, 1, 10, dtype="<f4").tobytes()
+
+
+@dataclass
+class Clock:
+    """A clock that moves only when told to, or by ``tick_s`` at every look."""
+
+    now: float = 100.0
+    tick_s: float = 0.0
+
+    def __call__(self) -> float:
+        self.now += self.tick_s
+        return self.now
+
+
+@dataclass
+class Plugin:
+    """The tiny plugin, calling ``meet`` with every batch of records before it computes."""
+
+    tiny: PrivatePart
+    meet: Callable[[Array], None] = lambda batch: None
+
+    def encode(self, records: Records) -> Array:
+        return self.tiny.encode(records)
+
+    def statistic(self, name: str, batch: Array, payload: Payload) -> Array:
+        self.meet(batch)
+        return self.tiny.statistic(name, batch, payload)
+
+    def module(self, name: str) -> torch.nn.Module:
+        return self.tiny.module(name)
+
+    def loss(self, name: str, module: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        self.meet(batch.detach().numpy())
+        return self.tiny.loss(name, module, batch)
+
+
+class Watched(UnitData):
+    """Records that tell before they are sampled."""
+
+    def draw(self, stream: object, sample_rate: float, slots: int) -> Array:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("not reached")
+
+
+def records(cls: type[UnitData] = UnitData, offset: float = 0.0) -> UnitData:
+    encoded = (np.arange(UNITS) / UNITS + offset)[:, None]
+    return cls(encoded, np.arange(UNITS, dtype=np.int64), np.ones(UNITS, dtype=np.int64))
+
+
+@dataclass
+class Federation:
+    """Three agents, each with a ledger file, and the coordinator's aggregator between them."""
+
+    policy: Policy
+    agents: dict[str, Agent]
+    clock: Clock
+    aggregator: Aggregator = field(init=False)
+    sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def a(self) -> Agent:
+        return self.agents["a"]
+
+    def ask(self, site: str, message: messages.Message) -> messages.Message:
+        number = next(self.sequence)
+        answer, echoed = messages.decode(self.agents[site].answer(messages.encode(message, number)).frame)
+        assert echoed == number
+        return answer
+
+    def shake_hands(self, session: bytes = b"n" * 32) -> None:
+        self.aggregator = Aggregator(self.policy, session)
+        for site in self.agents:
+            hello = self.ask(site, self.aggregator.open())
+            assert isinstance(hello, messages.Hello)
+            self.aggregator.add_hello(site, hello)
+        roll = self.aggregator.roll()
+        for site in self.agents:
+            confirm = self.ask(site, roll)
+            assert isinstance(confirm, messages.Confirm)
+            self.aggregator.add_confirm(site, confirm)
+        seal = self.aggregator.seal()
+        for site in self.agents:
+            assert self.ask(site, seal) == messages.Ready()
+
+    def round(self, kind: str) -> bytes:
+        """Return the next round's frame, the same for every site."""
+        message = self.aggregator.round(tuple(self.agents), kind, WEIGHTS if kind == "critic" else b"")
+        return messages.encode(message, next(self.sequence))
+
+    def reply(self, kind: str = "count") -> Reply:
+        """Give site a alone a fresh round; the coordinator gives it up."""
+        reply = self.a.answer(self.round(kind))
+        self.aggregator.give_up()
+        return reply
+
+    def code(self, kind: str = "count") -> Code:
+        answer = decoded(self.reply(kind))
+        assert isinstance(answer, Refusal)
+        return answer.code
+
+
+Join = Callable[..., Federation]
+
+
+@pytest.fixture
+def join(tmp_path: Path, policy: Policy, identities: Identities, tiny: PrivatePart) -> Iterator[Join]:
+    with ExitStack() as stack:
+
+        def joined(
+            data: UnitData | None = None,
+            private: PrivatePart = tiny,
+            clock: Clock | None = None,
+            ceiling: Ceiling = AMPLE,
+            shaken: bool = True,
+        ) -> Federation:
+            clock = clock or Clock()
+            agents = {}
+            for site, identity in identities.items():
+                ledger = stack.enter_context(closing(Ledger(tmp_path / f"{site}.db")))
+                gate, machine = Gate(policy, ceiling, ledger), SiteMachine(policy, site, identity)
+                plugin = private if site == "a" else tiny
+                agents[site] = Agent(policy, machine, gate, ledger, data or records(), plugin, clock, [])
+            federation = Federation(policy, agents, clock)
+            if shaken:
+                federation.shake_hands()
+            return federation
+
+        yield joined
+
+
+@pytest.fixture
+def federation(join: Join) -> Federation:
+    return join()
+
+
+def decoded(reply: Reply) -> messages.Message:
+    return messages.decode(reply.frame)[0]
+
+
+def is_sum(reply: Reply) -> bool:
+    return isinstance(decoded(reply), messages.Masked)
+
+
+def test_three_agents_answer_a_statistic_with_the_sum_of_their_records_and_noise(federation: Federation) -> None:
+    """Noise std is about 8; off by 12 of them: false alarm below 1e-30."""
+    frame = federation.round("count")
+    for site, agent in federation.agents.items():
+        masked = decoded(agent.answer(frame))
+        assert isinstance(masked, messages.Masked)
+        federation.aggregator.add_masked(site, masked)
+    kind = federation.policy.plan.kind("count")
+    assert kind is not None
+    total = federation.aggregator.total() * kind.grid_step(2)
+    expected = 3 * np.array([UNITS, (np.arange(UNITS) / UNITS).sum()])
+    assert (np.abs(total - expected) < 12 * kind.noise_multiplier * kind.sum.clip_norm * 1.5**0.5).all()
+    assert [agent.ledger.length for agent in federation.agents.values()] == [1, 1, 1]
+    assert not any(agent.ledger.unsettled() for agent in federation.agents.values())
+
+
+def test_a_probe_is_answered_at_once_and_not_charged(federation: Federation) -> None:
+    probe = federation.aggregator.probe(("a", "b", "c"))
+    reply = federation.a.answer(messages.encode(probe, 5))
+    assert is_sum(reply)
+    assert reply.due_s == federation.clock.now
+    assert federation.a.ledger.length == 0
+
+
+@pytest.mark.parametrize("kind", ["count", "critic"])
+def test_the_same_round_again_returns_the_same_bytes_computed_and_charged_once(
+    join: Join, tiny: PrivatePart, kind: str
+) -> None:
+    met: list[int] = []
+    federation = join(private=Plugin(tiny, lambda batch: met.append(len(batch))))
+    frame = federation.round(kind)
+    first, again = federation.a.answer(frame), federation.a.answer(frame)
+    assert is_sum(first)
+    assert first.frame == again.frame
+    assert len(met) == 1
+    assert federation.a.ledger.length == 1
+    assert again.due_s == federation.clock.now
+
+
+def test_the_same_payload_under_a_new_counter_is_fresh_and_charged_again(federation: Federation) -> None:
+    first, second = decoded(federation.reply()), decoded(federation.reply())
+    assert isinstance(first, messages.Masked)
+    assert isinstance(second, messages.Masked)
+    assert first.words != second.words
+    assert federation.a.ledger.length == 2
+
+
+@pytest.mark.parametrize(("kind", "answer_s"), [("count", STATISTIC_S), ("critic", GRADIENT_S)])
+def test_a_reply_is_due_the_declared_time_after_the_charge(join: Join, kind: str, answer_s: float) -> None:
+    federation = join()
+    federation.clock.tick_s = 2**-10
+    received_s = federation.clock.now + 2**-10
+    reply = federation.reply(kind)
+    charged_s = received_s + 2**-10  # the second look at the clock, after the charge
+    assert is_sum(reply)
+    assert reply.due_s == charged_s + answer_s
+
+
+@pytest.mark.parametrize("took", [0.0, 0.3, 0.999])
+@pytest.mark.parametrize("kind", ["count", "critic"])
+def test_a_step_within_its_time_is_due_at_the_same_moment_however_long_it_took(
+    join: Join, tiny: PrivatePart, kind: str, took: float
+) -> None:
+    clock = Clock()
+    answer_s = STATISTIC_S if kind == "count" else GRADIENT_S
+
+    def work(batch: Array) -> None:
+        clock.now += took * answer_s
+
+    federation = join(private=Plugin(tiny, work), clock=clock)
+    start_s = clock.now
+    reply = federation.reply(kind)
+    assert is_sum(reply)
+    assert reply.due_s == start_s + answer_s
+
+
+@pytest.mark.parametrize(("took", "slots"), [(1.01, 2), (1.99, 2), (2.5, 3), (7.2, 8)])
+def test_a_step_that_overruns_is_abandoned_charged_and_answered_at_the_next_multiple(
+    join: Join, tiny: PrivatePart, took: float, slots: int
+) -> None:
+    clock = Clock()
+
+    def work(batch: Array) -> None:
+        clock.now += took * STATISTIC_S
+
+    federation = join(private=Plugin(tiny, work), clock=clock)
+    start_s = clock.now
+    frame = federation.round("count")
+    reply = federation.a.answer(frame)
+    assert decoded(reply) == Refusal(Code.ABANDONED)
+    assert reply.due_s == pytest.approx(start_s + slots * STATISTIC_S)
+    assert reply.due_s >= clock.now
+    assert federation.a.ledger.length == 1
+    assert federation.a.ledger.unsettled() == ()
+    assert decoded(federation.a.answer(frame)) == Refusal(Code.PROTOCOL)  # the counter is burnt
+    assert federation.a.ledger.length == 1
+
+
+def test_after_ten_overruns_the_agent_stops_for_a_person(join: Join, tiny: PrivatePart) -> None:
+    clock = Clock()
+
+    def work(batch: Array) -> None:
+        clock.now += 10
+
+    federation = join(private=Plugin(tiny, work), clock=clock)
+    codes = [federation.code("count") for _ in range(4)] + [federation.code("critic") for _ in range(6)]
+    assert codes == [Code.ABANDONED] * 10
+    assert federation.code("critic") == Code.STOPPED
+    assert federation.a.ledger.length == 10
+
+
+def test_an_agent_answers_again_after_an_overrun(join: Join, tiny: PrivatePart) -> None:
+    clock, slow = Clock(), [10.0, 0.0]
+
+    def work(batch: Array) -> None:
+        clock.now += slow.pop(0)
+
+    federation = join(private=Plugin(tiny, work), clock=clock)
+    assert federation.code() == Code.ABANDONED
+    assert is_sum(federation.reply())
+
+
+@pytest.mark.parametrize("kind", ["count", "critic"])
+@pytest.mark.parametrize("error", [ValueError, ZeroDivisionError, MemoryError, PrivacyError, RuntimeError])
+def test_a_plugin_that_raises_on_a_record_stops_the_agent_and_its_charge_stands(
+    join: Join, tiny: PrivatePart, error: type[Exception], kind: str
+) -> None:
+    def fail(batch: Array) -> None:
+        if (batch > 0.9).any():
+            raise error("a record")
+
+    federation = join(private=Plugin(tiny, fail), data=records(offset=1.0))
+    frame = federation.round(kind)
+    with pytest.raises(error):
+        federation.a.answer(frame)
+    assert federation.a.ledger.length == 1
+    assert federation.a.ledger.unsettled() == (1,)
+
+
+@pytest.mark.parametrize("error", [RemoteProtocolError("x"), RemoteProtocolError("a record", peer="coordinator")])
+@pytest.mark.xfail(strict=True, reason="fault: after the charge an error of the plugin becomes a prompt refusal")
+def test_a_plugin_cannot_turn_a_record_into_a_prompt_refusal(
+    join: Join, tiny: PrivatePart, error: RemoteProtocolError
+) -> None:
+    def fail(batch: Array) -> None:
+        raise error
+
+    federation = join(private=Plugin(tiny, fail))
+    with pytest.raises(RemoteProtocolError):
+        federation.reply()
+
+
+def test_a_step_that_was_never_settled_stops_the_agent_until_a_person_clears_it(join: Join, tiny: PrivatePart) -> None:
+    def fail(batch: Array) -> None:
+        raise ValueError("a record")
+
+    first = join(private=Plugin(tiny, fail))
+    with pytest.raises(ValueError, match="a record"):
+        first.reply()
+    again = join()  # the agent is started anew over the same ledger
+    assert again.code("count") == Code.STOPPED
+    assert again.code("critic") == Code.STOPPED
+    assert again.a.ledger.length == 1
+    again.a.ledger.settle(1, "cleared")
+    assert is_sum(again.reply())
+    assert again.a.ledger.length == 2
+
+
+def test_a_reached_cap_is_refused_as_budget_and_charged_no_further(federation: Federation) -> None:
+    assert all(is_sum(federation.reply("count")) for _ in range(4))
+    assert federation.code("count") == Code.BUDGET
+    assert federation.a.ledger.length == 4
+    assert is_sum(federation.reply("critic"))
+
+
+def test_caps_hold_over_sessions_and_restarts(join: Join) -> None:
+    answered = 0
+    for start in range(6):
+        federation = join()
+        federation.shake_hands(bytes([start]) * 32)
+        answered += is_sum(federation.reply("count"))
+    assert answered == 4
+    assert federation.a.ledger.length == 4
+
+
+def test_a_reached_ceiling_is_refused_as_budget_and_nothing_is_charged(join: Join) -> None:
+    federation = join(ceiling=Ceiling(epsilon=0.01, delta=1e-5))
+    assert federation.code("count") == Code.BUDGET
+    assert federation.code("critic") == Code.BUDGET
+    assert federation.a.ledger.length == 0
+
+
+ROUNDS: dict[str, messages.Round] = {
+    "no cohort": messages.Round(1, (), "count", b""),
+    "below the quorum": messages.Round(1, ("a", "b"), "count", b""),
+    "without this site": messages.Round(1, ("b", "c"), "count", b""),
+    "a stranger": messages.Round(1, ("a", "b", "c", "d"), "count", b""),
+    "unsorted": messages.Round(1, ("a", "c", "b"), "count", b""),
+    "a site twice": messages.Round(1, ("a", "a", "b", "c"), "count", b""),
+    "counter zero": messages.Round(0, ("a", "b", "c"), "count", b""),
+    "counter too far": messages.Round(2**16, ("a", "b", "c"), "count", b""),
+    "counter huge": messages.Round(2**64 - 1, ("a", "b", "c"), "count", b""),
+    "unknown kind": messages.Round(1, ("a", "b", "c"), "other", b""),
+    "probe with payload": messages.Round(1, ("a", "b", "c"), "probe", b"1234"),
+    "payload too long": messages.Round(1, ("a", "b", "c"), "count", b"1234"),
+    "payload too short": messages.Round(1, ("a", "b", "c"), "critic", WEIGHTS[:-4]),
+    "NaN": messages.Round(1, ("a", "b", "c"), "critic", WEIGHTS[:-4] + np.float32(np.nan).tobytes()),
+    "1e38": messages.Round(1, ("a", "b", "c"), "critic", WEIGHTS[:-4] + np.float32(1e38).tobytes()),
+}
+
+
+@pytest.mark.parametrize("message", ROUNDS.values(), ids=ROUNDS.keys())
+def test_a_malformed_round_is_refused_alike_and_neither_charged_nor_computed(
+    join: Join, tiny: PrivatePart, message: messages.Round
+) -> None:
+    met: list[int] = []
+    federation = join(private=Plugin(tiny, lambda batch: met.append(1)))
+    reply = federation.a.answer(messages.encode(message, 77))
+    assert reply.frame == messages.encode(Refusal(Code.PROTOCOL), 77)
+    assert reply.due_s == federation.clock.now
+    assert (federation.a.ledger.length, met) == (0, [])
+    assert is_sum(federation.reply())  # the counter was not burnt
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        messages.Ready(),
+        Refusal(Code.PROTOCOL),
+        messages.Masked(b"c" * 32, b"", b"", b"s" * 64),
+        messages.Confirm("b", b"t" * 32, (), b"s" * 64),
+        messages.Hello("b", b"n" * 32, b"x" * 32, b"k" * 1184, b"n" * 32, 0, bytes(32), b"s" * 64),
+        messages.Roll(()),
+        messages.Seal(()),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_message_that_is_not_for_a_site_now_is_refused_by_the_one_constant(
+    federation: Federation, message: messages.Message
+) -> None:
+    assert federation.a.answer(messages.encode(message, 9)).frame == messages.encode(Refusal(Code.PROTOCOL), 9)
+    assert is_sum(federation.reply())
+
+
+def test_a_round_before_the_handshake_is_refused(join: Join) -> None:
+    federation = join(shaken=False)
+    round_ = messages.encode(messages.Round(1, ("a", "b", "c"), "count", b""), 3)
+    assert federation.a.answer(round_).frame == messages.encode(Refusal(Code.PROTOCOL), 3)
+    assert federation.a.ledger.length == 0
+
+
+GARBAGE = {
+    "nothing": b"",
+    "one byte": b"S",
+    "text": b"GET / HTTP/1.1\r\n\r\n",
+    "unknown type": Frame(99, 0, b"").encode(),
+    "type zero": Frame(0, 0, b"").encode(),
+    "another version": HEADER.pack(MAGIC, VERSION + 1, 7, 0, 0),
+    "longer than it says": Frame(1, 0, b"n" * 36).encode() + b"x",
+    "shorter than it says": HEADER.pack(MAGIC, VERSION, 7, 0, 100) + b"x" * 99,
+    "a field too long": Frame(7, 0, b"\xff" * 64).encode(),
+}
+
+
+@pytest.mark.parametrize("frame", GARBAGE.values(), ids=GARBAGE.keys())
+def test_garbage_is_refused_by_the_same_bytes_whatever_it_is(federation: Federation, frame: bytes) -> None:
+    assert federation.a.answer(frame).frame == messages.encode(Refusal(Code.PROTOCOL), 0)
+    assert is_sum(federation.reply())
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(type_=st.integers(0, 255), body=st.binary(max_size=200), flip=st.integers(0, 10**6))
+def test_no_frame_makes_the_agent_raise_or_charge(
+    federation: Federation, type_: int, body: bytes, flip: int
+) -> None:
+    good = bytearray(messages.encode(messages.Round(1, ("a", "b", "c"), "none", WEIGHTS), 0))
+    good[flip % len(good)] ^= 1 + flip % 255
+    before = federation.a.ledger.length
+    for frame in (body, Frame(type_, 0, body).encode(), bytes(good)):
+        answer = decoded(federation.a.answer(frame))
+        if not isinstance(answer, messages.Hello):
+            assert answer == Refusal(Code.PROTOCOL)
+    assert federation.a.ledger.length == before
+
+
+def test_an_unwritable_ledger_stops_the_agent_before_anything_is_computed(join: Join, tiny: PrivatePart) -> None:
+    met: list[int] = []
+    federation = join(private=Plugin(tiny, lambda batch: met.append(1)))
+    federation.a.ledger._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(PrivacyError, match="cannot be written"):
+        federation.reply()
+    assert (federation.a.ledger.length, met) == (0, [])
+
+
+def test_a_peer_whose_journal_was_rolled_back_is_refused(join: Join, tmp_path: Path) -> None:
+    federation = join()
+    frame = federation.round("count")
+    for agent in federation.agents.values():
+        agent.answer(frame)
+    join().agents["b"].ledger.close()
+    federation = join()  # everyone has now seen journals of length 1
+    federation.agents["b"].ledger.close()
+    (tmp_path / "b.db").unlink()
+    federation = join(shaken=False)
+    federation.aggregator = Aggregator(federation.policy, b"m" * 32)
+    for site in federation.agents:
+        hello = federation.ask(site, federation.aggregator.open())
+        assert isinstance(hello, messages.Hello)
+        federation.aggregator.add_hello(site, hello)
+    roll = federation.aggregator.roll()
+    assert federation.ask("a", roll) == Refusal(Code.PROTOCOL)
+    assert federation.ask("c", roll) == Refusal(Code.PROTOCOL)
+
+
+@pytest.mark.xfail(strict=True, raises=OverflowError, reason="fault: a peer's journal length of 2**63 kills the agent")
+def test_a_lying_site_with_an_absurd_journal_length_cannot_stop_the_others(
+    join: Join, policy: Policy, identities: Identities
+) -> None:
+    federation = join(shaken=False)
+    hellos = [federation.ask(site, messages.Open(b"n" * 32)) for site in ("a", "c")]
+    x25519, kem = keys.Ephemeral.generate().public
+    lie = messages.Hello("b", b"n" * 32, x25519, kem, b"f" * 32, 2**63, bytes(32), bytes(64))
+    signature = keys.sign(identities["b"], lie.signed(policy.hash))
+    lie = messages.Hello(*(getattr(lie, name) for name in messages.Hello.__slots__[:-1]), signature)
+    roll = messages.Roll(tuple(hello for hello in (hellos[0], lie, hellos[1]) if isinstance(hello, messages.Hello)))
+    federation.a.answer(messages.encode(roll, 4))
+
+
+KILLED = {
+    "at the charge's commit": ("COMMIT", 0),
+    "when units are to be sampled": ("draw", 1),
+    "when a record is met": ("meet", 1),
+    "before the outcome is noted": ("INSERT INTO outcomes", 1),
+}
+
+
+@pytest.mark.parametrize(("where", "entries"), KILLED.values(), ids=KILLED.keys())
+def test_kill_9_inside_a_step_leaves_a_verified_ledger_with_the_charge_first(
+    join: Join, tiny: PrivatePart, tmp_path: Path, where: str, entries: int
+) -> None:
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        try:
+            data = records(Watched) if where == "draw" else records()
+            federation = join(data=data, private=Plugin(tiny, die if where == "meet" else lambda batch: None))
+            federation.a.ledger._db.set_trace_callback(lambda sql: die() if sql.startswith(where) else None)
+            federation.reply()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    federation = join()
+    assert federation.a.ledger.length == entries
+    assert federation.a.ledger.unsettled() == tuple(range(1, entries + 1))
+    if entries:
+        assert federation.code() == Code.STOPPED
+    else:
+        assert is_sum(federation.reply())

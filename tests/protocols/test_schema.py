@@ -1,0 +1,85 @@
+"""The public description of a table."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from synthfed.protocols.schema import MAX_CATEGORIES, MAX_COLUMNS, Categorical, Columns, Integer, Real, check_names
+
+COLUMNS: TypeAdapter[Any] = TypeAdapter(Columns)
+
+
+def problem_of(**fields: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        COLUMNS.validate_python([fields])
+    return str(caught.value.errors()[0]["msg"])
+
+
+def test_every_kind_of_column_is_read_by_its_kind() -> None:
+    found = COLUMNS.validate_python(
+        [
+            {"kind": "categorical", "name": "c", "values": ["x"]},
+            {"kind": "integer", "name": "i", "lower": -1, "upper": 5, "scale": "log"},
+            {"kind": "real", "name": "r", "lower": 0, "upper": 1.5, "missing": True},
+        ]
+    )
+    assert found == (
+        Categorical(name="c", values=("x",)),
+        Integer(name="i", lower=-1, upper=5, scale="log"),
+        Real(name="r", lower=0.0, upper=1.5, missing=True),
+    )
+    assert isinstance(found[2].lower, float)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"kind": "categorical", "values": ["x", "x"]}, "lists a category twice"),
+        ({"kind": "categorical", "values": ["x", ""]}, "lists the empty text"),
+        ({"kind": "categorical", "values": []}, "at least 1 item"),
+        ({"kind": "categorical", "values": [str(i) for i in range(MAX_CATEGORIES + 1)]}, "at most 4096 items"),
+        ({"kind": "categorical", "values": [1]}, "valid string"),
+        ({"kind": "integer", "lower": 5, "upper": 5}, "lower must be less than upper"),
+        ({"kind": "integer", "lower": 0, "upper": 2**53 + 1}, "less than or equal to 9007199254740992"),
+        ({"kind": "integer", "lower": -(2**53) - 1, "upper": 0}, "greater than or equal to -9007199254740992"),
+        ({"kind": "integer", "lower": 0.0, "upper": 1}, "valid integer"),
+        ({"kind": "integer", "lower": 0, "upper": 1, "scale": "cubic"}, "'linear' or 'log'"),
+        ({"kind": "real", "lower": 2.0, "upper": 1.0}, "lower must be less than upper"),
+        ({"kind": "real", "lower": float("-inf"), "upper": 1.0}, "finite number"),
+        ({"kind": "real", "lower": 0.0, "upper": float("nan")}, "finite number"),
+        ({"kind": "real", "lower": False, "upper": 1.0}, "valid number"),
+        ({"kind": "real", "lower": "0", "upper": 1.0}, "valid number"),
+        ({"kind": "real", "lower": 0.0, "upper": 1.0, "decimals": 13}, "less than or equal to 12"),
+        ({"kind": "real", "lower": 0.0, "upper": 1.0, "decimals": -1}, "greater than or equal to 0"),
+        ({"kind": "real", "lower": 0.0, "upper": 1.0, "bins": 3}, "Extra inputs"),
+        ({"kind": "text"}, "does not match any of the expected tags"),
+    ],
+)
+def test_a_malformed_column_is_refused(fields: dict[str, Any], problem: str) -> None:
+    assert problem in problem_of(name="x", **fields)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65])
+def test_a_name_has_one_to_64_characters(name: str) -> None:
+    assert "character" in problem_of(name=name, kind="categorical", values=["a"])
+
+
+def test_a_table_has_one_to_512_columns() -> None:
+    columns = [{"kind": "categorical", "name": f"c{i}", "values": ["x"]} for i in range(MAX_COLUMNS + 1)]
+    assert len(COLUMNS.validate_python(columns[:-1])) == MAX_COLUMNS
+    for wrong in ([], columns):
+        with pytest.raises(ValidationError, match=r"items? after validation"):
+            COLUMNS.validate_python(wrong)
+
+
+def test_a_column_cannot_be_changed_once_read() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Integer(name="i", lower=0, upper=1).upper = 2
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    one, other = Categorical(name="x", values=("a",)), Integer(name="y", lower=0, upper=1)
+    check_names([one, other])
+    with pytest.raises(ValueError, match="column 'x' is declared twice"):
+        check_names([one, other, one])

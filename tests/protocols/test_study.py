@@ -1,0 +1,322 @@
+"""Study files: what is refused and where, and one canonical form."""
+
+import base64
+import itertools
+import json
+import random
+import re
+import tomllib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.protocols import federation
+from tests.protocols.federation import public_text, terms
+
+from synthfed.protocols.errors import ConfigError, PluginError
+from synthfed.protocols.secagg.policy import Policy
+from synthfed.protocols.study import (
+    Site,
+    Study,
+    canonical_json,
+    least_quorum,
+    least_tolerated,
+    parse_study,
+)
+
+GOOD = f"""
+format = 1
+name = "good"
+target = "ill"
+[privacy]
+mode = "distributed"
+epsilon = 2
+delta = 1e-6
+unit = "person"
+records_per_unit = 4
+units_per_site = 1000
+sample_rate = 0.1
+steps = 10
+[model]
+plugin = "toy"
+options = {{ width = 8, rate = 0.5 }}
+[cohort]
+tolerated = 1
+quorum = 3
+[[cohort.sites]]
+id = "a"
+key = "{public_text("a")}"
+controller = "north"
+[[cohort.sites]]
+id = "b"
+key = "{public_text("b")}"
+[[cohort.sites]]
+id = "c"
+key = "{public_text("c")}"
+[[columns]]
+kind = "categorical"
+name = "ill"
+values = ["no", "yes"]
+[[columns]]
+kind = "real"
+name = "weight"
+lower = 1
+upper = 300.5
+"""
+
+
+def respelled(key: str) -> str:
+    """Return other base64 text of the same 32 bytes: the last digit's lowest two bits are not used."""
+    digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    return key[:42] + digits[digits.index(key[42]) + 1] + "="
+
+
+def problem_of(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_study(text, where="study.toml")
+    message = str(caught.value)
+    assert message.startswith("study.toml: ")
+    assert caught.value.__cause__ is None
+    return message.removeprefix("study.toml: ")
+
+
+def changed(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new, 1)
+
+
+def study(**changes: Any) -> Study:
+    return Study.model_validate({**terms(), **changes})
+
+
+def test_a_good_file_gives_its_study() -> None:
+    found = parse_study(GOOD, where="study.toml")
+    assert found.cohort.roster == ("a", "b", "c")
+    assert found.cohort.keys["b"] == base64.b64decode(public_text("b"))
+    assert found.model.options == {"width": 8, "rate": 0.5}
+    assert found.privacy.epsilon == 2.0
+    assert not found.is_draft
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("format = 1", "format = 2", "format: Input should be 1"),
+        ("format = 1", "", "format: Field required"),
+        ('name = "good"', 'name = "not good"', "name: String should match pattern"),
+        ('name = "good"', 'name = ""', "name: String should match pattern"),
+        ('target = "ill"', 'target = "age"', "target 'age' is not among the columns"),
+        ('mode = "distributed"', 'mode = "central"', "privacy.mode: Input should be 'distributed' or 'local'"),
+        ("epsilon = 2", "epsilon = 0", "privacy.epsilon: Input should be greater than 0"),
+        ("epsilon = 2", "epsilon = 101", "privacy.epsilon: Input should be less than or equal to 100"),
+        ("epsilon = 2", "epsilon = inf", "privacy.epsilon: Input should be a finite number"),
+        ("epsilon = 2", "epsilon = nan", "privacy.epsilon: Input should be"),
+        ("epsilon = 2", 'epsilon = "2"', "privacy.epsilon: Input should be a valid number"),
+        ("epsilon = 2", "epsilon = true", "privacy.epsilon: Input should be a valid number"),
+        ("delta = 1e-6", "delta = 0.01", "privacy.delta: Input should be less than 0.01"),
+        ("delta = 1e-6", "delta = 0.0", "privacy.delta: Input should be greater than 0"),
+        ("records_per_unit = 4", "records_per_unit = 0", "privacy.records_per_unit: "),
+        ('unit = "person"', "", "privacy: records_per_unit needs `unit`"),
+        ('unit = "person"', 'unit = "ill"', "the unit column 'ill' names persons"),
+        ("units_per_site = 1000", "units_per_site = 10_000_001", "privacy.units_per_site: "),
+        ("units_per_site = 1000", "units_per_site = 0", "privacy.units_per_site: "),
+        ("units_per_site = 1000", "units_per_site = 10.0", "privacy.units_per_site: Input should be a valid integer"),
+        ("sample_rate = 0.1", "sample_rate = 0", "privacy.sample_rate: "),
+        ("sample_rate = 0.1", "sample_rate = 1.01", "privacy.sample_rate: "),
+        ("steps = 10", "steps = 0", "privacy.steps: "),
+        ("steps = 10", "steps = 100_001", "privacy.steps: "),
+        ("steps = 10", "steps = 10\nclip_norm = 0.0", "privacy.clip_norm: "),
+        ("steps = 10", "steps = 10\nclip_norm = 1e7", "privacy.clip_norm: "),
+        ("steps = 10", "steps = 10\nanswer_time_s = 0.001", "privacy.answer_time_s: "),
+        ("steps = 10", "steps = 10\nstatistic_time_s = 601.0", "privacy.statistic_time_s: "),
+        ("steps = 10", "steps = 10\nstep = 10", "privacy.step: Extra inputs are not permitted"),
+        ('plugin = "toy"', 'plugin = ""', "model.plugin: "),
+        ("tolerated = 1", "tolerated = 0", "cohort.tolerated: "),
+        ("quorum = 3", "quorum = 1", "cohort.quorum: Input should be greater than or equal to 2"),
+        ("quorum = 3", "quorum = 2", "cohort.quorum must be at least 3 for 3 sites with 1 tolerated"),
+        ("quorum = 3", "quorum = 4", "cohort: quorum is 4 but the roster has 3 sites"),
+        ("quorum = 3", "quorum = 3\nepsilon_if_secagg_fails_at_most = 0.0", "cohort.epsilon_if_secagg_fails_at_most: "),
+        ("tolerated = 1", "tolerated = 2", "cohort: `distributed` with 2 tolerated needs at least 4 sites"),
+        ('id = "b"', 'id = "a"', "cohort: lists a site twice"),
+        ('id = "b"', 'id = "B"', "cohort.sites.1.id: must be 1-32 lower-case letters"),
+        (public_text("b"), public_text("a"), "cohort: two sites share one key"),
+        (public_text("b"), respelled(public_text("a")), "cohort"),  # the same 32 bytes in another spelling
+        (public_text("b"), "AAAA", "cohort.sites.1.key: must be an Ed25519 public key"),
+        (public_text("b"), "not base64", "cohort.sites.1.key: must be an Ed25519 public key"),
+        (public_text("b"), "\u00e4", "cohort.sites.1.key: "),
+        ('kind = "real"', 'kind = "complex"', "columns.1: "),
+        ('name = "weight"', 'name = "ill"', "column 'ill' is declared twice"),
+        ("upper = 300.5", "upper = 1", "columns.1.real: lower must be less than upper"),
+        ("upper = 300.5", f"upper = {10**400}", "columns.1"),
+        ("width = 8", "width = nan", "model"),  # canonical JSON would write null for nan and inf alike
+        ("width = 8", "width = inf", "model"),
+        ("[model]", "[model", "is not valid TOML: "),
+    ],
+)
+def test_an_error_names_the_file_the_field_and_what_is_wrong(old: str, new: str, problem: str) -> None:
+    assert problem_of(changed(old, new)).startswith(problem)
+
+
+def test_the_first_problem_is_told_and_how_many_more_there_are() -> None:
+    text = changed("epsilon = 2", "epsilon = 0").replace("steps = 10", "steps = 0").replace('"toy"', '""')
+    assert problem_of(text).startswith("privacy.epsilon: ")
+    assert problem_of(text).endswith("(and 2 more)")
+
+
+def test_an_error_of_a_plugin_names_the_plugin_and_its_distribution() -> None:
+    error = PluginError("does not start", plugin="toy", distribution="toys 1.0")
+    assert str(error) == "plugin 'toy' (distribution toys 1.0): does not start"
+    assert (error.plugin, error.distribution) == ("toy", "toys 1.0")
+
+
+def test_an_error_never_repeats_what_the_file_says_there() -> None:
+    assert "s3cret" not in problem_of(changed(public_text("b"), "s3cret"))
+
+
+@pytest.mark.parametrize(("count", "limit"), [(1, "at least 2"), (51, "at most 50")])
+def test_a_roster_has_two_to_fifty_sites(count: int, limit: str) -> None:
+    fields = terms(tuple(f"s{i}" for i in range(count)))
+    with pytest.raises(ValueError, match=limit):
+        Study.model_validate(fields)
+
+
+def test_a_controller_with_more_sites_than_are_tolerated_is_refused_in_distributed_only() -> None:
+    text = changed('id = "b"', 'id = "b"\ncontroller = "north"')
+    assert problem_of(text).startswith("cohort.tolerated is 1 but controller 'north' runs 2 sites")
+    assert parse_study(text.replace("distributed", "local"), where="study.toml").privacy.mode == "local"
+
+
+def test_a_draft_lacks_a_key_and_two_missing_keys_are_not_a_shared_one() -> None:
+    text = changed(public_text("a"), "").replace(public_text("b"), "")
+    draft = parse_study(text, where="study.toml")
+    assert draft.is_draft
+    assert draft.cohort.keys["a"] == b""
+
+
+@pytest.mark.parametrize(
+    ("sites", "tolerated", "mode", "least"),
+    [(3, 1, "distributed", 3), (10, 1, "distributed", 7), (10, 6, "distributed", 8), (3, 1, "local", 2),
+     (2, 1, "local", 2), (10, 6, "local", 7)],
+)  # fmt: skip
+def test_the_least_quorum_is_two_thirds_and_in_distributed_two_beyond_the_tolerated(
+    sites: int, tolerated: int, mode: Any, least: int
+) -> None:
+    assert least_quorum(sites, tolerated, mode) == least
+
+
+def test_by_default_the_largest_controller_or_a_third_is_tolerated() -> None:
+    def sites(*controllers: str) -> list[Site]:
+        return [Site(id=f"s{i}", controller=name) for i, name in enumerate(controllers)]
+
+    assert least_tolerated(sites("", "")) == 1
+    assert least_tolerated(sites(*[""] * 10)) == 3
+    assert least_tolerated(sites("x", "x", "x", "", "")) == 3
+    assert least_tolerated(sites("s1", "")) == 2  # a site's own name is its controller
+
+
+# The canonical form.
+
+
+def toml_of(fields: dict[str, Any], order: random.Random) -> str:
+    """Return TOML text of nested fields, the keys of every table in a random order."""
+
+    def value_of(value: Any) -> str:
+        if isinstance(value, dict):
+            entries = [f"{key} = {value_of(each)}" for key, each in shuffled(value)]
+            return "{" + ", ".join(entries) + "}"
+        if isinstance(value, list):
+            return "[" + ", ".join(value_of(each) for each in value) + "]"
+        return json.dumps(value)
+
+    def shuffled(table: dict[str, Any]) -> list[tuple[str, Any]]:
+        items = list(table.items())
+        order.shuffle(items)
+        return items
+
+    return "\n".join(f"{key} = {value_of(value)}" for key, value in shuffled(fields))
+
+
+@given(seed=st.integers(0, 2**32))
+def test_canonical_bytes_do_not_depend_on_the_order_of_sites_or_keys_in_the_file(seed: int) -> None:
+    order, fields = random.Random(seed), tomllib.loads(GOOD)
+    order.shuffle(fields["cohort"]["sites"])
+    found = parse_study(toml_of(fields, order), where="study.toml")
+    assert found.canonical == parse_study(GOOD, where="study.toml").canonical
+    assert found.hash == parse_study(GOOD, where="study.toml").hash
+
+
+def test_canonical_bytes_are_sorted_json_without_spaces_that_give_the_study_back() -> None:
+    found = parse_study(GOOD, where="study.toml")
+    fields = json.loads(found.canonical)
+    assert canonical_json(fields) == found.canonical
+    assert list(fields) == sorted(fields)
+    assert re.search(rb"\s", found.canonical) is None
+    assert Study.model_validate(fields).canonical == found.canonical
+
+
+def test_the_order_of_columns_and_values_is_part_of_the_terms() -> None:
+    columns = [{"kind": "categorical", "name": name, "values": ["no", "yes"]} for name in ("ill", "old")]
+    assert study(columns=columns).hash != study(columns=columns[::-1]).hash
+    assert study().hash != study(columns=[{**columns[0], "values": ["yes", "no"]}]).hash
+
+
+CHANGES: list[tuple[str, str]] = [
+    ('name = "good"', 'name = "other"'),
+    ("epsilon = 2", "epsilon = 2.5"),
+    ("delta = 1e-6", "delta = 1.1e-6"),
+    ("records_per_unit = 4", "records_per_unit = 5"),
+    ("units_per_site = 1000", "units_per_site = 1001"),
+    ("sample_rate = 0.1", "sample_rate = 0.11"),
+    ("steps = 10", "steps = 11"),
+    ("steps = 10", "steps = 10\nanswer_time_s = 0.5"),
+    ("steps = 10", "steps = 10\nclip_norm = 2.0"),
+    ('mode = "distributed"', 'mode = "local"'),
+    ("width = 8", "width = 9"),
+    ('controller = "north"', 'controller = "south"'),
+    (public_text("b"), public_text("x")),
+    ("upper = 300.5", "upper = 300.25"),
+    ("quorum = 3", "quorum = 3\nepsilon_if_secagg_fails_at_most = 9.0"),
+]
+
+
+def test_every_term_changes_the_hash() -> None:
+    hashes = {parse_study(changed(*change), where="x").hash for change in CHANGES}
+    assert len(hashes | {parse_study(GOOD, where="x").hash}) == len(CHANGES) + 1
+
+
+def test_a_number_written_as_an_integer_or_as_a_real_is_the_same_term() -> None:
+    assert parse_study(GOOD, where="x").hash == parse_study(changed("epsilon = 2", "epsilon = 2.0"), where="x").hash
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_canonical_json_has_no_numbers_that_are_not_finite(bad: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json({"x": bad})
+
+
+def test_canonical_json_is_ascii_and_tells_texts_apart() -> None:
+    assert canonical_json({"b": "\u00e4", "a": 1}) == b'{"a":1,"b":"\\u00e4"}'
+
+
+# The policy.
+
+
+def test_the_policy_hash_covers_the_study_every_kind_and_the_code() -> None:
+    base = federation.policy()
+    kinds = base.plan.kinds
+
+    def with_kinds(*changed: Any) -> Policy:
+        plan = type(base.plan)(changed, base.plan.epsilon, base.plan.epsilon_if_secagg_fails, base.plan.curve)
+        return Policy(base.study, plan, base.code)
+
+    others = [
+        federation.policy(code=b"other"),
+        federation.policy(study(name="other")),
+        with_kinds(*kinds[:2]),
+        with_kinds(*kinds[::-1]),
+        with_kinds(federation.kind("steps", 64), *kinds[1:]),
+    ]
+    hashes = {policy.hash for policy in itertools.chain([base], others)}
+    assert len(hashes) == 6
+    assert base.hash == federation.policy().hash

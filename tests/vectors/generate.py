@@ -1,0 +1,278 @@
+"""Writes the test vectors of the kernel beside itself: fixed inputs, and what every implementation must compute.
+
+Bytes are hexadecimal. Run it only for a new version of a format: `python tests/vectors/generate.py`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from synthfed.protocols.errors import RemoteProtocolError
+from synthfed.protocols.keystream import KeyStream
+from synthfed.protocols.privacy.noise import discrete_gaussian
+from synthfed.protocols.privacy.plan import Plan
+from synthfed.protocols.privacy.sampling import poisson_sample, uniform_below
+from synthfed.protocols.secagg import keys
+from synthfed.protocols.secagg.messages import (
+    Code,
+    Confirm,
+    Hello,
+    Masked,
+    Message,
+    Open,
+    Ready,
+    Refusal,
+    Roll,
+    Round,
+    Seal,
+    decode,
+    encode,
+)
+from synthfed.protocols.secagg.policy import Policy
+from synthfed.protocols.study import Study, parse_study
+from synthfed.protocols.sums import Kind, Sum
+from synthfed.protocols.wire import Frame, Writer
+
+FOLDER = Path(__file__).parent
+SEQUENCE = 7
+
+STUDY = """\
+format = 1
+name = "vectors"
+target = "ill"
+[privacy]
+mode = "distributed"
+epsilon = 2
+delta = 1e-6
+unit = "person"
+records_per_unit = 4
+units_per_site = 1000
+sample_rate = 0.1
+steps = 10
+[model]
+plugin = "toy"
+options = { width = 8, rate = 0.5, layers = [3, 2], label = "\u00e4" }
+[cohort]
+tolerated = 1
+quorum = 3
+epsilon_if_secagg_fails_at_most = 50.0
+[[cohort.sites]]
+id = "south"
+key = "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
+[[cohort.sites]]
+id = "north"
+key = "O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik="
+controller = "trust"
+[[cohort.sites]]
+id = "east-2"
+[[columns]]
+kind = "categorical"
+name = "ill"
+values = ["yes", "no"]
+[[columns]]
+kind = "integer"
+name = "visits"
+lower = -3
+upper = 90
+scale = "log"
+missing = true
+[[columns]]
+kind = "real"
+name = "weight"
+lower = 0
+upper = 300.5
+decimals = 1
+"""
+
+KINDS = (
+    Kind(Sum("steps", "gradient", 1000, 1.5, 0.1, 100, 1.0, (("w", (10, 100)),)), 1.25, 192, 32),
+    Kind(Sum("counts", "statistic", 3, 1.0, 1.0, 1, 0.1), 4.5, 1024, 64),
+)
+
+HELLO = Hello("a", b"\x01" * 32, b"\x02" * 32, b"\x03" * 1184, b"\x04" * 32, 5, b"\x06" * 32, b"\x07" * 64)
+OTHER_HELLO = dataclasses.replace(HELLO, site="b-2", x25519=b"\x12" * 32, journal_length=2**64 - 1)
+CONFIRM = Confirm("a", b"\x08" * 32, (("b-2", b"\x09" * 1088),), b"\x0a" * 64)
+ROUND = Round(9, ("a", "b-2"), "steps", b"payload")
+MESSAGES: tuple[Message, ...] = (
+    Open(b"\x01" * 32),
+    HELLO,
+    Roll((HELLO, OTHER_HELLO)),
+    CONFIRM,
+    Seal((CONFIRM, Confirm("b-2", b"\x08" * 32, (), b"\x0b" * 64))),
+    Ready(),
+    ROUND,
+    Masked(b"\x0c" * 32, b"\x0d" * 12, b"\x0e" * 32, b"\x0f" * 64),
+    *[Refusal(code) for code in Code],
+)
+
+
+def described(value: Any) -> Any:
+    """Return a message as plain values: its type's name and fields, bytes in hexadecimal."""
+    if dataclasses.is_dataclass(value):
+        fields = {each.name: described(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, tuple):
+        return [described(each) for each in value]
+    if isinstance(value, IntEnum):
+        return value.name
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def policy_of(study: Study, code: bytes) -> Policy:
+    """Return the policy of the vectors; its plan's epsilons do not enter the hash."""
+    return Policy(study, Plan(KINDS, 0.0, 0.0, ()), code)
+
+
+def ephemeral(x25519: bytes, kem_seed: bytes) -> keys.Ephemeral:
+    return keys.Ephemeral(X25519PrivateKey.from_private_bytes(x25519), MLKEM768PrivateKey.from_seed_bytes(kem_seed))
+
+
+def hashes() -> dict[str, Any]:
+    """Return canonical terms and every hash that parties must compute alike."""
+    study, code = parse_study(STUDY, where="vectors"), bytes(range(32))
+    policy = policy_of(study, code)
+    roll = Roll((OTHER_HELLO, HELLO))
+    transcript = roll.transcript(policy.hash)
+    return {
+        "study": {"toml": STUDY, "canonical": study.canonical.decode(), "hash": study.hash.hex()},
+        "policy": {"kinds": [kind.declaration() for kind in KINDS], "code": code.hex(), "hash": policy.hash.hex()},
+        "transcript": {"roll": encode(roll, SEQUENCE).hex(), "hash": transcript.hex()},
+        "context": {"round": encode(ROUND, SEQUENCE).hex(), "hash": ROUND.context(transcript).hex()},
+        "signed": {
+            "hello": HELLO.signed(policy.hash).hex(),
+            "confirm": CONFIRM.signed().hex(),
+            "masked": Masked(b"\x0c" * 32, b"\x0d" * 12, b"\x0e" * 32, b"").signed("a").hex(),
+        },
+    }
+
+
+def key_schedule() -> dict[str, Any]:
+    """Return agreed keys and what their ratchets derive."""
+    own, peer, seed = b"\x11" * 32, b"\x22" * 32, b"\x33" * 64
+    public, kem_public = ephemeral(own, seed).public
+    peer_public = ephemeral(peer, seed).public[0]
+    secret, salt, info = b"\x44" * 32, b"\x55" * 32, b"a|b-2" + b"\x09" * 1088
+    pair = keys.pair_key(ephemeral(own, seed), peer_public, secret, salt, info, peer="b-2")
+    identity = Ed25519PrivateKey.from_private_bytes(b"\x66" * 32)
+    ratchet, steps = keys.Ratchet(pair), []
+    for counter in (0, 1, 2, 1000):
+        ratchet.advance(counter)
+        for purpose in ("mask", "canary", "sample", "noise"):
+            derived = ratchet.derive(purpose, b"\x77" * 32).hex()
+            steps.append({"counter": counter, "purpose": purpose, "context": "77" * 32, "key": derived})
+    return {
+        "pair": {
+            "x25519_private": own.hex(),
+            "x25519_public": public.hex(),
+            "kem_seed": seed.hex(),
+            "kem_public": kem_public.hex(),
+            "peer_x25519_public": peer_public.hex(),
+            "kem_secret": secret.hex(),
+            "salt": salt.hex(),
+            "info": info.hex(),
+            "key": pair.hex(),
+        },
+        "self": {
+            "entropy": "88" * 32,
+            "identity_private": "66" * 32,
+            "salt": salt.hex(),
+            "key": keys.self_key(b"\x88" * 32, identity, salt).hex(),
+        },
+        "ratchet": steps,
+    }
+
+
+def draws() -> dict[str, Any]:
+    """Return what key streams, noise and coins give for fixed keys."""
+    key, bounds = bytes(range(32)), [1, 2, 3, 10, 2**40, 2**62 + 1]
+    return {
+        "words": {"key": key.hex(), "words": KeyStream(key).words(8).tolist()},
+        "discrete_gaussian": [
+            {"key": key.hex(), "scale_bits": bits, "draws": discrete_gaussian(KeyStream(key), 40, bits).tolist()}
+            for bits in (3, 10, 18)
+        ],
+        "poisson_sample": [
+            {"key": key.hex(), "units": units, "rate": rate, "sample": sampled(key, units, rate)}
+            for units, rate in ((1000, 0.01), (100, 0.3), (5, 1.0))
+        ],
+        "uniform_below": {
+            "key": key.hex(),
+            "bounds": bounds,
+            "draws": uniform_below(KeyStream(key), np.array(bounds)).tolist(),
+        },
+    }
+
+
+def sampled(key: bytes, units: int, rate: float) -> list[int]:
+    taken: list[int] = poisson_sample(KeyStream(key), units, rate).tolist()
+    return taken
+
+
+def frames() -> dict[str, Any]:
+    """Return one frame of every message, and frames that must be refused with the error expected."""
+    good = [
+        {"frame": encode(message, SEQUENCE).hex(), "sequence": SEQUENCE, "message": described(message)}
+        for message in MESSAGES
+    ]
+    bad = [{"name": name, "frame": data.hex(), "error": problem_of(data)} for name, data in must_fail().items()]
+    return {"good": good, "must_fail": bad}
+
+
+def must_fail() -> dict[str, bytes]:
+    opening = encode(Open(b"\x01" * 32), SEQUENCE)
+    site = Writer().number(1).number(1)
+    return {
+        "empty": b"",
+        "header cut": opening[:11],
+        "body cut": opening[:-1],
+        "byte after the frame": opening + b"\0",
+        "wrong magic": b"XF" + opening[2:],
+        "next version": opening[:2] + b"\x02" + opening[3:],
+        "body above the limit": opening[:8] + b"\xff\xff\xff\xff" + opening[12:],
+        "unknown type": Frame(10, SEQUENCE, b"").encode(),
+        "type zero": Frame(0, SEQUENCE, b"").encode(),
+        "field cut": Frame(1, SEQUENCE, Writer().data(b"\x01" * 32).finish()[:-1]).encode(),
+        "byte after the last field": Frame(6, SEQUENCE, b"\0").encode(),
+        "session too short": encode(Open(b"\x01" * 31), SEQUENCE),
+        "KEM key too long": encode(dataclasses.replace(HELLO, kem=b"\x03" * 1185), SEQUENCE),
+        "canary too long": encode(Masked(b"\x0c" * 32, b"", b"\x0e" * 65, b"\x0f" * 64), SEQUENCE),
+        "site name malformed": encode(dataclasses.replace(HELLO, site="A"), SEQUENCE),
+        "site name not UTF-8": Frame(7, SEQUENCE, site.data(b"\xff").finish()).encode(),
+        "roll too long": Frame(3, SEQUENCE, Writer().number(51).finish()).encode(),
+        "cohort too long": encode(dataclasses.replace(ROUND, cohort=("a",) * 51), SEQUENCE),
+        "unknown refusal code": Frame(9, SEQUENCE, Writer().number(5).finish()).encode(),
+    }
+
+
+def problem_of(data: bytes) -> str:
+    try:
+        decode(data)
+    except RemoteProtocolError as error:
+        return str(error)
+    raise AssertionError("a frame that must fail was decoded")
+
+
+FILES: dict[str, Callable[[], dict[str, Any]]] = {
+    "hashes.json": hashes,
+    "keys.json": key_schedule,
+    "draws.json": draws,
+    "frames.json": frames,
+}
+
+
+def text_of(name: str) -> str:
+    """Return the content of one file of vectors."""
+    return json.dumps(FILES[name](), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    for file_name in FILES:
+        (FOLDER / file_name).write_text(text_of(file_name), encoding="ascii")
