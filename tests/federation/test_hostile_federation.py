@@ -317,7 +317,7 @@ def test_a_hello_with_swapped_keys_leaves_its_site_out(federate: Federate, field
 
 
 @pytest.mark.parametrize("kind", [messages.Roll, messages.Seal])
-def test_a_site_that_is_shown_another_roll_or_seal_refuses_it_and_is_left_out(federate: Federate, kind: type) -> None:
+def test_a_site_that_is_shown_another_roll_or_seal_refuses_it_and_is_left_out(federate: Federate, kind: Any) -> None:
     federation = federate(rounds=4)
 
     def equivocate(message: Any) -> Any:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from synthfed.protocols.errors import RemoteProtocolError
 from synthfed.protocols.ids import digest
 from synthfed.protocols.privacy.plan import Plan
-from synthfed.protocols.secagg import keys
+from synthfed.protocols.secagg import keys, table
 from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.messages import Confirm, Hello, Masked, Message, Roll, Round, Seal, decode, encode
 from synthfed.protocols.secagg.policy import Policy
@@ -177,3 +177,15 @@ def snapshot(site: SiteMachine) -> dict[str, Any]:
     positions = {name: (bytes(ratchet._key), ratchet._counter) for name, ratchet in ratchets.items()}
     copies = {name: value.copy() for name, value in held.items() if isinstance(value, dict | list)}
     return {"state": site.state, "ratchet positions": positions, **held, **copies}
+
+
+def round_of(counter: int = 1, cohort: tuple[str, ...] = NAMES, kind: str = "steps", payload: bytes = b"w") -> Round:
+    return Round(counter, cohort, kind, payload)
+
+
+def assert_still(site: SiteMachine, state: table.Site, action: Callable[[], object], *, says: str) -> None:
+    """Check that the action is refused with that reason and that the machine is as it was."""
+    before = snapshot(site)
+    assert says in refusal(action)
+    assert site.state is state
+    assert snapshot(site) == before

@@ -11,18 +11,20 @@ from tests.protocols.federation import (
     DIM,
     NAMES,
     Federation,
+    assert_still,
     fresh,
     refusal,
+    round_of,
     session_of,
     signed_confirm,
     signed_hello,
     snapshot,
 )
 
-from synthfed.protocols.errors import LocalProtocolError, RemoteProtocolError
+from synthfed.protocols.errors import LocalProtocolError
 from synthfed.protocols.secagg import keys, table
-from synthfed.protocols.secagg.messages import Hello, Open, Roll, Round, Seal
-from synthfed.protocols.secagg.site import COUNTER_WINDOW, SiteMachine
+from synthfed.protocols.secagg.messages import Hello, Open, Roll, Seal
+from synthfed.protocols.secagg.site import COUNTER_WINDOW
 from synthfed.protocols.study import Study
 
 ZERO = np.zeros(DIM, dtype=np.int64)
@@ -36,18 +38,6 @@ def active() -> Federation:
 
 def swap(roll: Roll, site: str, change: Callable[[Hello], Hello]) -> Roll:
     return Roll(tuple(change(hello) if hello.site == site else hello for hello in roll.hellos))
-
-
-def round_of(counter: int = 1, cohort: tuple[str, ...] = NAMES, kind: str = "steps", payload: bytes = b"w") -> Round:
-    return Round(counter, cohort, kind, payload)
-
-
-def assert_still(site: SiteMachine, state: table.Site, action: Callable[[], object], *, says: str) -> None:
-    """Check that the action is refused with that reason and that the machine is as it was."""
-    before = snapshot(site)
-    assert says in refusal(action)
-    assert site.state is state
-    assert snapshot(site) == before
 
 
 # The handshake.
@@ -443,76 +433,7 @@ def test_after_masking_no_key_of_the_round_is_left_and_the_ratchets_stand_ahead(
     assert {ratchet._counter for ratchet in (session.own, *session.ratchets.values())} == {4}
 
 
-# Every event in every state: nothing but the table decides.
-
-
-def machine_in(state: table.Site) -> tuple[Federation, SiteMachine]:
-    federation = Federation()
-    site = federation.sites["a"]
-    if state is table.Site.IDLE:
-        return federation, site
-    if state is table.Site.HELLO:
-        federation.roll()
-        return federation, site
-    if state is table.Site.KEYED:
-        federation.confirms(federation.roll())
-        return federation, site
-    federation.active()
-    if state in (table.Site.COMMITTED, table.Site.SENT):
-        accepted = site.accept(round_of())
-        site.commit(accepted)
-        if state is table.Site.SENT:
-            site.mask(accepted, ZERO)
-    return federation, site
-
-
-@pytest.mark.parametrize("state", table.Site)
-def test_every_message_out_of_turn_is_refused_and_changes_nothing(state: table.Site) -> None:
-    _, site = machine_in(state)
-    actions: dict[table.Heard, Callable[[], object]] = {
-        table.Heard.OPEN: lambda: site.hello(Open(bytes(32)), fresh("a")),
-        table.Heard.ROLL: lambda: site.confirm(Roll(()), {}),
-        table.Heard.SEAL: lambda: site.activate(Seal(())),
-        table.Heard.ROUND: lambda: site.accept(round_of(9)),
-    }
-    for event, action in actions.items():
-        if (state, event) not in table.SITE:
-            assert_still(site, state, action, says=f"{event.name} is not allowed in state {state.name}")
-    if (state, table.Heard.ABANDONED) not in table.SITE:
-        with pytest.raises(LocalProtocolError):
-            site.abandon()
-        assert site.state is state
-
-
-@pytest.mark.parametrize("state", [table.Site.IDLE, table.Site.HELLO, table.Site.KEYED, table.Site.COMMITTED])
-def test_a_commit_out_of_turn_is_refused(state: table.Site) -> None:
-    accepted = Federation().active().sites["a"].accept(round_of())
-    _, site = machine_in(state)
-    with pytest.raises(RemoteProtocolError, match="ROUND is not allowed"):
-        site.commit(accepted)
-    assert site.state is state
-
-
-def test_a_site_can_start_a_new_session_from_every_state_but_in_the_middle_of_a_round() -> None:
-    for state in table.Site:
-        _, site = machine_in(state)
-        if state is not table.Site.COMMITTED:
-            site.hello(Open(bytes(32)), fresh("a"))
-            assert site.state is table.Site.HELLO
-
-
 def test_a_probe_masks_canaries_only_and_is_not_of_any_kind(active: Federation) -> None:
     masked = active.answer("a", round_of(kind="probe", payload=b""), NOTHING)
     assert masked.words == b""
     assert len(masked.canary) == 32
-
-
-def test_a_machine_put_by_hand_into_a_state_it_did_not_reach_blames_this_program() -> None:
-    site = Federation().sites["a"]
-    site.state = table.Site.ACTIVE
-    with pytest.raises(LocalProtocolError, match="no session is open"):
-        site.accept(round_of())
-    site = Federation().active().sites["a"]
-    site.state = table.Site.KEYED
-    with pytest.raises(LocalProtocolError, match="ephemeral keys are gone"):
-        site.activate(Seal(()))

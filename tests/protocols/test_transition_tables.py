@@ -1,13 +1,19 @@
-"""The two tables of states, on their own."""
+"""The two tables of states, on their own and obeyed by a machine."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
+from tests.protocols.federation import DIM, Federation, assert_still, fresh, round_of
 
 from synthfed.protocols.errors import LocalProtocolError, RemoteProtocolError
 from synthfed.protocols.secagg import table
+from synthfed.protocols.secagg.messages import Open, Roll, Seal
+from synthfed.protocols.secagg.site import SiteMachine
+
+ZERO = np.zeros(DIM, dtype=np.int64)
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(table.Site, table.Heard)))
@@ -66,3 +72,72 @@ def test_the_tables_cannot_be_changed() -> None:
     for frozen in (table.SITE, table.AGGREGATE):
         with pytest.raises(TypeError):
             frozen[next(iter(frozen))] = None  # type: ignore[index]
+
+
+# A machine obeys its table.
+
+
+def machine_in(state: table.Site) -> tuple[Federation, SiteMachine]:
+    federation = Federation()
+    site = federation.sites["a"]
+    if state is table.Site.IDLE:
+        return federation, site
+    if state is table.Site.HELLO:
+        federation.roll()
+        return federation, site
+    if state is table.Site.KEYED:
+        federation.confirms(federation.roll())
+        return federation, site
+    federation.active()
+    if state in (table.Site.COMMITTED, table.Site.SENT):
+        accepted = site.accept(round_of())
+        site.commit(accepted)
+        if state is table.Site.SENT:
+            site.mask(accepted, ZERO)
+    return federation, site
+
+
+@pytest.mark.parametrize("state", table.Site)
+def test_every_message_out_of_turn_is_refused_and_changes_nothing(state: table.Site) -> None:
+    _, site = machine_in(state)
+    actions: dict[table.Heard, Callable[[], object]] = {
+        table.Heard.OPEN: lambda: site.hello(Open(bytes(32)), fresh("a")),
+        table.Heard.ROLL: lambda: site.confirm(Roll(()), {}),
+        table.Heard.SEAL: lambda: site.activate(Seal(())),
+        table.Heard.ROUND: lambda: site.accept(round_of(9)),
+    }
+    for event, action in actions.items():
+        if (state, event) not in table.SITE:
+            assert_still(site, state, action, says=f"{event.name} is not allowed in state {state.name}")
+    if (state, table.Heard.ABANDONED) not in table.SITE:
+        with pytest.raises(LocalProtocolError):
+            site.abandon()
+        assert site.state is state
+
+
+@pytest.mark.parametrize("state", [table.Site.IDLE, table.Site.HELLO, table.Site.KEYED, table.Site.COMMITTED])
+def test_a_commit_out_of_turn_is_refused(state: table.Site) -> None:
+    accepted = Federation().active().sites["a"].accept(round_of())
+    _, site = machine_in(state)
+    with pytest.raises(RemoteProtocolError, match="ROUND is not allowed"):
+        site.commit(accepted)
+    assert site.state is state
+
+
+def test_a_site_can_start_a_new_session_from_every_state_but_in_the_middle_of_a_round() -> None:
+    for state in table.Site:
+        _, site = machine_in(state)
+        if state is not table.Site.COMMITTED:
+            site.hello(Open(bytes(32)), fresh("a"))
+            assert site.state is table.Site.HELLO
+
+
+def test_a_machine_put_by_hand_into_a_state_it_did_not_reach_blames_this_program() -> None:
+    site = Federation().sites["a"]
+    site.state = table.Site.ACTIVE
+    with pytest.raises(LocalProtocolError, match="no session is open"):
+        site.accept(round_of())
+    site = Federation().active().sites["a"]
+    site.state = table.Site.KEYED
+    with pytest.raises(LocalProtocolError, match="ephemeral keys are gone"):
+        site.activate(Seal(()))

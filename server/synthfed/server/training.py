@@ -144,9 +144,10 @@ class Training:
         for site in cohort:
             self.tally.charged.setdefault(site, Counter())[ask.sum] += 1
         attempt = session.attempt(kind, payload, lambda: self._overlap(ask, cohort, state))
-        self.tally.seconds += time.monotonic() - start
+        seconds = time.monotonic() - start
+        self.tally.seconds += seconds
         if attempt.total is not None:
-            self._release(ask, attempt)
+            self._release(ask, attempt, seconds)
 
     def _overlap(self, ask: Ask, cohort: tuple[str, ...], state: State) -> None:
         """Do the coordinator's public work while the sites compute.
@@ -157,13 +158,13 @@ class Training:
         self._trainer.overlap()
         self._tell("training", f"sum {ask.sum!r}", cohort=cohort)
 
-    def _release(self, ask: Ask, attempt: Attempt) -> None:
+    def _release(self, ask: Ask, attempt: Attempt, seconds: float) -> None:
         assert attempt.total is not None  # noqa: S101 - the caller's branch
         self.tally.released[ask.sum] += 1
         self._trainer.receive(Answer(ask.sum, attempt.total, attempt.noise_std, len(attempt.cohort)))
         numbers = {name: float(value) for name, value in self._trainer.progress().items()}
         self._status.numbers = numbers
-        self.tally.history.append({"step": float(self._step), **numbers})
+        self.tally.history.append({"step": float(self._step), "seconds": seconds, **numbers})
 
     @property
     def _step(self) -> int:
