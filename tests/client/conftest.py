@@ -27,13 +27,13 @@ class Tiny:
     def encode(self, records: Records) -> Array:
         return records
 
-    def statistic(self, name: str, batch: Array, payload: Payload) -> Array:
+    def statistic(self, name: str, batch: Array, payload: Payload) -> Array:  # noqa: ARG002
         return np.stack([np.ones(len(batch)), batch[:, 0]], axis=1)
 
-    def module(self, name: str) -> nn.Module:
+    def module(self, name: str) -> nn.Module:  # noqa: ARG002
         return nn.Sequential(nn.Linear(1, 3), nn.LeakyReLU(), nn.Linear(3, 1))
 
-    def loss(self, name: str, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    def loss(self, name: str, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         losses: torch.Tensor = module(batch).square().sum(1)
         return losses
 

@@ -27,7 +27,7 @@ from synthfed.protocols.schema import Records, Strict
 from synthfed.protocols.secagg import keys, messages
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.study import Study
-from synthfed.protocols.sums import Sum
+from synthfed.protocols.sums import PROBE, Sum
 from synthfed.server.drafting import render_study
 from synthfed.server.link import Link, MemoryLink
 from synthfed.server.store import Run, Status, Tally
@@ -136,7 +136,7 @@ class Tampering:
 
     def post(self, frames: Mapping[str, bytes], sequence: int) -> None:
         message = messages.decode(next(iter(frames.values())))[0]
-        is_round = isinstance(message, messages.Round) and message.kind != messages.PROBE
+        is_round = isinstance(message, messages.Round) and message.kind != PROBE
         self.round += is_round
         self._number = self.round if is_round else 0
         sent = dict(frames)

@@ -3,6 +3,7 @@
 import itertools
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from synthfed.protocols.errors import ConfigError, QuorumLost
 from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.protocols.secagg import messages
 from synthfed.server import training
+from synthfed.server.link import MemoryLink
 from synthfed.server.release import open_release
 from synthfed.server.rounds import Session
 from synthfed.server.simulate import simulate
@@ -495,3 +497,50 @@ def test_a_site_that_leaves_just_before_a_round_is_sent_is_waited_for(
 
     monkeypatch.setattr(Session, "attempt", leave)
     assert federation.train(quorum_s=5.0).reason == ALL_DONE
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the place is looked at only after the training")
+def test_a_simulation_into_a_taken_place_is_refused_before_it_trains(federate: Federate, tmp_path: Path) -> None:
+    federation = federate(gan=True, epsilon=5.0)
+    tables = {site: federation.folder / f"{site}.csv" for site in federation.sites}
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("")
+    seen: list[Status] = []
+    with pytest.raises(ConfigError, match="taken"):
+        simulate(federation.study, tables, tmp_path / "taken", rows=20, seed=3, watch=seen.append)
+    assert seen == []
+
+
+@pytest.mark.xfail(strict=True, raises=(ValueError, OSError), reason="folders are made before names are looked at")
+@pytest.mark.parametrize("name", ["A", "x/y", "../escaped"])
+def test_a_simulated_site_with_a_wrong_name_is_a_configuration_error(
+    federate: Federate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    federation = federate(gan=True, epsilon=5.0)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # one of the names leads out of it
+    tables = dict.fromkeys((name, "s1", "s2"), federation.folder / "s0.csv")
+    with pytest.raises(ConfigError):
+        simulate(federation.study, tables, tmp_path / "out", rows=20, seed=3, watch=lambda _: None)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="a site that is late gets the next frame in a second thread"
+)
+def test_a_site_in_memory_is_never_asked_twice_at_once() -> None:
+    inside, most = 0, 0
+
+    def slow(frame: bytes) -> bytes:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.2)
+        inside -= 1
+        return frame
+
+    link = MemoryLink({"a": slow})
+    link.post({"a": b"1"}, 1)
+    link.collect(0.02)
+    link.post({"a": b"2"}, 2)
+    link.collect(2.0)
+    link.close()
+    assert most == 1

@@ -14,6 +14,7 @@ import pytest
 from synthfed.protocols.errors import RemoteProtocolError
 from synthfed.protocols.secagg import messages, ring
 from synthfed.protocols.secagg.aggregator import Aggregator, SumCorrupt
+from synthfed.protocols.sums import PROBE
 
 Federate = Callable[..., Any]
 ALL_DONE = "every planned round is done"
@@ -176,7 +177,7 @@ def test_a_cohort_without_one_of_its_sites_releases_nothing(federate: Federate) 
         {"cohort": ("s2", "s1", "s0")},
         {"cohort": ("s0", "s1", "s2", "stranger")},
         {"kind": "median"},
-        {"kind": messages.PROBE},
+        {"kind": PROBE},
         {"payload": b""},
         {"payload": SCALE * 2},
         {"payload": np.array([np.nan], dtype="<f4").tobytes()},

@@ -160,11 +160,12 @@ def test_a_dropped_site_costs_one_round_and_the_next_works_with_fewer(active: Fe
     np.testing.assert_array_equal(active.aggregator.total(), sum(values.values()))
 
 
-def test_a_complete_cohort_after_giving_up_has_no_total(active: Federation) -> None:
+def test_answers_that_come_after_giving_up_are_refused_and_there_is_no_total(active: Federation) -> None:
     message = active.aggregator.round(NAMES, "steps", b"")
     active.aggregator.give_up()
-    active.collect(message, ONES)
-    with pytest.raises(LocalProtocolError, match="cannot happen in state ACTIVE"):
+    with pytest.raises(RemoteProtocolError, match="answers another round"):
+        active.collect(message, ONES)
+    with pytest.raises(LocalProtocolError, match="needs every site"):
         active.aggregator.total()
 
 

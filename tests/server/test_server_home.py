@@ -165,7 +165,7 @@ def test_a_file_that_is_no_enrolment_is_refused_in_one_line(home: ServerHome, tm
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.write_bytes(b"\xff\xfe"), lambda _: None])
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.write_bytes(b"\xff\xfe"), lambda _: None])
 def test_an_enrolment_that_cannot_be_read_is_one_error(home: ServerHome, tmp_path: Path, make: Any) -> None:
     make(tmp_path / "site.json")
     with pytest.raises(ConfigError, match="cannot be read"):

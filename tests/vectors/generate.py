@@ -98,7 +98,7 @@ KINDS = (
 )
 
 HELLO = Hello("a", b"\x01" * 32, b"\x02" * 32, b"\x03" * 1184, b"\x04" * 32, 5, b"\x06" * 32, b"\x07" * 64)
-OTHER_HELLO = dataclasses.replace(HELLO, site="b-2", x25519=b"\x12" * 32, journal_length=2**64 - 1)
+OTHER_HELLO = dataclasses.replace(HELLO, site="b-2", x25519=b"\x12" * 32, journal_length=2**63 - 1)
 CONFIRM = Confirm("a", b"\x08" * 32, (("b-2", b"\x09" * 1088),), b"\x0a" * 64)
 ROUND = Round(9, ("a", "b-2"), "steps", b"payload")
 MESSAGES: tuple[Message, ...] = (

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from synthfed.plugins.api import PrivatePart
-from synthfed.protocols.errors import BudgetExceeded, RemoteProtocolError
+from synthfed.plugins.api import Payload, PrivatePart
+from synthfed.protocols.errors import BudgetExceeded, PrivacyError, RemoteProtocolError
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.privacy.plan import box
@@ -122,8 +122,7 @@ class Agent:
         answer_s = answer_time_s(study, kind.sum.family)
         due_s = self.clock() + answer_s
         seeds = self.machine.commit(accepted)
-        batch = self.data.draw(KeyStream(seeds.sample), kind.sum.sample_rate, kind.slots)
-        values = self._noised(accepted, seeds, clipped_sum(self.private, kind, payload, batch))
+        values = self._computed(accepted, seeds, payload)
         if self.clock() > due_s:
             self.machine.abandon()
             self.ledger.settle(sequence, "abandoned")
@@ -134,11 +133,20 @@ class Agent:
         self.ledger.settle(sequence, "sent")
         return masked, due_s
 
-    def _noised(self, accepted: Accepted, seeds: Seeds, total: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    def _computed(self, accepted: Accepted, seeds: Seeds, payload: Payload) -> npt.NDArray[np.int64]:
+        """Return the round's noised sum in grid steps; an error here may depend on records, so it ends the agent."""
         assert accepted.kind is not None  # noqa: S101 - the caller's branch
         kind, study = accepted.kind, self.policy.study
-        step = kind.grid_step(noise_shares(study, len(accepted.round.cohort)))
-        grid = ring.to_grid(total, step, box(study, kind.ring_bits))
+        try:
+            batch = self.data.draw(KeyStream(seeds.sample), kind.sum.sample_rate, kind.slots)
+            total = clipped_sum(self.private, kind, payload, batch)
+            step = kind.grid_step(noise_shares(study, len(accepted.round.cohort)))
+            grid = ring.to_grid(total, step, box(study, kind.ring_bits))
+        except Exception as error:  # noqa: BLE001 - it must become neither an answer nor, by its text, a log line
+            raise PrivacyError(
+                f"the plugin failed on records in a charged step ({type(error).__name__}); the agent stops. "
+                "Look at the plugin, then run `synthfed client clear`"
+            ) from None
         return grid + discrete_gaussian(KeyStream(seeds.noise), kind.sum.dim, SCALE_BITS)
 
     def _next_slot(self, due_s: float, answer_s: float) -> float:

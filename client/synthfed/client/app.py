@@ -37,11 +37,13 @@ def session(message: Message, context: Context) -> Message:
 
 @app.train("step")
 def step(message: Message, context: Context) -> Message:
-    """Pipe one frame: the slow way, where a site cannot reach a second port."""
+    """Pipe one frame: the slow way, where a site cannot reach a second port. No frame only asks who this is."""
     end_with_parent()
     try:
         frame = message.content["step"]["frame"]
-        reply = relay_frame(frame, Path(str(context.node_config["socket"]))) if isinstance(frame, bytes) else b""
+        reply = (
+            relay_frame(frame, Path(str(context.node_config["socket"]))) if isinstance(frame, bytes) and frame else b""
+        )
     except (SynthfedError, OSError):
         reply = b""
     answer = ConfigRecord({"frame": reply, "site": str(context.node_config["site"])})

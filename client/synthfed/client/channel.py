@@ -17,7 +17,7 @@ from synthfed.protocols.errors import RemoteProtocolError, TransportError
 from synthfed.protocols.wire import HEADER, read_header
 
 _LOG: Final = logging.getLogger(__name__)
-_STALLED_S: Final = 60.0  # a relay that stops in the middle of a frame does not hold the agent for ever
+_STALLED_S: Final = 10.0  # a relay that stops in the middle of a frame does not hold the agent for ever
 
 Clock = Callable[[], float]
 
@@ -50,18 +50,20 @@ def serve(agent: Answers, path: Path, stop: Callable[[], bool], clock: Clock = t
         listener.listen(4)
         waiting.register(listener, selectors.EVENT_READ)
         connection: socket.socket | None = None
-        while not stop():
-            ready = {key.fileobj for key, _ in waiting.select(timeout=0.2)}
-            if listener in ready:
-                _drop(waiting, connection)
-                connection, _ = listener.accept()
-                connection.settimeout(_STALLED_S)
-                waiting.register(connection, selectors.EVENT_READ)
-            elif connection in ready and connection is not None and not _serve_one(agent, connection, clock):
-                _drop(waiting, connection)
-                connection = None
-        _drop(waiting, connection)
-    path.unlink(missing_ok=True)
+        try:
+            while not stop():
+                ready = {key.fileobj for key, _ in waiting.select(timeout=0.2)}
+                if listener in ready:
+                    _drop(waiting, connection)
+                    connection, _ = listener.accept()
+                    connection.settimeout(_STALLED_S)
+                    waiting.register(connection, selectors.EVENT_READ)
+                elif connection in ready and connection is not None and not _serve_one(agent, connection, clock):
+                    _drop(waiting, connection)
+                    connection = None
+        finally:
+            _drop(waiting, connection)
+            path.unlink(missing_ok=True)
 
 
 def connect(path: Path) -> socket.socket:
@@ -96,16 +98,20 @@ def read_frame(connection: socket.socket) -> bytes:
 
 
 def _serve_one(agent: Answers, connection: socket.socket, clock: Clock) -> bool:
-    """Answer one frame and return whether the connection still stands."""
+    """Answer one frame and return whether the connection still stands; the agent's own errors pass through."""
     try:
         frame = read_frame(connection)
-        if not frame:
-            return False
-        reply = agent.answer(frame)
-        time.sleep(max(0.0, reply.due_s - clock()))
-        connection.sendall(reply.frame)
     except (OSError, RemoteProtocolError) as error:
         _LOG.warning("connection closed: %s", error)
+        return False
+    if not frame:
+        return False
+    reply = agent.answer(frame)
+    time.sleep(max(0.0, reply.due_s - clock()))
+    try:
+        connection.sendall(reply.frame)
+    except OSError as error:
+        _LOG.warning("the relay left before its answer: %s", error)
         return False
     return True
 

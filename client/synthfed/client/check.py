@@ -88,6 +88,9 @@ def _keys(home: Home) -> Iterator[Finding]:
         yield Finding(
             "keys", False, f"{home.node_key}: is missing or readable by others; restore it or run `chmod 600`"
         )
+    _, finding = _try("socket", lambda: home.socket, "its path is short enough")
+    if not finding.is_ok:
+        yield finding
     if home.path.stat().st_mode & 0o077:
         yield Finding("keys", False, f"{home.path}: can be entered by others; run `chmod 700` on it")
 
@@ -106,8 +109,14 @@ def _ceiling(home: Home, config: SiteConfig, pinned: Pinned) -> Finding:
         try:
             gate = Gate(pinned.policy, config.ceiling, ledger)
             spent, whole = gate.spent(), gate.spent_after_study()
+            interrupted = len(ledger.unsettled())
         finally:
             ledger.close()
+        if interrupted:
+            raise ConfigError(
+                f"the agent died inside {interrupted} step(s); look at its log, then run `synthfed client clear`",
+                where=str(home.ledger),
+            )
         if whole > config.ceiling.epsilon:
             raise ConfigError(
                 f"the study would bring epsilon from {spent:.3g} to {whole:.3g}, above the ceiling of "
@@ -148,7 +157,7 @@ def _coordinator(home: Home, config: SiteConfig) -> Iterator[Finding]:
     except FileNotFoundError:
         yield Finding("coordinator", False, f"{home.path / config.coordinator.ca}: is missing; run `client init` again")
         return
-    except (OSError, ssl.SSLError, HTTPException) as error:
+    except (OSError, ssl.SSLError, HTTPException, UnicodeError) as error:
         what = f"cannot be reached ({type(error).__name__}); start `synthfed server run` or mend the address"
         yield Finding("coordinator", False, f"{config.coordinator.address}: {what}")
         return

@@ -3,6 +3,7 @@
 Never reads a record, and never writes outside the home.
 """
 
+import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class Ceiling(Strict):
 class Coordinator(Strict):
     """Where the coordinator listens, and the certificate authority that this site trusts for it."""
 
-    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")]
+    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*:[0-9]{1,5}$")]
     ca: str = "ca.crt"
 
 
@@ -131,9 +132,9 @@ def draft_config(site: str, controller: str, data: str, address: str) -> str:
     return f"""\
 # What this site allows. The agent reads this file when it starts.
 format = 1
-site = "{site}"
-controller = "{controller}"   # the legal entity or operator that runs this site
-data = "{data}"               # the table, CSV; only the study's columns are read
+site = {json.dumps(site)}
+controller = {json.dumps(controller)}   # the legal entity or operator that runs this site
+data = {json.dumps(data)}   # the table, CSV; only the study's columns are read
 study = "study.toml"          # the agreed study: putting the file here is this site's consent
 
 # The most that this site's records may ever spend, over all studies that run in this home.
@@ -144,6 +145,6 @@ delta = 1e-5
 
 # From the coordinator's invitation.
 [coordinator]
-address = "{address}"
+address = {json.dumps(address)}
 ca = "ca.crt"
 """

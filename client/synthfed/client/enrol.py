@@ -28,7 +28,7 @@ def init_home(home: Home, invitation: Path, site: str, controller: str, data: st
         raise ConfigError("must be 1-32 lower-case letters, digits and inner hyphens", where="--site")
     invited = parse(Invitation, read_text(invitation), where=str(invitation))
     make_folder(home.path)
-    if home.config.exists() or home.identity.exists():
+    if any(path.exists() for path in (home.config, home.identity, home.node_key)):
         raise ConfigError("already is a site's home; choose another --home", where=str(home.path))
     identity, node = Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())
     write_secret(home.identity, identity_pem(identity))

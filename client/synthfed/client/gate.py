@@ -21,7 +21,8 @@ class Gate:
         self._policy = policy
         self._ceiling = ceiling
         self._ledger = ledger
-        self._known_good: dict[str, int] = {}
+        self._expected = ("", -1)  # the kind and ledger length for which the next number holds
+        self._affordable_rounds = 0
 
     def check(self, kind: Kind) -> SampledGaussian:
         """Return the charge of one more round of a kind.
@@ -35,12 +36,15 @@ class Gate:
             raise BudgetExceeded(f"all {kind.sum.rounds} rounds of {name!r} that the study allows are used")
         cost = event(kind, study, 1)
         length = self._ledger.length
-        if length >= self._known_good.get(name, 0):
-            self._known_good = {name: length + self._affordable(cost, kind.sum.rounds - spent)}
-        if length >= self._known_good[name]:
+        if self._expected != (name, length):
+            self._affordable_rounds = self._affordable(cost, kind.sum.rounds - spent)
+        if self._affordable_rounds < 1:
             raise BudgetExceeded(
                 f"one more round of {name!r} would pass the site's ceiling, epsilon = {self._ceiling.epsilon}"
             )
+        # Holds only if the very next entry is this round's; any other makes it be computed anew.
+        self._expected = (name, length + 1)
+        self._affordable_rounds -= 1
         return cost
 
     def spent(self) -> float:

@@ -4,7 +4,8 @@ Never returns one unit's contribution, its norm, or how many units there were.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -84,13 +85,17 @@ def _statistics(private: PrivatePart, each: Sum, payload: Payload, batch: Array,
 
 def _gradients(private: PrivatePart, each: Sum, payload: Payload, batch: Array, real: np.ndarray[Any, Any]) -> Array:
     module = _load(private.module(each.name), payload)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    if parameters != each.dim:
+        raise UnsupportedMechanism(f"the module of {each.name!r} has {parameters} parameters, declared {each.dim}")
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    gradients = _UnitGradients(module)
-    # Opacus' hooks want an input that asks for a gradient; none is used.
-    losses = private.loss(each.name, gradients, torch.from_numpy(batch).requires_grad_())
-    if losses.shape != (len(batch),):
-        raise UnsupportedMechanism(f"the loss of {each.name!r} has shape {tuple(losses.shape)}, not one per record")
-    losses.sum().backward()  # type: ignore[no-untyped-call]
+    with _refusals():
+        gradients = _UnitGradients(module)
+        # Opacus' hooks want an input that asks for a gradient; none is used.
+        losses = private.loss(each.name, gradients, torch.from_numpy(batch).requires_grad_())
+        if losses.shape != (len(batch),):
+            raise UnsupportedMechanism(f"the loss of {each.name!r} has shape {tuple(losses.shape)}, not one per record")
+        losses.sum().backward()  # type: ignore[no-untyped-call]
     scales = _scales(gradients.norms(len(batch)), each.clip_norm, real)
     total = gradients.weighted_sum(torch.from_numpy(scales))
     _check_untouched(each.name, module, before)
@@ -107,12 +112,22 @@ def _scales(norms: Array, clip_norm: float, real: np.ndarray[Any, Any]) -> Array
 def _load(module: nn.Module, payload: Payload) -> nn.Module:
     """Return the module in double precision with the payload as its parameters, in their order."""
     module = module.double().train()
+    shapes = [tuple(parameter.shape) for parameter in module.parameters()]
+    if shapes != [array.shape for array in payload.values()]:
+        raise UnsupportedMechanism("the payload's shapes differ from the module's parameters")
     with torch.no_grad():
         for parameter, array in zip(module.parameters(), payload.values(), strict=True):
-            if tuple(parameter.shape) != array.shape:
-                raise UnsupportedMechanism("the payload's shapes differ from the module's parameters")
             parameter.copy_(torch.from_numpy(array.astype(np.float64)))
     return module
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn Opacus' refusals, at construction or in a hook, into ours."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise UnsupportedMechanism(f"Opacus refuses the module: {error}") from None
 
 
 def _check_untouched(name: str, module: nn.Module, before: Mapping[str, torch.Tensor]) -> None:

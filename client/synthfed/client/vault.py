@@ -83,7 +83,10 @@ class Ledger:
         """Open or create the file, and verify the whole chain."""
         self._path = path
         is_new = not path.exists()
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise PrivacyError(f"{path}: the ledger cannot be opened ({error}); restore it or its folder") from None
         try:
             self._db.execute("PRAGMA journal_mode = DELETE")
             self._db.execute("PRAGMA synchronous = FULL")
@@ -168,9 +171,11 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            if not isinstance(error, sqlite3.Error):
+                raise
             raise PrivacyError(f"{self._path}: the ledger cannot be written ({error}); free disk space") from None
 
     def _check_format(self) -> None:

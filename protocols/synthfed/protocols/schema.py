@@ -74,7 +74,11 @@ class Real(Strict):
     @field_validator("lower", "upper", mode="before")
     @classmethod
     def _integers_are_reals(cls, value: object) -> object:
-        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(value, int) and not isinstance(value, bool):
+            if abs(value) > _MAX_EXACT:
+                raise ValueError("is too large to be held exactly")
+            return float(value)
+        return value
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> Self:

@@ -57,6 +57,15 @@ class ModelTerms(Strict):
     plugin: Name
     options: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("options")
+    @classmethod
+    def _options_have_one_encoding(cls, options: dict[str, Any]) -> dict[str, Any]:
+        try:
+            canonical_json(options)
+        except (TypeError, ValueError):
+            raise ValueError("must hold only text, finite numbers, booleans, lists and tables of these") from None
+        return options
+
 
 class Site(Strict):
     """One site of the roster: its name, Ed25519 public key (base64) and who controls it.
@@ -79,10 +88,12 @@ class Site(Strict):
     @classmethod
     def _key_is_32_bytes(cls, value: str) -> str:
         try:
-            if value and len(base64.b64decode(value, validate=True)) != 32:
-                raise ValueError("must be an Ed25519 public key: 32 bytes in base64")
+            key = base64.b64decode(value, validate=True)
         except binascii.Error:
-            raise ValueError("must be an Ed25519 public key: 32 bytes in base64") from None
+            key = b""
+        # One key has one spelling, so that one roster has one hash and a key cannot stand in it twice.
+        if value and (len(key) != 32 or base64.b64encode(key).decode() != value):
+            raise ValueError("must be an Ed25519 public key: 32 bytes in base64")
         return value
 
     @property
@@ -219,10 +230,10 @@ def parse_study(text: str, *, where: str) -> Study:
     """
     try:
         return Study.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"is not valid TOML: {error}", where=where) from None
     except ValidationError as error:
         raise ConfigError(describe(error), where=where) from None
+    except (ValueError, RecursionError) as error:  # also numbers and nesting beyond the parser's limits
+        raise ConfigError(f"is not valid TOML: {error}", where=where) from None
 
 
 def describe(error: ValidationError) -> str:

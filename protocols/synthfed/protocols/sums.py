@@ -18,6 +18,8 @@ SCALE_BITS: Final = 18
 GRID: Final = 2**SCALE_BITS
 """Standard deviation of one site's discrete Gaussian in integer grid steps; a power of two."""
 MAX_DIM: Final = 10**8
+PROBE: Final = "probe"
+"""Reserved: the kind of a round without data, which masks canary words only and is not charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Sum:
         """Refuse a declaration that the core could not bound."""
         if not NAME.fullmatch(self.name):
             raise UnsupportedMechanism(f"sum {self.name!r}: use lower-case letters, digits and inner hyphens")
+        if self.name == PROBE:
+            raise UnsupportedMechanism(f"sum {self.name!r}: the name is reserved; choose another")
         if self.family not in ("statistic", "gradient"):
             raise UnsupportedMechanism(f"sum {self.name!r}: family {self.family!r} is not known")
         inside = 0 < self.sample_rate <= 1 and 1 <= self.dim <= MAX_DIM and self.rounds >= 1

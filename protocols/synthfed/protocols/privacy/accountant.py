@@ -57,7 +57,7 @@ def epsilon(events: Sequence[SampledGaussian], delta: float) -> float:
         UnsupportedMechanism: for an event that is not a SampledGaussian.
 
     >>> round(epsilon([SampledGaussian(0.01, 1.0, 1000)], 1e-5), 2)
-    1.87
+    1.84
     >>> epsilon([], 1e-5)
     0.0
     """

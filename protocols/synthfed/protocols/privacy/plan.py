@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UnsupportedMechanism
 from ..study import Study
 from ..sums import GRID, Kind, Sum, noise_shares
 from .accountant import OVERFLOW_SHARE, SampledGaussian, epsilon, overflow_probability
@@ -17,6 +17,8 @@ _SLOT_MULTIPLE: Final = 64  # whole tiles only, so that a row's arithmetic does 
 _LEAST_NOISE: Final = 0.3  # below this no mechanism deserves the name private
 _LEAST_MU: Final = 1e-4
 _TOLERANCE: Final = 2e-3
+_SLACK: Final = 1e-6  # what a few more slots may add through float rounding
+_LARGEST_EXPONENT: Final = 600.0
 _UNIT_ROUNDOFF: Final = 2.0**-53
 
 
@@ -28,7 +30,8 @@ class Plan:
         kinds: every sum with its noise multiplier, slots and ring.
         epsilon: of all caps together, towards the coordinator with the tolerated bad sites.
         epsilon_if_secagg_fails: the same when every other site's noise is known to the adversary.
-        curve: epsilon when ``k`` sites are bad, for k = tolerated .. sites - 1.
+        curve: epsilon when ``k`` sites are bad, for k = tolerated .. sites - 1, in the cohort that is
+            worst for that k.
     """
 
     kinds: tuple[Kind, ...]
@@ -68,13 +71,20 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
 
     Raises:
         ConfigError: the promise cannot be met, or falls too far if secure aggregation fails.
+        UnsupportedMechanism: there is no sum, or two have one name.
     """
+    names = [each.name for each in sums]
+    if not names or len(set(names)) != len(names):
+        raise UnsupportedMechanism("a model must declare at least one sum, each under a name of its own")
     promise, delta = study.privacy.epsilon, study.privacy.delta
     kinds = _strongest(study, sums)
+    # An overflowing batch costs more where epsilon is larger: room for the worst case that is reported.
+    kinds = _roomy(study, kinds, _curve(study, kinds)[-1][1])
     reached = _epsilon_of(study, kinds, 1.0)
     if not reached <= promise:
         raise ConfigError(f"privacy.epsilon = {promise} with delta = {delta} cannot be met; allow more, or fewer steps")
-    plan = Plan(kinds, reached, *_failures(study, kinds, reached))
+    curve = _curve(study, kinds)
+    plan = Plan(kinds, reached, curve[-1][1], curve)
     ceiling = study.cohort.epsilon_if_secagg_fails_at_most
     if ceiling is not None and plan.epsilon_if_secagg_fails > ceiling:
         raise ConfigError(
@@ -103,14 +113,18 @@ def _whole_tiles(count: int) -> int:
     return -(-max(count, 1) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
 
 
-def _kinds(study: Study, sums: Sequence[Sum], noises: Sequence[float]) -> tuple[Kind, ...]:
-    rounds = sum(each.rounds for each in sums)
-    return tuple(_kind(study, each, noise, rounds) for each, noise in zip(sums, noises, strict=True))
+def _roomy(study: Study, kinds: Sequence[Kind], worst: float) -> tuple[Kind, ...]:
+    """Return the kinds with slots whose overflow costs a tenth of delta even at the worst epsilon.
+
+    A batch that exceeds its slots is cut; each such round costs (1 + e^epsilon) times its chance
+    (arXiv 2411.04205).
+    """
+    rounds = sum(kind.sum.rounds for kind in kinds)
+    spare = study.privacy.delta * OVERFLOW_SHARE / (rounds * (1 + math.exp(min(1.01 * worst, _LARGEST_EXPONENT))))
+    return tuple(_kind(study, kind.sum, kind.noise_multiplier, spare) for kind in kinds)
 
 
-def _kind(study: Study, each: Sum, noise: float, rounds: int) -> Kind:
-    # An overflowing batch is cut; each such round costs (1 + e^epsilon) times its chance (arXiv 2411.04205).
-    spare = study.privacy.delta * OVERFLOW_SHARE / (rounds * (1 + math.exp(study.privacy.epsilon)))
+def _kind(study: Study, each: Sum, noise: float, spare: float) -> Kind:
     count = slots(study, each, spare)
     draft = Kind(each, noise, count, 32)
     return Kind(each, noise, count, 32 if _fits(study, draft, 32) else 64)
@@ -138,22 +152,25 @@ def _epsilon_of(study: Study, kinds: Sequence[Kind], strength: float) -> float:
     return epsilon(weakened, study.privacy.delta)
 
 
-def _failures(study: Study, kinds: Sequence[Kind], reached: float) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """Return epsilon with all other sites bad, and the curve over the number of bad sites."""
+def _curve(study: Study, kinds: Sequence[Kind]) -> tuple[tuple[int, float], ...]:
+    """Return epsilon over the number of bad sites.
+
+    The noise that is left among the others, (cohort - bad) / (cohort - tolerated) of the variance,
+    is least in the smallest cohort, which the coordinator may choose.
+    """
     sites, tolerated = len(study.cohort.sites), study.cohort.tolerated
-    if study.privacy.mode == "local":
-        return reached, tuple((bad, reached) for bad in range(tolerated, sites))
-    curve = [(tolerated, reached)]
-    curve += [
-        (bad, _epsilon_of(study, kinds, math.sqrt((sites - bad) / (sites - tolerated))))
-        for bad in range(tolerated + 1, sites)
-    ]
-    return curve[-1][1], tuple(curve)
+    points = []
+    for bad in range(tolerated, sites):
+        cohort = max(study.cohort.quorum, bad + 1)
+        left = 1.0 if study.privacy.mode == "local" else (cohort - bad) / (cohort - tolerated)
+        points.append((bad, left))
+    known = {left: _epsilon_of(study, kinds, math.sqrt(left)) for left in {left for _, left in points}}
+    return tuple((bad, known[left]) for bad, left in points)
 
 
 def _strongest(study: Study, sums: Sequence[Sum]) -> tuple[Kind, ...]:
     """Return the kinds with the least noise, to 0.2 %, whose composition keeps the promise."""
-    promise = study.privacy.epsilon
+    promise = study.privacy.epsilon * (1 - _SLACK)
     guess = _gaussian_mu(promise, study.privacy.delta)
     low, high = guess / 2, guess * 1.2  # accounting for sampling and rounding moves it by less
     kinds = _with_mu(study, sums, low)
@@ -172,7 +189,8 @@ def _strongest(study: Study, sums: Sequence[Sum]) -> tuple[Kind, ...]:
 
 def _with_mu(study: Study, sums: Sequence[Sum], mu: float) -> tuple[Kind, ...]:
     whole = sum(each.share for each in sums)
-    return _kinds(study, sums, [_noise_for(each, mu * math.sqrt(each.share / whole)) for each in sums])
+    drafts = [Kind(each, _noise_for(each, mu * math.sqrt(each.share / whole)), 1, 32) for each in sums]
+    return _roomy(study, drafts, study.privacy.epsilon)
 
 
 def _noise_for(each: Sum, mu: float) -> float:

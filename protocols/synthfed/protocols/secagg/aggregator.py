@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..privacy.plan import largest_entry
-from ..sums import GRID, Kind
+from ..sums import GRID, PROBE, Kind
 from . import keys, ring, table
-from .messages import CANARY_WORDS, PROBE, PROBE_BITS, Confirm, Hello, Masked, Open, Roll, Round, Seal
+from .messages import CANARY_WORDS, PROBE_BITS, Confirm, Hello, Masked, Open, Roll, Round, Seal
 from .policy import Policy
 
 _NOISE_REACH = 16  # standard deviations; a discrete Gaussian exceeds them with chance below 2**-180
@@ -51,7 +51,8 @@ class Aggregator:
 
     def add_hello(self, site: str, hello: Hello) -> None:
         """Take a site's Hello; a wrong one raises RemoteProtocolError and leaves the site out."""
-        if hello.site != site or site not in self._keys or hello.session != self._session:
+        is_wanted = self.state is table.Aggregate.HELLOS and site in self._keys
+        if not is_wanted or hello.site != site or hello.session != self._session:
             raise RemoteProtocolError("its Hello is not for this session and site", peer=site)
         keys.verify(self._keys[site], hello.signed(self._hash), hello.signature, peer=site)
         self._hellos[site] = hello
@@ -65,7 +66,7 @@ class Aggregator:
 
     def add_confirm(self, site: str, confirm: Confirm) -> None:
         """Take a site's confirmation; a wrong one raises RemoteProtocolError."""
-        if confirm.site != site or confirm.transcript != self._transcript:
+        if site not in self._hellos or confirm.site != site or confirm.transcript != self._transcript:
             raise RemoteProtocolError("it confirmed another transcript", peer=site)
         keys.verify(self._keys[site], confirm.signed(), confirm.signature, peer=site)
         self._confirms[site] = confirm
@@ -91,8 +92,9 @@ class Aggregator:
 
     def add_masked(self, site: str, masked: Masked) -> None:
         """Take a site's masked words; wrong ones raise RemoteProtocolError and leave the site out."""
-        message = self._current()
-        if site not in message.cohort or masked.context != message.context(self._transcript):
+        message = self._round
+        is_wanted = self.state is table.Aggregate.COLLECTING and message is not None and site in message.cohort
+        if message is None or not is_wanted or masked.context != message.context(self._transcript):
             raise RemoteProtocolError("its sum answers another round", peer=site)
         keys.verify(self._keys[site], masked.signed(site), masked.signature, peer=site)
         kind, bits = self._kind(message)
@@ -119,7 +121,7 @@ class Aggregator:
         total = self._add(
             {site: masked.words for site, masked in self._masked.items()}, kind.sum.dim if kind else 0, bits
         )
-        if (canary != len(message.cohort)).any() or (kind and np.abs(total).max() > self._reach(kind)):
+        if (canary != len(message.cohort)).any() or (kind and not self._is_within_reach(total, kind)):
             self.state = table.aggregate_next(self.state, table.Got.SUM_CORRUPT)
             raise SumCorrupt("the masks of a complete cohort did not cancel; the study pauses", peer="cohort")
         self.state = table.aggregate_next(self.state, table.Got.SUM_COMPLETE)
@@ -135,9 +137,11 @@ class Aggregator:
         kind = self._policy.plan.kind(message.kind)
         return kind, kind.ring_bits if kind else PROBE_BITS
 
-    def _reach(self, kind: Kind) -> float:
+    def _is_within_reach(self, total: npt.NDArray[np.int64], kind: Kind) -> bool:
+        """Return whether every entry is one that clipped sums and noise can reach."""
         sites = len(self._current().cohort)
-        return sites * largest_entry(self._policy.study, kind) + _NOISE_REACH * GRID * math.sqrt(sites)
+        reach = sites * largest_entry(self._policy.study, kind) + _NOISE_REACH * GRID * math.sqrt(sites)
+        return -reach <= float(total.min()) and float(total.max()) <= reach
 
     def _add(self, parts: Mapping[str, bytes], count: int, bits: int) -> npt.NDArray[np.int64]:
         total = ring.to_words(np.zeros(count, dtype=np.int64), bits)

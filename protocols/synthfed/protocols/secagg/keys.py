@@ -69,6 +69,14 @@ def encapsulate(kem_public: bytes, *, peer: str) -> tuple[bytes, bytes]:
     return secret, ciphertext
 
 
+def decapsulate(own: Ephemeral, ciphertext: bytes, *, peer: str) -> bytes:
+    """Return the shared secret that a peer encapsulated to this session's ML-KEM key."""
+    try:
+        return own.kem.decapsulate(ciphertext)
+    except ValueError:
+        raise RemoteProtocolError("its ML-KEM ciphertext is malformed", peer=peer) from None
+
+
 def pair_key(own: Ephemeral, peer_x25519: bytes, kem_secret: bytes, salt: bytes, info: bytes, *, peer: str) -> bytes:
     """Return the key two sites share: HKDF over both agreements, so that either one alone keeps it secret."""
     try:

@@ -19,8 +19,6 @@ X25519_BYTES: Final = 32
 KEM_KEY_BYTES: Final = 1184
 KEM_CIPHERTEXT_BYTES: Final = 1088
 CANARY_WORDS: Final = 8
-PROBE: Final = "probe"
-"""The kind of a round without data: it masks canary words only and is not charged."""
 PROBE_BITS: Final = 32
 """Width of a probe's words."""
 
@@ -182,6 +180,14 @@ def _count(reader: Reader) -> int:
     return count
 
 
+def _length(reader: Reader) -> int:
+    """Return a journal's length; a signed 64-bit integer, as the ledger that remembers it holds."""
+    length = reader.number()
+    if length >= 1 << 63:
+        raise RemoteProtocolError("a journal's length is beyond any ledger's")
+    return length
+
+
 def _write_hello(hello: Hello) -> bytes:
     writer = Writer().text(hello.site).data(hello.session).data(hello.x25519).data(hello.kem).data(hello.nonce)
     return writer.number(hello.journal_length).data(hello.journal_head).data(hello.signature).finish()
@@ -194,7 +200,7 @@ def _read_hello(reader: Reader) -> Hello:
         x25519=reader.data(X25519_BYTES),
         kem=reader.data(KEM_KEY_BYTES),
         nonce=reader.data(HASH_BYTES),
-        journal_length=reader.number(),
+        journal_length=_length(reader),
         journal_head=reader.data(HASH_BYTES),
         signature=reader.data(SIGNATURE_BYTES),
     )

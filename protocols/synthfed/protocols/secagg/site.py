@@ -12,12 +12,11 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ..errors import LocalProtocolError, RemoteProtocolError
-from ..sums import Kind
+from ..sums import PROBE, Kind
 from . import keys, table
 from .masks import apply_masks
 from .messages import (
     CANARY_WORDS,
-    PROBE,
     PROBE_BITS,
     SIGNATURE_BYTES,
     Confirm,
@@ -76,6 +75,7 @@ class _Session:
     ratchets: dict[str, keys.Ratchet] = field(default_factory=dict)
     own: keys.Ratchet = field(default_factory=lambda: keys.Ratchet(b""))
     counter: int = 0
+    context: bytes = b""  # of the committed round
     masks: list[tuple[bytes, bytes, bool]] = field(default_factory=list)
     sent: Masked | None = None
 
@@ -189,7 +189,7 @@ class SiteMachine:
         seeds = Seeds(session.own.derive("sample", context), session.own.derive("noise", context))
         for ratchet in (session.own, *session.ratchets.values()):
             ratchet.advance(counter + 1)
-        session.counter, session.sent = counter, None
+        session.counter, session.context, session.sent = counter, context, None
         self.state = following
         return seeds
 
@@ -202,7 +202,7 @@ class SiteMachine:
         """
         following = table.site_next(self.state, table.Heard.MASKED)
         session = self._open_session()
-        if accepted.round.counter != session.counter:
+        if accepted.context != session.context:
             raise LocalProtocolError("only the committed round can be masked")
         bits = accepted.kind.ring_bits if accepted.kind else PROBE_BITS
         words = to_words(values, bits)
@@ -272,7 +272,7 @@ class SiteMachine:
             ciphertext = dict(confirm.ciphertexts).get(self._site, b"")
             if not ciphertext:
                 raise _refuse(f"{peer} sent no KEM ciphertext for this site")
-            secret = fresh.ephemeral.kem.decapsulate(ciphertext)
+            secret = keys.decapsulate(fresh.ephemeral, ciphertext, peer=peer)
         info = "|".join(sorted((peer, self._site))).encode() + ciphertext
         x25519 = session.peers[peer].x25519
         return keys.pair_key(fresh.ephemeral, x25519, secret, session.transcript, info, peer=peer)

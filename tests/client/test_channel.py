@@ -1,0 +1,230 @@
+"""Frames over the agent's Unix socket: who may open it, what closes it, and when an answer leaves."""
+
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from synthfed.client.channel import Reply, connect, read_frame, serve
+from synthfed.client.relay import relay_frame
+from synthfed.protocols.errors import RemoteProtocolError, TransportError
+from synthfed.protocols.wire import HEADER, MAGIC, MAX_BODY_BYTES, VERSION, Frame
+
+FRAME = Frame(1, 7, b"hello").encode()
+
+
+class Echo:
+    """Answers every frame with itself, ``delay_s`` later by the clock; raises what it is given."""
+
+    def __init__(self) -> None:
+        self.delay_s = 0.0
+        self.error: Exception | None = None
+        self.frames: list[bytes] = []
+
+    def answer(self, frame: bytes) -> Reply:
+        self.frames.append(frame)
+        if self.error is not None:
+            raise self.error
+        return Reply(frame, time.monotonic() + self.delay_s)
+
+
+class Served:
+    """A server in a thread, and what ended it."""
+
+    def __init__(self, path: Path) -> None:
+        self.agent = Echo()
+        self.path = path
+        self.ended: Exception | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+        until(lambda: self.path.is_socket())
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def wait(self) -> None:
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            serve(self.agent, self.path, self._stop.is_set)
+        except Exception as error:  # noqa: BLE001 - looked at by the test
+            self.ended = error
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def opened(path: Path) -> socket.socket:
+    connection = connect(path)
+    connection.settimeout(10)
+    return connection
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    server = Served(tmp_path / "agent.sock")
+    server.start()
+    yield server
+    server.stop()
+
+
+def exchanged(connection: socket.socket, frame: bytes = FRAME) -> bytes:
+    connection.sendall(frame)
+    return read_frame(connection)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_only_the_owner_may_open_the_socket(served: Served) -> None:
+    assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
+
+
+def test_frames_are_answered_one_after_another_on_one_connection(served: Served) -> None:
+    frames = [Frame(1, number, bytes(number * 1000)).encode() for number in range(5)]
+    with opened(served.path) as connection:
+        assert [exchanged(connection, frame) for frame in frames] == frames
+
+
+def test_a_frame_that_comes_in_pieces_is_answered_whole(served: Served) -> None:
+    with opened(served.path) as connection:
+        for byte in FRAME:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.002)
+        assert read_frame(connection) == FRAME
+
+
+def test_a_new_connection_replaces_the_old_one(served: Served) -> None:
+    with opened(served.path) as old, opened(served.path) as new:
+        assert exchanged(new) == FRAME
+        assert is_closed(old)
+        assert exchanged(new) == FRAME
+
+
+@pytest.mark.parametrize("part", [FRAME[:1], FRAME[: HEADER.size], FRAME[:-1], b""])
+def test_a_connection_that_ends_inside_a_frame_leaves_the_server_standing(served: Served, part: bytes) -> None:
+    with opened(served.path) as connection:
+        connection.sendall(part)
+    with opened(served.path) as connection:
+        assert exchanged(connection) == FRAME
+    assert served.agent.frames == [FRAME]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        HEADER.pack(MAGIC, VERSION, 1, 0, MAX_BODY_BYTES + 1),
+        HEADER.pack(MAGIC, VERSION, 1, 0, 2**32 - 1),
+        HEADER.pack(b"XX", VERSION, 1, 0, 0),
+        HEADER.pack(MAGIC, VERSION + 1, 1, 0, 0),
+        b"GET / HTTP/1.1\r\n",
+    ],
+    ids=["a little too long", "far too long", "wrong magic", "wrong version", "another protocol"],
+)
+def test_a_header_that_is_too_long_or_foreign_closes_the_connection_and_no_more(served: Served, header: bytes) -> None:
+    with opened(served.path) as connection:
+        connection.sendall(header)
+        assert is_closed(connection)
+    with opened(served.path) as connection:
+        assert exchanged(connection) == FRAME
+    assert served.agent.frames == [FRAME]
+
+
+def test_an_answer_does_not_leave_before_its_time(served: Served) -> None:
+    served.agent.delay_s = 0.3
+    with opened(served.path) as connection:
+        start_s = time.monotonic()
+        assert exchanged(connection) == FRAME
+        assert time.monotonic() - start_s >= 0.3
+
+
+def test_a_relay_that_left_before_the_answer_does_not_stop_the_server(served: Served) -> None:
+    served.agent.delay_s = 0.2
+    with opened(served.path) as connection:
+        connection.sendall(FRAME)
+        until(lambda: bool(served.agent.frames))
+    served.agent.delay_s = 0.0
+    with opened(served.path) as connection:
+        assert exchanged(connection) == FRAME
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+def test_an_agent_that_must_stop_takes_the_server_with_it(tmp_path: Path) -> None:
+    server = Served(tmp_path / "agent.sock")
+    server.start()
+    server.agent.error = ValueError("a record")
+    with opened(server.path) as connection:
+        connection.sendall(FRAME)
+        server.wait()
+    assert isinstance(server.ended, ValueError)
+    with pytest.raises(TransportError):
+        connect(server.path)
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), RemoteProtocolError("x")], ids=lambda error: type(error).__name__)
+def test_an_error_inside_the_agent_is_never_taken_for_one_of_the_connection(served: Served, error: Exception) -> None:
+    served.agent.error = error
+    with opened(served.path) as connection:
+        connection.sendall(FRAME)
+        assert is_closed(connection)
+    served.agent.error = None
+    with pytest.raises((TransportError, OSError)), opened(served.path) as connection:
+        assert exchanged(connection) != FRAME
+
+
+def test_a_stopped_server_leaves_no_socket_behind(tmp_path: Path) -> None:
+    server = Served(tmp_path / "agent.sock")
+    server.start()
+    server.stop()
+    assert server.ended is None
+    assert not server.path.exists()
+
+
+def test_a_socket_left_by_a_killed_agent_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    with pytest.raises(TransportError, match="no agent answers"):
+        connect(path)
+    server = Served(path)
+    server._thread.start()
+    try:
+        until(lambda: answers(path))
+    finally:
+        server.stop()
+
+
+def answers(path: Path) -> bool:
+    try:
+        return relay_frame(FRAME, path) == FRAME
+    except TransportError:
+        return False
+
+
+def test_no_agent_is_a_transport_error_that_says_what_to_start(tmp_path: Path) -> None:
+    with pytest.raises(TransportError, match=r"agent\.sock: no agent answers .*; start `synthfed client run`"):
+        connect(tmp_path / "agent.sock")
+
+
+def test_the_relay_hands_one_frame_through_and_nothing_else(served: Served) -> None:
+    assert relay_frame(FRAME, served.path) == FRAME
+    assert served.agent.frames == [FRAME]

@@ -1,0 +1,301 @@
+"""The preflight of a site: one finding per topic, each of which says what to do where it is not well."""
+
+import base64
+import shutil
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synthfed.client.check import preflight
+from synthfed.client.config import Home
+from synthfed.client.enrol import init_home
+from synthfed.client.vault import Charge, Ledger, load_identity
+from synthfed.protocols.enrolment import Invitation
+from synthfed.protocols.privacy.accountant import SampledGaussian
+from synthfed.protocols.study import Study
+from synthfed.server.certificates import write_certificates
+from synthfed.server.drafting import render_study
+
+ROWS = "x,ill\n" + "".join(f"{i / 30},{'yes' if i % 3 else 'no'}\n" for i in range(30))
+SMALL = {"bins": 8, "fit_steps": 40, "fakes": 128, "generator_hidden": 32, "critic_hidden": 8}
+
+
+class Health(BaseHTTPRequestHandler):
+    """Answers GET with 200 and the server's ``date``, where one is set in place of the true one."""
+
+    date: str | None = None
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return self.date or super().date_time_string(timestamp)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ARG002
+        return
+
+
+class Late(Health):
+    date = "Sat, 01 Jan 2022 00:00:00 GMT"
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """A TLS server on this machine and the authority it was certified by."""
+
+    port: int
+    ca: str
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[type[Health]], Coordinator]]:
+    running: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def started(handler: type[Health]) -> Coordinator:
+        folder = tmp_path_factory.mktemp("coordinator")
+        ca = write_certificates(folder, ["127.0.0.1"])
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "server.crt", folder / "server.key")
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        running.append((server, thread))
+        return Coordinator(int(server.server_address[1]), ca)
+
+    yield started
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def coordinator(start: Callable[[type[Health]], Coordinator]) -> Coordinator:
+    return start(Health)
+
+
+@pytest.fixture(scope="module")
+def well(tmp_path_factory: pytest.TempPathFactory, coordinator: Coordinator) -> Home:
+    """A home of site a in which everything is well; tests copy it."""
+    folder = tmp_path_factory.mktemp("homes")
+    invitation = folder / "invitation.json"
+    invited = Invitation(address=f"127.0.0.1:{coordinator.port}", ca=coordinator.ca)
+    invitation.write_text(invited.model_dump_json(), encoding="utf-8")
+    home = Home(folder / "a")
+    enrolment, _ = init_home(home, invitation, "a", "", "data.csv")
+    (home.path / "data.csv").write_text(ROWS, encoding="utf-8")
+    keys = {"a": enrolment.identity, **{site: base64.b64encode(site.encode() * 32).decode() for site in ("b", "c")}}
+    study = Study.model_validate(
+        {
+            "format": 1,
+            "name": "first",
+            "target": "ill",
+            "privacy": {
+                "mode": "distributed",
+                "epsilon": 5.0,
+                "delta": 1e-5,
+                "units_per_site": 40,
+                "sample_rate": 0.5,
+                "steps": 6,
+                "answer_time_s": 5.0,
+                "statistic_time_s": 5.0,
+            },
+            "model": {"plugin": "tabular-gan", "options": SMALL},
+            "cohort": {"tolerated": 1, "quorum": 3, "sites": [{"id": site, "key": key} for site, key in keys.items()]},
+            "columns": [
+                {"name": "x", "kind": "real", "lower": 0, "upper": 1},
+                {"name": "ill", "kind": "categorical", "values": ["no", "yes"]},
+            ],
+        }
+    )
+    (home.path / "study.toml").write_text(render_study(study), encoding="utf-8")
+    return home
+
+
+@pytest.fixture
+def home(tmp_path: Path, well: Home) -> Home:
+    shutil.copytree(well.path, tmp_path / "site")
+    return Home(tmp_path / "site")
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def without_study(home: Home) -> None:
+    """Leave the study out, so that only the topics before it are looked at."""
+    (home.path / "study.toml").unlink()
+
+
+def details(home: Home, topic: str) -> str:
+    """Return what is not well about a topic; there must be something."""
+    found = [finding.detail for finding in preflight(home) if finding.topic == topic and not finding.is_ok]
+    assert found, f"nothing is wrong with {topic}"
+    return found[0]
+
+
+def test_a_home_in_order_has_one_good_finding_per_topic_and_is_charged_nothing(home: Home) -> None:
+    findings = list(preflight(home))
+    assert [finding for finding in findings if not finding.is_ok] == []
+    assert list(dict.fromkeys(finding.topic for finding in findings)) == [
+        *("settings", "keys", "study", "disk", "coordinator", "clock"),
+        *("roster", "plan", "budget", "data", "timing"),
+    ]
+    assert sum(finding.topic == "timing" for finding in findings) == 3
+    ledger = Ledger(home.ledger)
+    assert ledger.length == 0
+    ledger.close()
+
+
+def test_without_settings_nothing_else_is_looked_at(tmp_path: Path) -> None:
+    findings = list(preflight(Home(tmp_path)))
+    assert [(finding.topic, finding.is_ok) for finding in findings] == [("settings", False)]
+    assert "site.toml: cannot be read" in findings[0].detail
+
+
+def test_keys_that_others_can_read_or_that_are_gone_are_found(home: Home) -> None:
+    without_study(home)
+    home.identity.chmod(0o644)
+    assert "identity.key: can be read by others; run `chmod 600` on it" in details(home, "keys")
+    home.identity.chmod(0o600)
+    home.node_key.chmod(0o640)
+    assert "node.key: is missing or readable by others" in details(home, "keys")
+    home.node_key.unlink()
+    assert "node.key: is missing or readable by others; restore it" in details(home, "keys")
+
+
+def test_a_home_that_others_can_enter_is_found(home: Home) -> None:
+    without_study(home)
+    home.path.chmod(0o755)
+    assert "can be entered by others; run `chmod 700` on it" in details(home, "keys")
+
+
+def test_a_missing_study_is_found(home: Home) -> None:
+    without_study(home)
+    assert "study.toml: cannot be read: No such file" in details(home, "study")
+
+
+def test_an_authority_that_did_not_certify_the_coordinator_is_found(home: Home, tmp_path: Path) -> None:
+    without_study(home)
+    (tmp_path / "other").mkdir()
+    other = write_certificates(tmp_path / "other", ["127.0.0.1"])
+    (home.path / "ca.crt").write_text(other, encoding="utf-8")
+    detail = details(home, "coordinator")
+    assert "its certificate is not from the authority in ca.crt; compare the invitation's fingerprint" in detail
+
+
+def test_a_certificate_for_another_name_is_found(home: Home) -> None:
+    without_study(home)
+    edit(home.config, "127.0.0.1:", "localhost:")
+    assert "its certificate is not from the authority" in details(home, "coordinator")
+
+
+def test_a_missing_authority_is_found(home: Home) -> None:
+    without_study(home)
+    (home.path / "ca.crt").unlink()
+    assert "ca.crt: is missing; run `client init` again" in details(home, "coordinator")
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that is bound and on which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
+
+
+def test_a_coordinator_that_does_not_listen_is_found(home: Home, coordinator: Coordinator, silent_port: int) -> None:
+    without_study(home)
+    edit(home.config, f":{coordinator.port}", f":{silent_port}")
+    detail = details(home, "coordinator")
+    assert "cannot be reached (ConnectionRefusedError); start `synthfed server run` or mend the address" in detail
+
+
+def test_clocks_that_are_far_apart_are_found(
+    home: Home, coordinator: Coordinator, start: Callable[[type[Health]], Coordinator]
+) -> None:
+    without_study(home)
+    late = start(Late)
+    edit(home.config, f":{coordinator.port}", f":{late.port}")
+    (home.path / "ca.crt").write_text(late.ca, encoding="utf-8")
+    assert "s from the coordinator's; set this machine's time" in details(home, "clock")
+
+
+def test_a_roster_with_another_key_or_without_this_site_is_found(home: Home) -> None:
+    key = base64.b64encode(load_identity(home.identity).public_key().public_bytes_raw()).decode()
+    edit(home.path / "study.toml", key, base64.b64encode(b"z" * 32).decode())
+    assert "lists another key for site 'a'; send the coordinator this home's enrolment.json" in details(home, "roster")
+    edit(home.config, 'site = "a"', 'site = "z"')
+    assert "does not list site 'z'" in details(home, "roster")
+
+
+def test_a_plugin_that_is_not_installed_is_found_and_what_needs_it_is_left_out(home: Home) -> None:
+    edit(home.path / "study.toml", '"tabular-gan"', '"no-such-model"')
+    findings = {finding.topic: finding for finding in preflight(home)}
+    assert not findings["plan"].is_ok
+    assert "is not installed; install the distribution that declares it" in findings["plan"].detail
+    assert not {"budget", "data", "timing"} & set(findings)
+
+
+def test_a_ceiling_below_the_study_is_found(home: Home) -> None:
+    edit(home.config, "epsilon = 8.0", "epsilon = 2.0")
+    detail = details(home, "budget")
+    assert "above the ceiling of 2" in detail
+    assert "raise [ceiling] or ask for a smaller study" in detail
+
+
+def test_what_the_ledger_holds_already_counts_against_the_ceiling(home: Home) -> None:
+    ledger = Ledger(home.ledger)
+    charge = Charge(b"e" * 32, "earlier", "count", b"t", 1, b"c", SampledGaussian(1.0, 0.6, 1))
+    ledger.settle(ledger.charge(charge), "sent")
+    ledger.close()
+    assert "above the ceiling of 8" in details(home, "budget")
+
+
+def test_a_damaged_ledger_is_found(home: Home) -> None:
+    home.ledger.write_bytes(b"not a ledger" * 50)
+    assert "restore it, never replace it" in details(home, "budget")
+
+
+def test_a_table_that_does_not_fit_is_found_without_a_value_of_it(home: Home) -> None:
+    edit(home.path / "data.csv", "0.1,", "4711.0,")
+    detail = details(home, "data")
+    assert "column 'x' has 1 row(s) with a value out of bounds" in detail
+    assert "4711" not in detail
+
+
+def test_an_answer_time_that_is_too_short_is_found(home: Home) -> None:
+    edit(home.path / "study.toml", "answer_time_s = 5.0", "answer_time_s = 0.005")
+    edit(home.path / "study.toml", "critic_hidden = 8", "critic_hidden = 1024")
+    assert "agree on a longer answer time in [privacy]" in details(home, "timing")
+
+
+def test_a_step_that_was_never_settled_is_found(home: Home) -> None:
+    ledger = Ledger(home.ledger)
+    ledger.charge(Charge(b"e" * 32, "earlier", "count", b"t", 1, b"c", SampledGaussian(0.1, 9.0, 1)))
+    ledger.close()
+    assert any("synthfed client clear" in finding.detail for finding in preflight(home))
+
+
+def test_a_home_too_deep_for_its_socket_is_found(home: Home) -> None:
+    without_study(home)
+    deep = home.path.parent / ("d" * 90)
+    home.path.rename(deep)
+    assert any("too long for a Unix socket" in finding.detail for finding in preflight(Home(deep)))
+
+
+def test_an_address_with_an_empty_label_is_a_finding(home: Home) -> None:
+    without_study(home)
+    edit(home.config, "127.0.0.1:", "coordinator..example:")
+    assert "coordinator.address" in details(home, "settings")

@@ -1,0 +1,111 @@
+"""A site's settings: every mistake is one sentence with the file, the field and what is wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from synthfed.client.config import LONGEST_SOCKET_PATH, Home, draft_config
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.study import Study
+from synthfed.server.drafting import render_study
+
+GOOD = draft_config("hospital-a", "Hospital A", "data.csv", "127.0.0.1:9092")
+
+Write = Callable[[str], Home]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def written(text: str) -> Home:
+        (tmp_path / "site.toml").write_text(text, encoding="utf-8")
+        return Home(tmp_path)
+
+    return written
+
+
+def test_a_drafted_file_is_complete_and_read_back(write: Write) -> None:
+    config = write(GOOD).load()
+    assert (config.site, config.controller, config.data) == ("hospital-a", "Hospital A", "data.csv")
+    assert (config.coordinator.address, config.coordinator.ca, config.study) == (
+        "127.0.0.1:9092",
+        "ca.crt",
+        "study.toml",
+    )
+    assert (config.ceiling.epsilon, config.ceiling.delta) == (8.0, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("format = 1", "format = 1\ncolour = 3", "colour: Extra inputs are not permitted"),
+        ("epsilon = 8.0", "epsilon = 8.0\nunit = 3", r"ceiling\.unit: Extra inputs are not permitted"),
+        ("format = 1", "", "format: Field required"),
+        ("format = 1", "format = 2", "format: Input should be 1"),
+        ('data = "data.csv"', "", "data: Field required"),
+        ('data = "data.csv"', "data = 3", "data: Input should be a valid string"),
+        ("epsilon = 8.0", "", r"ceiling\.epsilon: Field required"),
+        ("epsilon = 8.0", 'epsilon = "8"', r"ceiling\.epsilon: Input should be a valid number"),
+        ("epsilon = 8.0", "epsilon = true", r"ceiling\.epsilon: Input should be a valid number"),
+        ("epsilon = 8.0", "epsilon = 0", r"ceiling\.epsilon: Input should be greater than 0"),
+        ("epsilon = 8.0", "epsilon = 101", r"ceiling\.epsilon: Input should be less than or equal to 100"),
+        ("epsilon = 8.0", "epsilon = inf", r"ceiling\.epsilon: Input should be"),
+        ("epsilon = 8.0", "epsilon = nan", r"ceiling\.epsilon: Input should be"),
+        ("delta = 1e-5", "delta = 0.5", r"ceiling\.delta: Input should be less than 0\.01"),
+        ('"hospital-a"', '"Hospital A"', "site: must be 1-32 lower-case letters, digits and inner hyphens"),
+        ('"hospital-a"', '"../../etc"', "site: must be 1-32 lower-case letters"),
+        ('"hospital-a"', '"a\\n"', "site: must be 1-32 lower-case letters"),
+        ('"hospital-a"', '""', "site: must be 1-32 lower-case letters"),
+        ('"127.0.0.1:9092"', '"127.0.0.1"', r"coordinator\.address: String should match pattern"),
+        ('"127.0.0.1:9092"', '"https://a:1"', r"coordinator\.address: String should match pattern"),
+        ('ca = "ca.crt"', "ca = 1", r"coordinator\.ca: Input should be a valid string"),
+        ("[coordinator]", "[coordinators]", r"coordinator: Field required \(and 1 more\)"),
+        ("format = 1", "format = ", "is not valid TOML: "),
+    ],
+)
+def test_a_mistake_in_the_settings_names_file_field_and_what_is_wrong(
+    write: Write, old: str, new: str, message: str
+) -> None:
+    assert old in GOOD
+    home = write(GOOD.replace(old, new))
+    with pytest.raises(ConfigError, match=rf"site\.toml: {message}") as caught:
+        home.load()
+    assert str(caught.value).startswith(str(home.config))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_or_unreadable_settings_name_the_file(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with pytest.raises(ConfigError, match=r"site\.toml: cannot be read: No such file"):
+        home.load()
+    home.config.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="cannot be read: it is not UTF-8 text"):
+        home.load()
+
+
+def test_the_agreed_study_is_read_from_the_home(write: Write, study: Study) -> None:
+    home = write(GOOD)
+    with pytest.raises(ConfigError, match=r"study\.toml: cannot be read"):
+        home.load_study(home.load())
+    (home.path / "study.toml").write_text(render_study(study), encoding="utf-8")
+    assert home.load_study(home.load()).hash == study.hash
+
+
+def test_a_draft_of_a_study_is_refused(write: Write, study: Study) -> None:
+    home = write(GOOD)
+    fields = study.model_dump(mode="json")
+    fields["cohort"]["sites"][1]["key"] = ""
+    draft = render_study(Study.model_validate(fields))
+    (home.path / "study.toml").write_text(draft, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"study\.toml: is a draft: a site of its roster has no key yet"):
+        home.load_study(home.load())
+
+
+def test_a_home_whose_socket_path_is_too_long_is_refused_before_it_is_bound() -> None:
+    room = LONGEST_SOCKET_PATH - len("/agent.sock")
+    longest = Path("/" + "x" * (room - 1))
+    assert len(str(Home(longest).socket)) == LONGEST_SOCKET_PATH
+    with pytest.raises(ConfigError, match="path is too long for a Unix socket; move it to a shorter one"):
+        _ = Home(Path(str(longest) + "x")).socket
+    with pytest.raises(ConfigError, match="too long"):  # bytes count, not letters
+        _ = Home(Path("/" + "ü" * (room // 2 + 1))).socket
