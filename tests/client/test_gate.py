@@ -16,13 +16,13 @@ from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
 from synthfed.protocols.privacy.plan import event
 from synthfed.protocols.secagg.policy import Policy
 
-DELTA = 1e-6
+DELTA = 1e-5
 AMPLE = Ceiling(epsilon=100.0, delta=DELTA)
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(Ledger(tmp_path / "ledger.db")) as opened:
+    with closing(Ledger(tmp_path / "ledger.db", create=True)) as opened:
         yield opened
 
 

@@ -153,7 +153,7 @@ def test_a_home_in_order_has_one_good_finding_per_topic_and_is_charged_nothing(h
         *("roster", "plan", "budget", "data", "timing"),
     ]
     assert sum(finding.topic == "timing" for finding in findings) == 3
-    ledger = Ledger(home.ledger)
+    ledger = Ledger(home.ledger, create=True)
     assert ledger.length == 0
     ledger.close()
 
@@ -190,7 +190,7 @@ def test_an_authority_that_did_not_certify_the_coordinator_is_found(home: Home, 
     without_study(home)
     (tmp_path / "other").mkdir()
     other = write_certificates(tmp_path / "other", ["127.0.0.1"])
-    (home.path / "ca.crt").write_text(other, encoding="utf-8")
+    (home.node / "ca.crt").write_text(other, encoding="utf-8")
     detail = details(home, "coordinator")
     assert "its certificate is not from the authority in ca.crt; compare the invitation's fingerprint" in detail
 
@@ -203,7 +203,7 @@ def test_a_certificate_for_another_name_is_found(home: Home) -> None:
 
 def test_a_missing_authority_is_found(home: Home) -> None:
     without_study(home)
-    (home.path / "ca.crt").unlink()
+    (home.node / "ca.crt").unlink()
     assert "ca.crt: is missing; run `client init` again" in details(home, "coordinator")
 
 
@@ -228,7 +228,7 @@ def test_clocks_that_are_far_apart_are_found(
     without_study(home)
     late = start(Late)
     edit(home.config, f":{coordinator.port}", f":{late.port}")
-    (home.path / "ca.crt").write_text(late.ca, encoding="utf-8")
+    (home.node / "ca.crt").write_text(late.ca, encoding="utf-8")
     assert "s from the coordinator's; set this machine's time" in details(home, "clock")
 
 
@@ -256,7 +256,7 @@ def test_a_ceiling_below_the_study_is_found(home: Home) -> None:
 
 
 def test_what_the_ledger_holds_already_counts_against_the_ceiling(home: Home) -> None:
-    ledger = Ledger(home.ledger)
+    ledger = Ledger(home.ledger, create=True)
     charge = Charge(b"e" * 32, "earlier", "count", b"t", 1, b"c", SampledGaussian(1.0, 0.6, 1))
     ledger.settle(ledger.charge(charge), "sent")
     ledger.close()
@@ -282,7 +282,7 @@ def test_an_answer_time_that_is_too_short_is_found(home: Home) -> None:
 
 
 def test_a_step_that_was_never_settled_is_found(home: Home) -> None:
-    ledger = Ledger(home.ledger)
+    ledger = Ledger(home.ledger, create=True)
     ledger.charge(Charge(b"e" * 32, "earlier", "count", b"t", 1, b"c", SampledGaussian(0.1, 9.0, 1)))
     ledger.close()
     assert any("synthfed client clear" in finding.detail for finding in preflight(home))

@@ -57,14 +57,14 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ledger(path: Path) -> Iterator[Ledger]:
-    with closing(Ledger(path)) as opened:
+    with closing(Ledger(path, create=True)) as opened:
         yield opened
 
 
 @pytest.fixture
 def written(path: Path) -> Path:
     """A closed ledger of four entries, each different."""
-    with closing(Ledger(path)) as ledger:
+    with closing(Ledger(path, create=True)) as ledger:
         for counter in range(1, 5):
             ledger.settle(ledger.charge(charge(counter, noise=float(counter))), "sent")
     return path
@@ -75,7 +75,7 @@ def test_kill_9_around_a_charge_leaves_it_whole_or_not_there_and_there_once_it_r
     path: Path, where: str, entries: int
 ) -> None:
     code = """
-ledger = Ledger(path)
+ledger = Ledger(path, create=True)
 ledger.charge(charge(1))
 ledger.charge(charge(2))
 ledger._db.set_trace_callback(lambda sql: die() if sql.startswith(where) else None)
@@ -85,18 +85,18 @@ die()
     process = child(code, str(path), where)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL, errors
-    with closing(Ledger(path)) as ledger:
+    with closing(Ledger(path, create=True)) as ledger:
         assert ledger.length == entries
         assert ledger.unsettled() == tuple(range(1, entries + 1))
         assert ledger.charge(charge(9)) == entries + 1
-    with closing(Ledger(path)) as ledger:
+    with closing(Ledger(path, create=True)) as ledger:
         assert ledger.length == entries + 1
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.013, 0.037])
 def test_a_ledger_killed_at_any_moment_holds_every_charge_that_had_returned(path: Path, wait_s: float) -> None:
     code = """
-ledger = Ledger(path)
+ledger = Ledger(path, create=True)
 counter = 0
 while True:
     counter += 1
@@ -109,13 +109,13 @@ while True:
     process.kill()
     rest, _ = process.communicate(timeout=30)
     returned = max([1, *(int(line) for line in rest.split() if line)])
-    with closing(Ledger(path)) as ledger:
+    with closing(Ledger(path, create=True)) as ledger:
         assert returned <= ledger.length <= returned + 1
 
 
 def test_kill_9_before_an_outcome_is_noted_leaves_the_step_unsettled(path: Path) -> None:
     code = """
-ledger = Ledger(path)
+ledger = Ledger(path, create=True)
 ledger.charge(charge(1))
 ledger._db.set_trace_callback(lambda sql: die() if sql.startswith("COMMIT") else None)
 ledger.settle(1, "sent")
@@ -123,7 +123,7 @@ ledger.settle(1, "sent")
     process = child(code, str(path), "")
     _, errors = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL, errors
-    with closing(Ledger(path)) as ledger:
+    with closing(Ledger(path, create=True)) as ledger:
         assert ledger.unsettled() == (1,)
 
 
@@ -133,9 +133,9 @@ def test_an_empty_ledger_starts_at_the_genesis_and_is_private_to_its_owner(path:
 
 
 def test_length_and_head_are_the_same_after_the_file_is_opened_again(written: Path) -> None:
-    with closing(Ledger(written)) as first:
+    with closing(Ledger(written, create=True)) as first:
         before = first.length, first.head
-    with closing(Ledger(written)) as second:
+    with closing(Ledger(written, create=True)) as second:
         assert (second.length, second.head) == before
         assert second.length == 4
 
@@ -151,7 +151,7 @@ def test_length_and_head_are_the_same_after_the_file_is_opened_again(written: Pa
 def test_the_file_itself_forbids_updating_and_deleting_entries(written: Path, sql: str) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="append only"):
         tamper(written, sql)
-    with closing(Ledger(written)) as ledger:
+    with closing(Ledger(written, create=True)) as ledger:
         assert ledger.length == 4
 
 
@@ -181,7 +181,7 @@ def test_the_file_itself_forbids_updating_and_deleting_entries(written: Path, sq
 def test_an_entry_changed_removed_or_reordered_behind_the_triggers_is_refused(written: Path, sql: str) -> None:
     tamper(written, DROP + sql)
     with pytest.raises(PrivacyError, match=r"ledger\.db: entry \d was changed or removed; restore the true ledger"):
-        Ledger(written)
+        Ledger(written, create=True)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_an_entry_changed_removed_or_reordered_behind_the_triggers_is_refused(wr
 def test_another_format_or_a_missing_table_is_refused_in_one_sentence(written: Path, sql: str, message: str) -> None:
     tamper(written, sql)
     with pytest.raises(PrivacyError, match=message) as caught:
-        Ledger(written)
+        Ledger(written, create=True)
     assert str(written) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -204,7 +204,7 @@ def test_another_format_or_a_missing_table_is_refused_in_one_sentence(written: P
 def test_a_file_that_is_no_ledger_is_refused_in_one_sentence_and_left_as_it_is(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(PrivacyError) as caught:
-        Ledger(path)
+        Ledger(path, create=True)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == content
@@ -213,7 +213,7 @@ def test_a_file_that_is_no_ledger_is_refused_in_one_sentence_and_left_as_it_is(p
 def test_a_ledger_that_cannot_be_opened_is_refused_in_one_sentence(path: Path) -> None:
     path.mkdir()
     with pytest.raises(PrivacyError):
-        Ledger(path)
+        Ledger(path, create=True)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_full_disk_leaves_length_and_head_and_file_as_they_were(path: Path, le
     with pytest.raises(PrivacyError, match="cannot be written"):
         ledger.charge(charge(1000))
     assert (ledger.length, ledger.head) == before
-    with closing(Ledger(path)) as again:
+    with closing(Ledger(path, create=True)) as again:
         assert (again.length, again.head) == before
     ledger._db.execute("PRAGMA max_page_count = 100000")
     assert ledger.charge(charge(1001)) == before[0] + 1
@@ -255,7 +255,7 @@ def test_a_full_disk_leaves_length_and_head_and_file_as_they_were(path: Path, le
 def test_a_file_system_that_refuses_more_bytes_makes_the_charge_fail_and_stay_away(path: Path) -> None:
     code = """
 import resource
-ledger = Ledger(path)
+ledger = Ledger(path, create=True)
 ledger.charge(charge(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
 try:
@@ -266,7 +266,7 @@ except Exception as error:
     process = child(code, str(path), "")
     output, errors = process.communicate(timeout=30)
     assert output.split() == ["PrivacyError", "1"], errors
-    with closing(Ledger(path)) as ledger:
+    with closing(Ledger(path, create=True)) as ledger:
         assert ledger.length == 1
 
 
@@ -304,7 +304,7 @@ def test_rounds_are_counted_by_study_and_kind_and_equal_charges_are_counted_toge
 def test_the_longest_journal_of_each_peer_is_remembered_and_never_falls(path: Path, ledger: Ledger) -> None:
     ledger.remember_peers({"a": 7, "b": 0})
     ledger.remember_peers({"a": 5, "b": 3})
-    with closing(Ledger(path)) as again:
+    with closing(Ledger(path, create=True)) as again:
         assert again.journal_floors() == {"a": 7, "b": 3}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from opacus.validators import ModuleValidator  # type: ignore[import-untyped]
+from opacus.validators import ModuleValidator
 from torch.nn.functional import softplus
 
 from synthfed.plugins.api import Answer, Model, PrivatePart, Trainer

@@ -103,7 +103,7 @@ def test_a_good_file_gives_its_study() -> None:
     ("old", "new", "problem"),
     [
         ("format = 1", "format = 2", "format: Input should be 1"),
-        ("format = 1", "", "format: Field required"),
+        ("format = 1", "", "format: is missing"),
         ('name = "good"', 'name = "not good"', "name: String should match pattern"),
         ('name = "good"', 'name = ""', "name: String should match pattern"),
         ('target = "ill"', 'target = "age"', "target 'age' is not among the columns"),
@@ -130,7 +130,7 @@ def test_a_good_file_gives_its_study() -> None:
         ("steps = 10", "steps = 10\nclip_norm = 1e7", "privacy.clip_norm: "),
         ("steps = 10", "steps = 10\nanswer_time_s = 0.001", "privacy.answer_time_s: "),
         ("steps = 10", "steps = 10\nstatistic_time_s = 601.0", "privacy.statistic_time_s: "),
-        ("steps = 10", "steps = 10\nstep = 10", "privacy.step: Extra inputs are not permitted"),
+        ("steps = 10", "steps = 10\nstep = 10", "privacy.step: is not a known field"),
         ('plugin = "toy"', 'plugin = ""', "model.plugin: "),
         ("tolerated = 1", "tolerated = 0", "cohort.tolerated: "),
         ("quorum = 3", "quorum = 1", "cohort.quorum: Input should be greater than or equal to 2"),

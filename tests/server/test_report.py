@@ -255,3 +255,18 @@ def test_numbers_are_written_to_be_read() -> None:
         "54,321",
         "without bound",
     ]
+
+
+def test_a_simulation_is_told_first_and_in_the_headline() -> None:
+    told = document(setting="simulation")
+    assert told["warnings"][0].startswith("This is a simulation: all tables were in one place")
+    words = Page(render(told)).words
+    assert "Simulated, not federated: report-study" in words
+    assert "stayed with them" not in words
+
+
+def test_a_federation_is_the_default_setting() -> None:
+    told = document()
+    assert told["evidence"]["setting"] == "federation"
+    assert not any("simulation" in warning for warning in told["warnings"])
+    assert "stayed with them" in Page(render(told)).words

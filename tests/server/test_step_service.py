@@ -23,7 +23,7 @@ LONG_S = 60.0
 Answer = Callable[[bytes], bytes]
 
 
-class EchoAgent:
+class FunctionAgent:
     """Answers every frame by a function of it, at once."""
 
     def __init__(self, answer: Answer) -> None:
@@ -49,10 +49,29 @@ class Loopback:
     def agent(self, site: str, answer: Answer = lambda frame: frame) -> Path:
         """Start a site's agent and return its socket."""
         path = self.folder / f"{site}.sock"
-        thread = threading.Thread(target=serve, args=(EchoAgent(answer), path, self._stop.is_set))
+        path.unlink(missing_ok=True)
+        thread = threading.Thread(target=serve, args=(FunctionAgent(answer), path, self._stop.is_set))
         thread.start()
         self._agents.append(thread)
         wait_for(path.exists)
+        return path
+
+    def dying_agent(self, site: str) -> Path:
+        """Start an agent that ends, and with it its connection, when it gets its first frame."""
+        path = self.folder / f"{site}.sock"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen()
+
+        def die() -> None:
+            with listener:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4096)
+
+        thread = threading.Thread(target=die)
+        thread.start()
+        self._agents.append(thread)
         return path
 
     def dial(self, site: str, agent: Path, token: str | None = None, ca: bytes | None = None) -> "Future[str]":
@@ -201,11 +220,8 @@ def test_a_reply_with_another_number_is_none(loopback: Loopback) -> None:
 
 def test_a_lost_stream_is_noticed_without_waiting_for_the_timeout(loopback: Loopback) -> None:
     loopback.join("clinic")
-
-    def die(_: bytes) -> bytes:
-        raise OSError("the agent is gone")  # the socket server closes the connection
-
-    relay = loopback.join("praxis", die)
+    relay = loopback.dial("praxis", loopback.dying_agent("praxis"))
+    wait_for(lambda: loopback.link.connected() == SITES)
     start = time.monotonic()
     loopback.link.post({"clinic": frame(1), "praxis": frame(1)}, 1)
     assert loopback.link.collect(LONG_S) == {"clinic": frame(1)}
@@ -215,19 +231,12 @@ def test_a_lost_stream_is_noticed_without_waiting_for_the_timeout(loopback: Loop
 
 
 def test_a_site_that_left_can_come_back_and_is_asked_again(loopback: Loopback) -> None:
-    answers = iter([False, True])
-
-    def once(received: bytes) -> bytes:
-        if not next(answers):
-            raise OSError("gone")
-        return received
-
-    loopback.join("clinic", once)
+    loopback.dial("clinic", loopback.dying_agent("clinic"))
+    wait_for(lambda: "clinic" in loopback.link.connected())
     loopback.link.post({"clinic": frame(1)}, 1)
     assert loopback.link.collect(LONG_S) == {}
     wait_for(lambda: not loopback.link.connected())
-    loopback.dial("clinic", loopback.folder / "clinic.sock")
-    wait_for(lambda: "clinic" in loopback.link.connected())
+    loopback.join("clinic")
     loopback.link.post({"clinic": frame(2)}, 2)
     assert loopback.link.collect(WAIT_S) == {"clinic": frame(2)}
 

@@ -115,10 +115,6 @@ def follow(home: ServerHome, status: Status) -> list[str]:
     return seen
 
 
-# What follows shows a fault of the package as it was found; the mark goes with the fault.
-
-
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="it is told as a TransportError: try again later")
 def test_a_corrupt_sum_is_told_as_what_a_person_must_look_at(home: ServerHome) -> None:
     with pytest.raises(errors.SynthfedError) as ended:
         follow(home, Status("paused", "masks did not cancel", error=SumCorrupt.__name__))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthfed.plugins.api import Payload, PrivatePart
-from synthfed.protocols.errors import BudgetExceeded, PrivacyError, RemoteProtocolError
+from synthfed.protocols.errors import BudgetExceeded, RemoteProtocolError
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.privacy.plan import box
@@ -20,7 +20,7 @@ from synthfed.protocols.secagg import messages, ring
 from synthfed.protocols.secagg.keys import Ephemeral
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.secagg.site import Accepted, Fresh, Seeds, SiteMachine
-from synthfed.protocols.sums import SCALE_BITS, answer_time_s, noise_shares
+from synthfed.protocols.sums import SCALE_BITS, Kind, answer_time_s, noise_shares
 
 from .channel import Clock, Reply
 from .data import UnitData
@@ -29,7 +29,7 @@ from .train import clipped_sum, read_payload
 from .vault import Charge, Ledger
 
 _LOG: Final = logging.getLogger(__name__)
-_OVERRUNS_ALLOWED: Final = 10
+OVERRUNS_ALLOWED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,6 @@ class Agent:
     data: UnitData
     private: PrivatePart
     clock: Clock
-    overruns: list[int]
 
     def answer(self, frame: bytes) -> Reply:
         """Return the reply to one frame; whatever is wrong with it becomes one constant refusal.
@@ -61,29 +60,28 @@ class Agent:
         Raises:
             PrivacyError: the ledger failed; the agent must stop.
         """
-        received_s = self.clock()
-        sequence = 0
+        received_s, sequence = self.clock(), 0
         try:
             message, sequence = messages.decode(frame)
-            answer, due_s = self._answer(message, received_s)
+            answer = self._answer(message, received_s)
         except RemoteProtocolError as error:
             _LOG.warning("refused: %s", error)
-            answer, due_s = messages.Refusal(messages.Code.PROTOCOL), received_s
+            answer = _Answer(messages.Refusal(messages.Code.PROTOCOL), received_s)
         except BudgetExceeded as error:
             _LOG.warning("refused: %s", error)
-            answer, due_s = messages.Refusal(messages.Code.BUDGET), received_s
-        return Reply(messages.encode(answer, sequence), due_s)
+            answer = _Answer(messages.Refusal(messages.Code.BUDGET), received_s)
+        return Reply(messages.encode(answer.message, sequence), answer.due_s, answer.slot_s)
 
-    def _answer(self, message: messages.Message, received_s: float) -> tuple[messages.Message, float]:
+    def _answer(self, message: messages.Message, received_s: float) -> "_Answer":
         match message:
             case messages.Open():
-                return self.machine.hello(message, self._fresh()), received_s
+                return _Answer(self.machine.hello(message, self._fresh()), received_s)
             case messages.Roll():
                 confirm = self.machine.confirm(message, self.ledger.journal_floors())
                 self.ledger.remember_peers({hello.site: hello.journal_length for hello in message.hellos})
-                return confirm, received_s
+                return _Answer(confirm, received_s)
             case messages.Seal():
-                return self.machine.activate(message), received_s
+                return _Answer(self.machine.activate(message), received_s)
             case messages.Round():
                 return self._round(message, received_s)
             case _:
@@ -94,61 +92,74 @@ class Agent:
             Ephemeral.generate(), secrets.token_bytes(32), secrets.token_bytes(32), self.ledger.length, self.ledger.head
         )
 
-    def _round(self, message: messages.Round, received_s: float) -> tuple[messages.Message, float]:
+    def _round(self, message: messages.Round, received_s: float) -> "_Answer":
         repeated = self.machine.repeated(message)
         if repeated is not None:
-            return repeated, received_s
-        if self.ledger.unsettled() or len(self.overruns) >= _OVERRUNS_ALLOWED:
-            _LOG.error("stopped: a person must look at the log and run `synthfed client clear`")
-            return messages.Refusal(messages.Code.STOPPED), received_s
+            return _Answer(repeated, received_s)
+        if self.ledger.unsettled() or self.ledger.overruns() >= OVERRUNS_ALLOWED:
+            _LOG.error("stopped: look at this log, stop the agent, then run `synthfed client clear`")
+            return _Answer(messages.Refusal(messages.Code.STOPPED), received_s)
         accepted = self.machine.accept(message)
         if accepted.kind is None:
             self.machine.commit(accepted)
-            return self.machine.mask(accepted, np.empty(0, dtype=np.int64)), received_s
-        return self._charged(accepted)
+            return _Answer(self.machine.mask(accepted, np.empty(0, dtype=np.int64)), received_s)
+        return self._charged(accepted, accepted.kind)
 
-    def _charged(self, accepted: Accepted) -> tuple[messages.Message, float]:
-        """Charge, compute, mask: after the charge the only outcomes are an answer at its time or none."""
-        assert accepted.kind is not None  # noqa: S101 - the caller's branch
-        kind, message = accepted.kind, accepted.round
+    def _charged(self, accepted: Accepted, kind: Kind) -> "_Answer":
+        """Charge, compute, mask: after the charge the only outcomes are an answer at its time or a dead process."""
+        message, study = accepted.round, self.policy.study
         payload = read_payload(kind, message.payload)
         cost = self.gate.check(kind)
-        study = self.policy.study
-        charge = Charge(
-            study.hash, study.name, kind.sum.name, self.machine.transcript, message.counter, accepted.context, cost
+        sequence = self.ledger.charge(
+            Charge(
+                study.hash, study.name, kind.sum.name, self.machine.transcript, message.counter, accepted.context, cost
+            )
         )
-        sequence = self.ledger.charge(charge)
-        # Everything before this point took a time that no record had a part in; the clock starts here.
-        answer_s = answer_time_s(study, kind.sum.family)
-        due_s = self.clock() + answer_s
         seeds = self.machine.commit(accepted)
-        values = self._computed(accepted, seeds, payload)
+        # Everything before this point took a time that no record had a part in; the clock starts here.
+        slot_s = answer_time_s(study, kind.sum.family)
+        due_s = self.clock() + slot_s
+        total = self._total(kind, seeds, payload)
+        whole = np.zeros(kind.sum.dim) if total is None else total
+        masked = self.machine.mask(accepted, self._noised(accepted, kind, seeds, whole))
         if self.clock() > due_s:
             self.machine.abandon()
             self.ledger.settle(sequence, "abandoned")
-            self.overruns.append(sequence)
             _LOG.error("a step overran its fixed answer time and was given up; its charge stands")
-            return messages.Refusal(messages.Code.ABANDONED), self._next_slot(due_s, answer_s)
-        masked = self.machine.mask(accepted, values)
-        self.ledger.settle(sequence, "sent")
-        return masked, due_s
+            return _Answer(messages.Refusal(messages.Code.ABANDONED), due_s + slot_s, slot_s)
+        if total is not None:  # a step that failed on records stays open in the ledger, so that a person must look
+            self.ledger.settle(sequence, "sent")
+        return _Answer(masked, due_s, slot_s)
 
-    def _computed(self, accepted: Accepted, seeds: Seeds, payload: Payload) -> npt.NDArray[np.int64]:
-        """Return the round's noised sum in grid steps; an error here may depend on records, so it ends the agent."""
-        assert accepted.kind is not None  # noqa: S101 - the caller's branch
-        kind, study = accepted.kind, self.policy.study
+    def _total(self, kind: Kind, seeds: Seeds, payload: Payload) -> npt.NDArray[np.float64] | None:
+        """Return the sample's clipped sum; None where the plugin failed, which may depend on records.
+
+        The answer is then noise alone, at its time: neither the failure nor its text leaves the agent.
+        """
         try:
             batch = self.data.draw(KeyStream(seeds.sample), kind.sum.sample_rate, kind.slots)
             total = clipped_sum(self.private, kind, payload, batch)
-            step = kind.grid_step(noise_shares(study, len(accepted.round.cohort)))
-            grid = ring.to_grid(total, step, box(study, kind.ring_bits))
-        except Exception as error:  # noqa: BLE001 - it must become neither an answer nor, by its text, a log line
-            raise PrivacyError(
-                f"the plugin failed on records in a charged step ({type(error).__name__}); the agent stops. "
-                "Look at the plugin, then run `synthfed client clear`"
-            ) from None
-        return grid + discrete_gaussian(KeyStream(seeds.noise), kind.sum.dim, SCALE_BITS)
+        except Exception as error:  # noqa: BLE001 - foreign code on records; its text could hold a value
+            _LOG.error("the plugin failed on records (%s); the agent serves no further step", type(error).__name__)
+            return None
+        if not np.isfinite(total).all():
+            _LOG.error("the plugin's sum is not finite; the agent serves no further step")
+            return None
+        return total
 
-    def _next_slot(self, due_s: float, answer_s: float) -> float:
-        """Return the next whole multiple of the answer time after a missed one."""
-        return due_s + answer_s * ((self.clock() - due_s) // answer_s + 1)
+    def _noised(
+        self, accepted: Accepted, kind: Kind, seeds: Seeds, total: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.int64]:
+        study = self.policy.study
+        step = kind.grid_step(noise_shares(study, len(accepted.round.cohort)))
+        noise = discrete_gaussian(KeyStream(seeds.noise), kind.sum.dim, SCALE_BITS)
+        return ring.to_grid(total, step, box(study, kind.ring_bits)) + noise
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A message, when it is due, and the slots in which it may leave if it is late (0: at once)."""
+
+    message: messages.Message
+    due_s: float
+    slot_s: float = 0.0

@@ -4,6 +4,7 @@ Never listens on anything but a socket file that only its owner can open.
 """
 
 import logging
+import math
 import os
 import selectors
 import socket
@@ -24,10 +25,24 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer and the time, on the agent's clock, before which it must not leave."""
+    """An answer and when it may leave, on the agent's clock.
+
+    Attributes:
+        frame: the answer.
+        due_s: not before this time.
+        slot_s: where that time has passed, only at whole multiples of this after it; 0 for at once.
+    """
 
     frame: bytes
     due_s: float
+    slot_s: float = 0.0
+
+    def leaves_s(self, now_s: float) -> float:
+        """Return when the answer leaves: how late it was finished shows in whole slots only."""
+        late_s = now_s - self.due_s
+        if late_s <= 0 or not self.slot_s:
+            return self.due_s
+        return self.due_s + self.slot_s * math.ceil(late_s / self.slot_s)
 
 
 class Answers(Protocol):
@@ -107,7 +122,8 @@ def _serve_one(agent: Answers, connection: socket.socket, clock: Clock) -> bool:
     if not frame:
         return False
     reply = agent.answer(frame)
-    time.sleep(max(0.0, reply.due_s - clock()))
+    now_s = clock()
+    time.sleep(max(0.0, reply.leaves_s(now_s) - now_s))
     try:
         connection.sendall(reply.frame)
     except OSError as error:

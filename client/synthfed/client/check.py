@@ -14,13 +14,14 @@ from typing import Final, TypeVar
 
 from synthfed.plugins.pinning import Pinned, pin
 from synthfed.protocols.errors import ConfigError, SynthfedError
+from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import answer_time_s
 
-from .config import Home, SiteConfig
+from .config import Home, SiteConfig, data_path
 from .data import load_units
 from .gate import Gate
-from .site import check_roster, data_path
+from .site import check_roster
 from .train import seconds_per_step
 from .vault import Ledger, load_identity
 
@@ -61,6 +62,10 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
     if identity is not None:
         _, finding = _try("roster", lambda: check_roster(config, study, identity), "lists this site with this key")
         yield finding
+        for site in study.cohort.sites:
+            yield Finding(
+                "roster", True, f"{site.id}: identity {fingerprint(site.public_key)}   (compare site to site)"
+            )
     pinned, finding = _try("plan", lambda: pin(study), "the promise can be met")
     yield finding
     if pinned is None:

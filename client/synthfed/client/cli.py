@@ -6,8 +6,6 @@ Never computes anything itself: it reads arguments, calls the site's modules and
 import logging
 import os
 import signal
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +13,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .config import Home
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.ids import fingerprint
+
+from .config import Home, data_path
 
 app = typer.Typer(
     help="Run a site: its agent keeps the records, its node talks to the coordinator.",
@@ -23,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+UnconfinedOption = Annotated[
+    bool, typer.Option("--allow-unconfined", help="Go on where the kernel cannot hide the site's files from the node.")
+]
 HomeOption = Annotated[Path, typer.Option("--home", help="The site's folder: settings, keys and ledger.")]
 _HOME = Path("site")
 
@@ -44,6 +48,7 @@ def init(
     console.print(f"home          {home}")
     console.print(f"coordinator   {invited.address}, authority {invited.fingerprint}   (compare by voice)")
     console.print(f"enrolment     {place.enrolment}, fingerprint {enrolment.fingerprint}   (compare by voice)")
+    console.print(f"identity      {fingerprint(enrolment.roster_entry.public_key)}   (other sites compare it by voice)")
     console.print(f"Send {place.enrolment.name} to the coordinator; then set `data` and `ceiling` in {place.config}.")
 
 
@@ -62,7 +67,7 @@ def check(home: HomeOption = _HOME) -> None:
 
 
 @app.command()
-def run(home: HomeOption = _HOME) -> None:
+def run(home: HomeOption = _HOME, allow_unconfined: UnconfinedOption = False) -> None:
     """Run the agent and the node until interrupted; either is started again when it ends."""
     from .supervise import supervise
 
@@ -71,13 +76,14 @@ def run(home: HomeOption = _HOME) -> None:
     place.load_study(config)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"site {config.site}: running; stop with Ctrl-C")
-    supervise(place, config, _stopped(), lambda text: console.print(f"site {config.site}: {text}", markup=False))
+    say = lambda text: console.print(f"site {config.site}: {text}", markup=False)  # noqa: E731
+    supervise(place, _stopped(), say, allow_unconfined=allow_unconfined)
 
 
 @app.command()
 def agent(home: HomeOption = _HOME) -> None:
     """Run the agent alone: it has the records and no network (for two users, containers or units)."""
-    from .isolation import leave_network
+    from .namespaces import leave_network
 
     is_isolated = leave_network()  # before torch starts threads
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -98,16 +104,28 @@ def agent(home: HomeOption = _HOME) -> None:
 
 
 @app.command()
-def node(home: HomeOption = _HOME) -> None:
-    """Run the Flower node alone: it has the network and no records."""
+def node(home: HomeOption = _HOME, allow_unconfined: UnconfinedOption = False) -> None:
+    """Run the Flower node alone: it has the network, and sees nothing of the home but its own folder.
+
+    A Flower coordinator can make a node run code of its choice. So this process hides the home and
+    the table from itself, for good, before it becomes the node.
+    """
     from synthfed.plugins.processes import flower_environment
 
+    from .namespaces import hide_files
     from .supervise import node_command
 
-    place = Home(home)
-    command = node_command(place, place.load())
-    sys.stdout.flush()
-    os.execvpe(command[0], command, flower_environment(place.path / "flwr"))  # noqa: S606 - no shell, a fixed program
+    place = Home(home.absolute())
+    config = place.load()
+    command, environment = node_command(place, config), flower_environment(place.node.absolute() / "flwr")
+    os.chdir("/")
+    if not hide_files(place.path, place.node, [data_path(place, config)]) and not allow_unconfined:
+        raise ConfigError(
+            "this kernel cannot hide the home from the node, in which a coordinator can run code; run the node as "
+            "another user or on another machine, or accept it with --allow-unconfined",
+            where=str(home),
+        )
+    os.execvpe(command[0], command, environment)  # noqa: S606 - no shell, a fixed program
 
 
 @app.command()
@@ -118,16 +136,15 @@ def clear(home: HomeOption = _HOME) -> None:
     place = Home(home)
     with exclusive(place.lock):
         ledger = Ledger(place.ledger)
-        steps = ledger.unsettled()
-        for sequence in steps:
-            ledger.settle(sequence, "cleared")
+        count = ledger.clear()
         ledger.close()
-    Console(highlight=False).print(f"{len(steps)} interrupted step(s) cleared; their charges stand")
+    Console(highlight=False).print(f"{count} interrupted or overrun step(s) cleared; their charges stand")
 
 
 def _stopped() -> Callable[[], bool]:
     """Return a function that tells whether SIGINT or SIGTERM has come."""
-    event = threading.Event()
+    came: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: event.set())
-    return event.is_set
+        # Not an Event: its lock would deadlock when a second signal interrupts the first one's handler.
+        signal.signal(number, lambda received, _: came.append(received))
+    return lambda: bool(came)

@@ -30,7 +30,7 @@ class Coordinator(Strict):
     """Where the coordinator listens, and the certificate authority that this site trusts for it."""
 
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*:[0-9]{1,5}$")]
-    ca: str = "ca.crt"
+    ca: str = "node/ca.crt"
 
 
 class SiteConfig(Strict):
@@ -69,9 +69,14 @@ class Home:
         return self.path / "identity.key"
 
     @property
+    def node(self) -> Path:
+        """All of the home that the Flower node can see: its own key, the authority, the agent's socket."""
+        return self.path / "node"
+
+    @property
     def node_key(self) -> Path:
         """The private key of the site's Flower node (mode 0600)."""
-        return self.path / "node.key"
+        return self.node / "node.key"
 
     @property
     def enrolment(self) -> Path:
@@ -91,7 +96,7 @@ class Home:
     @property
     def socket(self) -> Path:
         """Where the agent listens (mode 0600)."""
-        path = self.path / "agent.sock"
+        path = self.node / "agent.sock"
         if len(str(path.absolute()).encode()) > LONGEST_SOCKET_PATH:
             raise ConfigError("its path is too long for a Unix socket; move it to a shorter one", where=str(self.path))
         return path
@@ -104,10 +109,10 @@ class Home:
         """
         try:
             return SiteConfig.model_validate(tomllib.loads(read_text(self.config)))
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"is not valid TOML: {error}", where=str(self.config)) from None
         except ValidationError as error:
             raise ConfigError(describe(error), where=str(self.config)) from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"is not valid TOML: {error}", where=str(self.config)) from None
 
     def load_study(self, config: SiteConfig) -> Study:
         """Return the study that this site has agreed to by putting its file into the home."""
@@ -116,6 +121,11 @@ class Home:
         if study.is_draft:
             raise ConfigError("is a draft: a site of its roster has no key yet", where=str(path))
         return study
+
+
+def data_path(home: Home, config: SiteConfig) -> Path:
+    """Return where the site's table lies; a relative path starts at the home."""
+    return home.path.absolute() / Path(config.data).expanduser()
 
 
 def read_text(path: Path) -> str:
@@ -146,5 +156,5 @@ delta = 1e-5
 # From the coordinator's invitation.
 [coordinator]
 address = {json.dumps(address)}
-ca = "ca.crt"
+ca = "node/ca.crt"
 """

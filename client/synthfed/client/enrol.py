@@ -15,7 +15,7 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import SITE_ID
 
 from .config import Home, draft_config, read_text
-from .vault import identity_pem, write_secret
+from .vault import Ledger, identity_pem, write_secret
 
 
 def init_home(home: Home, invitation: Path, site: str, controller: str, data: str) -> tuple[Enrolment, Invitation]:
@@ -27,24 +27,29 @@ def init_home(home: Home, invitation: Path, site: str, controller: str, data: st
     if not SITE_ID.fullmatch(site):
         raise ConfigError("must be 1-32 lower-case letters, digits and inner hyphens", where="--site")
     invited = parse(Invitation, read_text(invitation), where=str(invitation))
-    make_folder(home.path)
     if any(path.exists() for path in (home.config, home.identity, home.node_key)):
         raise ConfigError("already is a site's home; choose another --home", where=str(home.path))
+    make_folder(home.path)
+    make_folder(home.node)
     identity, node = Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())
     write_secret(home.identity, identity_pem(identity))
     write_secret(home.node_key, node_pem(node))
     enrolment = Enrolment.signed(site, controller, identity, node_public(node))
-    (home.path / "ca.crt").write_text(invited.ca, encoding="utf-8")
+    (home.node / "ca.crt").write_text(invited.ca, encoding="utf-8")
+    Ledger(home.ledger, create=True).close()
     home.config.write_text(draft_config(site, controller, data, invited.address), encoding="utf-8")
     home.enrolment.write_text(enrolment.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return enrolment, invited
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that only its owner can enter (mode 0700)."""
+    """Make a folder that only its owner can enter (mode 0700); one that exists must be such a folder already."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o700)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(
+                "exists and can be entered by others; choose a new folder or `chmod 700` it", where=str(path)
+            )
     except OSError as error:
         raise ConfigError(f"cannot be made: {error.strerror}", where=str(path)) from None
     if not os.access(path, os.W_OK):

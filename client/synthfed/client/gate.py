@@ -3,7 +3,7 @@
 Never lets a step through that the study's caps or the site's own ceiling do not cover.
 """
 
-from synthfed.protocols.errors import BudgetExceeded
+from synthfed.protocols.errors import BudgetExceeded, ConfigError
 from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
 from synthfed.protocols.privacy.plan import event
 from synthfed.protocols.secagg.policy import Policy
@@ -17,7 +17,17 @@ class Gate:
     """Decides over steps of one study, against all that the ledger holds."""
 
     def __init__(self, policy: Policy, ceiling: Ceiling, ledger: Ledger) -> None:
-        """Remember the pinned policy, the site's ceiling and the ledger."""
+        """Remember the pinned policy, the site's ceiling and the ledger.
+
+        Raises:
+            ConfigError: the study's delta is above the ceiling's, which could then not be accounted for.
+        """
+        if policy.study.privacy.delta > ceiling.delta:
+            raise ConfigError(
+                f"the study's privacy.delta = {policy.study.privacy.delta} is above this site's ceiling.delta = "
+                f"{ceiling.delta}; agree on a smaller one",
+                where="site.toml",
+            )
         self._policy = policy
         self._ceiling = ceiling
         self._ledger = ledger

@@ -18,7 +18,7 @@ from synthfed.protocols.study import Study
 
 from .agent import Agent
 from .channel import Clock
-from .config import Ceiling, Home, SiteConfig
+from .config import Ceiling, Home, SiteConfig, data_path
 from .data import load_units
 from .gate import Gate
 from .train import seconds_per_step
@@ -44,11 +44,6 @@ def open_agent(home: Home) -> Iterator[Agent]:
             yield agent
 
 
-def data_path(home: Home, config: SiteConfig) -> Path:
-    """Return where the site's table lies; a relative path starts at the home."""
-    return home.path / Path(config.data).expanduser()
-
-
 def check_roster(config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:
     """Raise ConfigError unless the study's roster lists this site with this key."""
     pinned = study.cohort.keys.get(config.site)
@@ -68,7 +63,7 @@ class SimulatedSite:
     def __init__(self, folder: Path, site: str, data: Path) -> None:
         """Make the site's folder and identity."""
         folder.mkdir(mode=0o700)
-        self._ledger = Ledger(folder / "ledger.db")
+        self._ledger = Ledger(folder / "ledger.db", create=True)
         self._site = site
         self._data = data
         self._identity = Ed25519PrivateKey.from_private_bytes(secrets.token_bytes(32))
@@ -108,4 +103,4 @@ def _agent(
     policy, private = pinned.policy, pinned.model.private()
     units = load_units(data, policy.study, pinned.domain, private)
     machine = SiteMachine(policy, site, identity)
-    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, private, clock, [])
+    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, private, clock)

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from synthfed.plugins.processes import Child, close_all, flower_environment, free_port, program, this_program
+from synthfed.protocols.errors import ConfigError
 
 from .config import Home, SiteConfig
 
 _FIRST_WAIT_S: Final = 1.0
 _LONGEST_WAIT_S: Final = 30.0
 _STABLE_S: Final = 60.0
+_PERMANENT: Final = frozenset({3, 4, 5, 9})  # exit codes of faults that only a person can mend
 
 
 @dataclass(slots=True)
@@ -32,6 +34,13 @@ def agent_command(home: Home) -> list[str]:
     return this_program("client", "agent", "--home", str(home.path))
 
 
+def confined_node_command(home: Home, *, allow_unconfined: bool) -> list[str]:
+    """Return the command that hides the home from itself and becomes the Flower node."""
+    return this_program(
+        "client", "node", "--home", str(home.path), *(["--allow-unconfined"] if allow_unconfined else [])
+    )
+
+
 def node_command(home: Home, config: SiteConfig) -> list[str]:
     """Return the command that runs a home's Flower node; it is given paths and a name, no secret but its own key."""
     absolute = home.path.absolute()
@@ -46,12 +55,17 @@ def node_command(home: Home, config: SiteConfig) -> list[str]:
     ]
 
 
-def supervise(home: Home, config: SiteConfig, stop: Callable[[], bool], say: Callable[[str], None]) -> None:
-    """Run agent and node until ``stop`` says so, starting each again with a growing wait when it ends."""
-    environment = flower_environment(home.path / "flwr")
+def supervise(home: Home, stop: Callable[[], bool], say: Callable[[str], None], *, allow_unconfined: bool) -> None:
+    """Run agent and node until ``stop`` says so, starting each again with a growing wait when it ends.
+
+    Raises:
+        ConfigError: one of them ended for a reason that starting it again cannot mend.
+    """
+    environment = flower_environment(home.node / "flwr")
+    node = confined_node_command(home, allow_unconfined=allow_unconfined)
     watched = [
         Watched(Child("agent", agent_command(home), home.path / "agent.log", environment)),
-        Watched(Child("node", node_command(home, config), home.path / "node.log", environment)),
+        Watched(Child("node", node, home.path / "node.log", environment)),
     ]
     try:
         while not stop():
@@ -70,6 +84,8 @@ def _tend(each: Watched, say: Callable[[str], None]) -> None:
         if now - each.started_s > _STABLE_S:
             each.wait_s = _FIRST_WAIT_S
         return
+    if code in _PERMANENT:
+        raise ConfigError(f"the {each.child.name} cannot run: {each.child.last_words(1)}", where=str(each.child.log))
     if code is not None and each.not_before_s <= each.started_s:
         say(f"{each.child.name} ended with code {code}: {each.child.last_words(1)} (log: {each.child.log})")
         each.not_before_s = now + each.wait_s

@@ -18,9 +18,8 @@ from synthfed.plugins.pinning import Pinned
 from synthfed.protocols.errors import RemoteProtocolError, UnsupportedMechanism
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
-from synthfed.protocols.sums import SCALE_BITS, Kind, Sum
+from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, Kind, Sum
 
-_SLOTS_AT_ONCE: Final = 512  # a whole number of tiles, so that a row's arithmetic does not depend on its slot
 LARGEST_WEIGHT: Final = 1e4
 
 
@@ -41,8 +40,8 @@ def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array
     padded[: len(batch)] = batch
     real = np.arange(kind.slots) < len(batch)
     total = np.zeros(kind.sum.dim)
-    for start in range(0, kind.slots, _SLOTS_AT_ONCE):
-        part = slice(start, start + _SLOTS_AT_ONCE)
+    for start in range(0, kind.slots, SLOTS_AT_ONCE):
+        part = slice(start, start + SLOTS_AT_ONCE)
         total += contribute(private, kind.sum, payload, padded[part], real[part])
     return total
 

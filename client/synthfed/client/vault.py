@@ -41,6 +41,7 @@ CREATE TABLE entries (
     hash BLOB NOT NULL
 ) STRICT;
 CREATE TABLE outcomes (sequence INTEGER PRIMARY KEY REFERENCES entries, outcome TEXT NOT NULL) STRICT;
+CREATE TABLE clearances (length INTEGER NOT NULL) STRICT;
 CREATE TABLE peers (site TEXT PRIMARY KEY, journal_length INTEGER NOT NULL) STRICT;
 CREATE TRIGGER entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
@@ -79,23 +80,32 @@ class Charge:
 class Ledger:
     """Every charge this home's records have paid, hash-chained, in one SQLite file."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create the file, and verify the whole chain."""
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Open the file and verify the whole chain against the head noted beside it; create it only on demand.
+
+        Raises:
+            PrivacyError: the ledger is missing, changed, shorter than it was, or cannot be used.
+        """
         self._path = path
-        is_new = not path.exists()
+        self._anchor = path.with_suffix(".head")
+        is_new = create and not path.exists()
+        if not is_new and not path.exists():
+            raise PrivacyError(f"{path}: the ledger is missing; restore it, a new one would forget what was spent")
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise PrivacyError(f"{path}: the ledger cannot be opened ({error}); restore it or its folder") from None
         try:
             self._db.execute("PRAGMA journal_mode = DELETE")
-            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA synchronous = EXTRA")
             self._db.execute("PRAGMA foreign_keys = ON")
             if is_new:
                 path.chmod(0o600)
                 self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
             self._check_format()
-            self.length, self.head = self._verify()
+            self.length, self.head = self._verify(self._noted(is_new))
+            if is_new:
+                self._note_head()
         except sqlite3.Error as error:
             self._db.close()
             raise PrivacyError(f"{path}: the ledger cannot be used ({error}); restore it, never replace it") from None
@@ -128,6 +138,7 @@ class Ledger:
         with self._transaction():
             self._db.execute(f"INSERT INTO entries VALUES ({','.join('?' * len(row))})", row)  # noqa: S608
         self.length, self.head = sequence, entry
+        self._note_head()
         return sequence
 
     def settle(self, sequence: int, outcome: str) -> None:
@@ -139,6 +150,24 @@ class Ledger:
         """Return the charged steps with no outcome: the agent died inside them."""
         rows = self._db.execute("SELECT sequence FROM entries WHERE sequence NOT IN (SELECT sequence FROM outcomes)")
         return tuple(sequence for (sequence,) in rows)
+
+    def overruns(self) -> int:
+        """Return how many steps overran their answer time since a person last cleared the ledger."""
+        row = self._db.execute(
+            "SELECT COUNT(*) FROM outcomes WHERE outcome = 'abandoned' "
+            "AND sequence > (SELECT coalesce(max(length), 0) FROM clearances)"
+        ).fetchone()
+        return int(row[0])
+
+    def clear(self) -> int:
+        """Note that a person has looked: settle interrupted steps, forget overruns; return how many there were."""
+        interrupted = self.unsettled()
+        count = len(interrupted) + self.overruns()
+        for sequence in interrupted:
+            self.settle(sequence, "cleared")
+        with self._transaction():
+            self._db.execute("INSERT INTO clearances VALUES (?)", (self.length,))
+        return count
 
     def count(self, study: bytes, kind: str) -> int:
         """Return how many rounds of a kind were charged to a study, over all sessions and restarts."""
@@ -183,8 +212,33 @@ class Ledger:
         if version != FORMAT:
             raise PrivacyError(f"{self._path}: ledger format {version} is not supported; this program writes {FORMAT}")
 
-    def _verify(self) -> tuple[int, bytes]:
+    def _note_head(self) -> None:
+        """Note length and head in a file of their own, so that a cut ledger is noticed."""
+        try:
+            descriptor = os.open(self._anchor, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.pwrite(descriptor, self.length.to_bytes(8, "little") + self.head, 0)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise PrivacyError(f"{self._anchor}: cannot be written ({error.strerror}); free disk space") from None
+
+    def _noted(self, is_new: bool) -> tuple[int, bytes]:
+        if is_new:
+            return 0, GENESIS
+        try:
+            noted = self._anchor.read_bytes()
+        except OSError:
+            noted = b""
+        if len(noted) != 8 + len(GENESIS):
+            raise PrivacyError(f"{self._anchor}: is missing or damaged; restore it together with the ledger")
+        return int.from_bytes(noted[:8], "little"), noted[8:]
+
+    def _verify(self, noted: tuple[int, bytes]) -> tuple[int, bytes]:
+        """Return length and head; the chain must pass through the noted head, and may be one entry longer."""
         head, expected = GENESIS, 0
+        passed = noted == (0, GENESIS)
         for row in self._db.execute("SELECT * FROM entries ORDER BY sequence"):
             sequence, at, study, name, kind, transcript, counter, context, rate, noise, previous, entry = row
             charge = Charge(study, name, kind, transcript, counter, context, SampledGaussian(rate, noise, 1))
@@ -192,13 +246,22 @@ class Ledger:
             if sequence != expected or previous != head or charge.hash(sequence, at, previous) != entry:
                 raise PrivacyError(f"{self._path}: entry {expected} was changed or removed; restore the true ledger")
             head = entry
+            passed |= noted == (expected, head)
+        if not passed:
+            raise PrivacyError(f"{self._path}: entries were removed from its end; restore the true ledger")
         return expected, head
 
 
 @contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
     """Hold the home's lock; a second agent gets a ConfigError."""
-    with lock.open("a") as file:
+    try:
+        file = lock.open("a")
+    except OSError as error:
+        raise ConfigError(
+            f"is not a site's home ({error.strerror}); run `client init`", where=str(lock.parent)
+        ) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -31,9 +31,8 @@ def pin(study: Study) -> Pinned:
         PluginError: a plugin is missing or broken.
         ConfigError: the options are wrong or the promise cannot be met.
     """
-    plugin = find("synthfed.models", study.model.plugin)
-    model: Model = plugin.load()(study)
-    reader = find("synthfed.domains", study.domain)
-    domain: Domain = reader.load()()
+    plugin, reader = find("synthfed.models", study.model.plugin), find("synthfed.domains", study.domain)
     code = digest("code", plugin.hash, reader.hash)
+    model: Model = plugin.load()(study)
+    domain: Domain = reader.load()()
     return Pinned(Policy(study, make_plan(study, model.sums()), code), plugin, model, domain)

@@ -51,10 +51,10 @@ class Plugin:
 
     @property
     def hash(self) -> bytes:
-        """The digest of the entry point and every source file of its package, 32 bytes: what a site pins.
+        """The digest of the entry point, the version and every source file of its package, 32 bytes.
 
-        What the package imports from elsewhere is covered by the distribution's version only. The
-        parent packages are imported to find the file, the module itself is not.
+        What the package imports from elsewhere is not covered. The parent packages are imported to
+        find the file, the module itself is not.
 
         Raises:
             PluginError: the module has no file that can be read.
@@ -67,7 +67,7 @@ class Plugin:
             raise self._broken(f"cannot be located ({type(error).__name__}: {error})") from error
         if not sources:
             raise self._broken(f"cannot be located (no file for module {module!r})")
-        return digest("plugin", self.target.encode(), *sources)
+        return digest("plugin", self.target.encode(), self.version.encode(), *sources)
 
     def _broken(self, what: str) -> PluginError:
         message = f"{what}; mend or reinstall {self.distribution} {self.version}"
@@ -76,7 +76,7 @@ class Plugin:
 
 def _sources(module: str, file: Path) -> list[bytes]:
     """Return names and contents of all sources beside a module and below, or of a lone module itself."""
-    if "." not in module:
+    if "." not in module and file.name != "__init__.py":
         return [file.name.encode(), file.read_bytes()]
     files = sorted(file.parent.rglob("*.py"))
     return [part for each in files for part in (each.relative_to(file.parent).as_posix().encode(), each.read_bytes())]

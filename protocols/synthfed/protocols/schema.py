@@ -15,6 +15,7 @@ Records = npt.NDArray[np.float64]
 
 MAX_CATEGORIES = 4096
 MAX_COLUMNS = 512
+_LEAST_WIDTH = 1e-9  # of the larger bound
 _MAX_EXACT = 2**53  # beyond this a float64 no longer holds every integer
 
 Name = Annotated[str, Field(min_length=1, max_length=64)]
@@ -101,3 +102,7 @@ def check_names(columns: Sequence[Categorical | Integer | Real]) -> None:
 def _check_bounds(lower: float, upper: float) -> None:
     if not lower < upper:
         raise ValueError("lower must be less than upper")
+    if max(abs(lower), abs(upper)) > _MAX_EXACT:
+        raise ValueError("bounds beyond 2**53 cannot be held exactly; use a larger unit for the column")
+    if upper - lower < _LEAST_WIDTH * max(abs(lower), abs(upper)):
+        raise ValueError("lower and upper are too close to tell values apart; give the column wider bounds")

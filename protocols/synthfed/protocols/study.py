@@ -38,7 +38,7 @@ class Privacy(Strict):
     unit: Name | None = None
     records_per_unit: Annotated[int, Field(ge=1, le=100_000)] = 1
     units_per_site: Annotated[int, Field(ge=1, le=10_000_000)]
-    clip_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    clip_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     sample_rate: Annotated[float, Field(gt=0, le=1)]
     steps: Annotated[int, Field(ge=1, le=100_000)]
     answer_time_s: Annotated[float, Field(ge=0.005, le=600)] = 0.25
@@ -236,11 +236,19 @@ def parse_study(text: str, *, where: str) -> Study:
         raise ConfigError(f"is not valid TOML: {error}", where=where) from None
 
 
+_WORDS: Final = {
+    "extra_forbidden": "is not a known field; remove it or mend its spelling",
+    "missing": "is missing; add it",
+}
+
+
 def describe(error: ValidationError) -> str:
     """Return the first problem of a pydantic error as ``field: what is wrong``, and how many more there are."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
+    # An unknown field first: it is mostly the misspelt twin of one that is then missing.
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
     field = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    message = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{field}: {message}{more}" if field else f"{message}{more}"

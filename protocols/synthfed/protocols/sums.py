@@ -17,6 +17,10 @@ NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 SCALE_BITS: Final = 18
 GRID: Final = 2**SCALE_BITS
 """Standard deviation of one site's discrete Gaussian in integer grid steps; a power of two."""
+TILE: Final = 64
+"""Slots come in whole tiles, ..."""
+SLOTS_AT_ONCE: Final = 512
+"""... and, where there are more than this many, in whole batches of it: every batch has one shape."""
 MAX_DIM: Final = 10**8
 PROBE: Final = "probe"
 """Reserved: the kind of a round without data, which masks canary words only and is not charged."""

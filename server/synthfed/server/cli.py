@@ -155,7 +155,10 @@ def study_new(
         sites=_sites(site or [], enrolment or []),
         drop=drop or [],
     )
-    out.write_text(render_study(drafted), encoding="utf-8")
+    try:
+        out.write_text(render_study(drafted), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", where=str(out)) from None
     console = _console()
     console.print(f"study: {out}   ({len(drafted.columns)} columns, {len(drafted.cohort.sites)} sites, mode {mode})")
     console.print(
@@ -223,10 +226,11 @@ def run_the_demo(
 ) -> None:
     """Run a federation of six sites on this machine, from data to release."""
     from .demo import free_folder, run_demo
+    from .finish import check_place
     from .watch import watching
 
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise ConfigError("is not empty; choose another --out", where=str(out))
+    if out is not None:
+        check_place(out)
     console = _console()
     with _interruptible(), free_folder(out) as folder, watching(console) as watch:
         run_demo(folder, epsilon=epsilon, steps=steps, seed=seed, console=console, watch=watch)
@@ -238,16 +242,20 @@ def _console() -> Console:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn SIGTERM into the same orderly end as Ctrl-C."""
+    """Turn SIGTERM into the same orderly end as Ctrl-C, and let nothing interrupt that end."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
 
     def interrupt(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _load_study(file: Path) -> Any:

@@ -14,7 +14,7 @@ from synthfed.plugins.processes import is_alive
 from synthfed.protocols import errors
 from synthfed.protocols.study import Study, parse_study
 
-from .finish import finish
+from .finish import check_place, finish
 from .home import ServerConfig, ServerHome
 from .store import Run, Status
 from .superlink import SuperLink, flower_app
@@ -91,12 +91,18 @@ def _follow(superlink: SuperLink, run: Run, watch: Callable[[Status], None]) -> 
         if status.phase == "trained":
             return
         if status.phase in ("paused", "failed"):
-            kind = getattr(errors, status.error, errors.TransportError)
-            is_ours = isinstance(kind, type) and issubclass(kind, errors.SynthfedError)
-            raise _rebuilt(kind if is_ours else errors.TransportError, status.message)
+            raise _rebuilt(_kind(status.error), status.message)
         if status.pid and (not is_alive(status.pid) or time.time() - status.at_unix_s > _SILENT_S):
             raise errors.TransportError("the coordinator's process died; the checkpoint stands: go on with --resume")
         time.sleep(_POLL_S)
+
+
+def _kind(name: str) -> type[errors.SynthfedError]:
+    """Return the error class of that name, wherever it is defined; TransportError where none of ours has it."""
+    kinds = [errors.SynthfedError]
+    for kind in kinds:  # grows as it goes: subclasses, then theirs
+        kinds += kind.__subclasses__()
+    return next((kind for kind in kinds if kind.__name__ == name), errors.TransportError)
 
 
 def _rebuilt(kind: type[errors.SynthfedError], message: str) -> errors.SynthfedError:
@@ -119,8 +125,7 @@ def _check(home: ServerHome, study: Study, request: Request) -> None:
             )
         if known.roster_entry.public_key != site.public_key:
             raise errors.ConfigError(f"site {site.id!r} is enrolled with another key", where=str(request.study))
-    if request.out.exists() and any(request.out.iterdir()):
-        raise errors.ConfigError("is not empty; choose another --out", where=str(request.out))
+    check_place(request.out)
 
 
 def _settings(home: ServerHome, config: ServerConfig, request: Request) -> dict[str, object]:

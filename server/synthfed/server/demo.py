@@ -176,7 +176,7 @@ def _running(homes: Sequence[Path]) -> Iterator[Callable[[], None]]:
     children = [
         Child(
             path.name,
-            this_program("client", "run", "--home", str(path)),
+            this_program("client", "run", "--home", str(path), "--allow-unconfined"),
             path / "run.log",
             flower_environment(path / "flwr"),
         )

@@ -4,8 +4,10 @@ Never reads a private table: bounds and categories must come from what is public
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -24,7 +26,8 @@ from synthfed.protocols.study import (
     least_tolerated,
 )
 
-_HEAD = """\
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+_HEAD: Final = """\
 # The terms of a study: every site agrees to this file, byte by byte, before a record is read.
 # Bounds and categories were agreed from public knowledge. NEVER take them from private records:
 # a minimum, a maximum or a rare category of a real table can give a person away.
@@ -77,10 +80,16 @@ def make_study(
     tolerated: int,
     quorum: int,
     columns: Sequence[Column],
+    epsilon_if_secagg_fails_at_most: float | None = None,
 ) -> Study:
     """Return a validated study; ConfigError says which of the parts do not fit."""
     try:
-        cohort = Cohort(tolerated=tolerated, quorum=quorum, sites=tuple(sites))
+        cohort = Cohort(
+            tolerated=tolerated,
+            quorum=quorum,
+            epsilon_if_secagg_fails_at_most=epsilon_if_secagg_fails_at_most,
+            sites=tuple(sites),
+        )
         return Study(
             format=FORMAT,
             name=name,
@@ -111,6 +120,7 @@ def with_sites(study: Study, sites: Sequence[Site]) -> Study:
         tolerated=tolerated,
         quorum=quorum,
         columns=study.columns,
+        epsilon_if_secagg_fails_at_most=study.cohort.epsilon_if_secagg_fails_at_most,
     )
 
 
@@ -165,7 +175,7 @@ def _column(column: Column) -> list[str]:
 
 
 def _pairs(**fields: object) -> list[str]:
-    return [f"{name} = {_value(value)}" for name, value in fields.items()]
+    return [f"{_key(name)} = {_value(value)}" for name, value in fields.items()]
 
 
 def _note(comment: str, **fields: object) -> list[str]:
@@ -173,10 +183,14 @@ def _note(comment: str, **fields: object) -> list[str]:
     return [f"{first}   # {comment}", *rest]
 
 
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _value(name)
+
+
 def _value(value: object) -> str:
-    """Return a plain value in TOML; JSON's strings, numbers, booleans and lists of these are TOML's, too."""
+    """Return a plain value in TOML: JSON's numbers, booleans and strings (but for U+007F) are TOML's, too."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(name)} = {_value(item)}" for name, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_value(name)} = {_value(item)}" for name, item in value.items()) + " }"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

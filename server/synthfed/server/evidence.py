@@ -21,6 +21,9 @@ Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Epsilon = Annotated[float, Field(ge=0)]
 Delta = Annotated[float, Field(ge=0, lt=1)]
+Setting = Literal["federation", "simulation"]
+"""Whether every site kept its own table, or all tables were in one place."""
+
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -65,6 +68,7 @@ class Evidence(Strict):
 
     Attributes:
         epsilon: promised to one privacy unit if every cap were used up, together with ``delta``.
+        setting: a simulation spends from a budget of its own, outside any site's ledger.
         epsilon_if_secagg_fails: the same if everyone but one site pooled what they saw; None if
             no finite bound is known.
         versions: of the software that trained, by distribution.
@@ -73,6 +77,7 @@ class Evidence(Strict):
     """
 
     format: Literal[1] = 1
+    setting: Setting = "federation"
     study: Text
     study_hash: Hash
     mode: Mode

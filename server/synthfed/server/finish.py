@@ -15,7 +15,7 @@ from synthfed.plugins.pinning import Pinned
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import fingerprint
 
-from .evidence import Evidence, PluginEvidence, SiteEvidence, SumEvidence
+from .evidence import Evidence, PluginEvidence, Setting, SiteEvidence, SumEvidence
 from .release import write_release
 from .store import Run, Tally
 from .training import spent
@@ -23,7 +23,21 @@ from .training import spent
 _DISTRIBUTIONS: Final = ("synthfed", "flwr", "torch", "opacus", "dp-accounting", "cryptography", "numpy")
 
 
-def finish(run: Run, pinned: Pinned, trainer: Trainer, out: Path, rows: int, seed: int) -> None:
+def check_place(out: Path) -> None:
+    """Refuse a taken place for a release before anything is spent on it."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError("is taken; choose another --out", where=str(out))
+
+
+def finish(
+    run: Run,
+    pinned: Pinned,
+    trainer: Trainer,
+    out: Path,
+    rows: int,
+    seed: int,
+    setting: Setting = "federation",
+) -> None:
     """Write the release of a run from its last checkpoint.
 
     Args:
@@ -33,6 +47,7 @@ def finish(run: Run, pinned: Pinned, trainer: Trainer, out: Path, rows: int, see
         out: where the release goes; must not exist or be empty.
         rows: how many synthetic rows the release carries.
         seed: fixes the rows.
+        setting: where the tables were.
     """
     checkpoint = run.load(pinned.policy.study)
     if checkpoint is None or not any(checkpoint[1].released.values()):
@@ -44,14 +59,14 @@ def finish(run: Run, pinned: Pinned, trainer: Trainer, out: Path, rows: int, see
         study=pinned.policy.study,
         study_text=run.study_text(),
         trainer=trainer,
-        evidence=gather(pinned, tally),
+        evidence=gather(pinned, tally, setting),
         history=tally.history,
         rows=rows,
         seed=seed,
     )
 
 
-def gather(pinned: Pinned, tally: Tally) -> Evidence:
+def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evidence:
     """Return what was promised and what was asked for, by site and sum."""
     policy, plugin = pinned.policy, pinned.plugin
     study, plan = policy.study, policy.plan
@@ -81,6 +96,7 @@ def gather(pinned: Pinned, tally: Tally) -> Evidence:
     )
     failing = plan.epsilon_if_secagg_fails
     return Evidence(
+        setting=setting,
         study=study.name,
         study_hash=study.hash.hex(),
         mode=study.privacy.mode,

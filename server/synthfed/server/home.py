@@ -3,12 +3,15 @@
 Never holds a record or a site's private key.
 """
 
+import contextlib
+import ipaddress
 import json
+import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -18,6 +21,9 @@ from synthfed.protocols.schema import Strict
 from synthfed.protocols.study import describe
 
 from .certificates import write_certificates
+
+_LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_PORTS: Final = range(1, 65536)
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -69,6 +75,8 @@ class ServerHome:
             return ServerConfig.model_validate(tomllib.loads(self.config.read_text(encoding="utf-8")))
         except OSError:
             raise ConfigError("is not a coordinator's home; run `synthfed server init`", where=str(self.path)) from None
+        except UnicodeDecodeError:
+            raise ConfigError("is not UTF-8 text", where=str(self.config)) from None
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"is not valid TOML: {error}", where=str(self.config)) from None
         except ValidationError as error:
@@ -77,7 +85,7 @@ class ServerHome:
     def sites(self) -> dict[str, Enrolment]:
         """Return every enrolled site."""
         files = sorted((self.path / "sites").glob("*.json"))
-        enrolled = [parse(Enrolment, file.read_text(encoding="utf-8"), where=str(file)) for file in files]
+        enrolled = [parse(Enrolment, _read(file), where=str(file)) for file in files]
         return {enrolment.site: enrolment for enrolment in enrolled}
 
     def run_folder(self, study_name: str) -> Path:
@@ -89,12 +97,11 @@ def init_home(home: ServerHome, host: str, bind: str, port: int, steps_port: int
     """Create a coordinator's home and return the invitation for sites.
 
     Raises:
-        ConfigError: the folder already is one, or cannot be written.
+        ConfigError: the folder already is one or cannot be written, or sites could not use a host or port.
     """
     if home.config.exists():
         raise ConfigError("already is a coordinator's home; choose another --home", where=str(home.path))
-    if port == steps_port:
-        raise ConfigError("the two ports must differ", where="--steps-port")
+    _check_addresses({"--host": host, "--bind": bind}, {"--port": port, "--steps-port": steps_port})
     try:
         home.path.mkdir(parents=True, exist_ok=True)
         home.path.chmod(0o700)
@@ -121,11 +128,7 @@ def enrol(home: ServerHome, file: Path) -> Enrolment:
         ConfigError: the file is wrong, or the site is enrolled with other keys.
     """
     home.load()
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError("cannot be read", where=str(file)) from None
-    enrolment = parse(Enrolment, text, where=str(file))
+    enrolment = parse(Enrolment, _read(file), where=str(file))
     enrolment.verify(where=str(file))
     known = home.sites().get(enrolment.site)
     if known is not None and known != enrolment:
@@ -139,6 +142,34 @@ def enrol(home: ServerHome, file: Path) -> Enrolment:
     part.write_text(enrolment.model_dump_json(indent=2) + "\n", encoding="utf-8")
     part.replace(target)
     return enrolment
+
+
+def _check_addresses(hosts: Mapping[str, str], ports: Mapping[str, int]) -> None:
+    """Refuse, by option, what no certificate or invitation can name."""
+    for option, host in hosts.items():
+        if not _is_host(host):
+            raise ConfigError("must be a DNS name or an IPv4 address; IPv6 is not supported", where=option)
+    for option, port in ports.items():
+        if port not in _PORTS:
+            raise ConfigError("must be from 1 to 65535", where=option)
+    if len(set(ports.values())) < len(ports):
+        raise ConfigError("the two ports must differ", where="--steps-port")
+
+
+def _is_host(host: str) -> bool:
+    labels = host.split(".")
+    if labels[-1].isdigit():  # then it can only be meant as an address
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.IPv4Address(host)) == host
+        return False
+    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError("cannot be read", where=str(file)) from None
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

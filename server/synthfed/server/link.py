@@ -39,14 +39,17 @@ class MemoryLink:
         self._sites = dict(sites)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="site")
         self._waiting: dict[str, Future[bytes]] = {}
+        self._last: dict[str, Future[bytes]] = {}
 
     def connected(self) -> frozenset[str]:
         """Return all sites."""
         return frozenset(self._sites)
 
     def post(self, frames: Mapping[str, bytes], sequence: int) -> None:  # noqa: ARG002 - nothing can come late
-        """Let each site compute its reply in a thread."""
+        """Let each site compute its reply in a thread, once it is done with its earlier frame."""
+        wait([self._last[site] for site in frames if site in self._last])
         self._waiting = {site: self._pool.submit(self._sites[site], frame) for site, frame in frames.items()}
+        self._last |= self._waiting
 
     def collect(self, timeout_s: float) -> dict[str, bytes]:
         """Return the replies that are ready in time; a site's own failure ends the simulation."""

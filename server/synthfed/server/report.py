@@ -121,6 +121,11 @@ def warn(document: Document) -> list[str]:
     """Return what a reader must know before using the numbers, as sentences."""
     privacy, evidence = document["privacy"], document["evidence"]
     said = []
+    if evidence["setting"] == "simulation":
+        said.append(
+            "This is a simulation: all tables were in one place, so whoever ran it could read every record. "
+            "The promise covers these rows only: each simulation spends its own budget, outside any site's ledger."
+        )
     if privacy["epsilon"] > MUCH_EPSILON:
         said.append(
             f"Epsilon is {number(privacy['epsilon'])}, above {number(MUCH_EPSILON)}: the proven bound alone is weak. "

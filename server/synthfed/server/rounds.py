@@ -6,9 +6,9 @@ Never retries a round under its counter, and never goes on after a sum that does
 import itertools
 import logging
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import numpy as np
@@ -25,7 +25,6 @@ from .link import Link
 _Message = TypeVar("_Message")
 
 _LOG: Final = logging.getLogger(__name__)
-_HANDSHAKES: Final = 4
 _HANDSHAKE_S: Final = 20.0
 _GRACE_S: Final = 10.0  # beyond the fixed answer time, for the network and a busy machine
 
@@ -45,11 +44,29 @@ class Attempt:
     noise_std: float
 
 
+@dataclass(slots=True)
+class Memory:
+    """What a coordinator knows of its sites beyond one session.
+
+    Attributes:
+        journals: the longest journal that each site has stated.
+        spent_out: sites that refused for their budget, and are not asked again.
+    """
+
+    journals: dict[str, int] = field(default_factory=dict)
+    spent_out: set[str] = field(default_factory=set)
+
+
 class Session:
     """One authenticated session with the sites that are connected when it opens."""
 
     def __init__(
-        self, policy: Policy, link: Link, fresh: Callable[[], bytes], sequence: "itertools.count[int]"
+        self,
+        policy: Policy,
+        link: Link,
+        fresh: Callable[[], bytes],
+        sequence: "itertools.count[int]",
+        memory: Memory | None = None,
     ) -> None:
         """Shake hands with everyone connected.
 
@@ -58,20 +75,23 @@ class Session:
             link: the transport.
             fresh: 32 fresh bytes on each call.
             sequence: frame numbers, shared by all sessions over the link.
+            memory: shared by all sessions of a run.
 
         Raises:
-            QuorumLost: too few sites answered.
+            QuorumLost: too few sites agreed; it names those left out.
+            SumCorrupt: the masks of all members did not cancel, before any record was touched.
         """
         self._policy = policy
         self._link = link
         self._sequence = sequence
         self._quorum = policy.study.cohort.quorum
+        self._memory = memory or Memory()
         self.refused: dict[str, messages.Code] = {}
+        self._suspects: frozenset[str] = frozenset()
         self._round = 0
         self._absences: Counter[str] = Counter()
         self._back_in: dict[str, int] = {}
-        self._aggregator = self._shake_hands(fresh)
-        self._probe()
+        self._aggregator = self._agree(fresh)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -81,31 +101,27 @@ class Session:
     @property
     def cohort(self) -> tuple[str, ...]:
         """The members that can be asked now: connected, within budget, and not resting after an absence."""
-        spent_out = {
-            site for site, code in self.refused.items() if code in (messages.Code.BUDGET, messages.Code.STOPPED)
-        }
-        here = self._link.connected() - spent_out
+        here = self._link.connected() - self.left_out
         return tuple(site for site in self._aggregator.members if site in here and self._is_rested(site))
 
-    def has_quorum(self) -> bool:
-        """Return whether enough members are left for another round."""
-        return len(self.cohort) >= self._quorum
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The sites that another handshake would not bring back: out of budget, stopped, or not trusted by most."""
+        stopped = {site for site, code in self.refused.items() if code is messages.Code.STOPPED}
+        return self._suspects | self._memory.spent_out | stopped
 
-    def attempt(self, kind: Kind, payload: bytes, meanwhile: Callable[[], None]) -> Attempt:
-        """Ask the cohort for one private sum; every site asked counts the round, whatever comes of it.
+    def attempt(self, cohort: tuple[str, ...], kind: Kind, payload: bytes, meanwhile: Callable[[], None]) -> Attempt:
+        """Ask a cohort for one private sum; every site asked counts the round, whatever comes of it.
 
         Args:
+            cohort: members, a quorum at least.
             kind: which sum.
             payload: the round's arrays as bytes.
             meanwhile: public work, done while the sites compute.
 
         Raises:
-            QuorumLost: fewer members than the quorum are left.
             SumCorrupt: the masks of a complete cohort did not cancel.
         """
-        cohort = self.cohort
-        if len(cohort) < self._quorum:
-            raise QuorumLost(f"{len(cohort)} of {self._quorum} needed sites are left: {', '.join(cohort) or 'none'}")
         self._round += 1
         message = self._aggregator.round(cohort, kind.sum.name, payload)
         self._post(dict.fromkeys(cohort, message))
@@ -119,36 +135,76 @@ class Session:
         noise_std = kind.noise_multiplier * kind.sum.clip_norm * math.sqrt(len(cohort) / shares)
         return Attempt(cohort, total, noise_std)
 
-    def _shake_hands(self, fresh: Callable[[], bytes]) -> Aggregator:
-        excluded: set[str] = set()
-        for _ in range(_HANDSHAKES):
+    def _agree(self, fresh: Callable[[], bytes]) -> Aggregator:
+        """Shake hands until all members hold the same keys and their masks cancel.
+
+        A site that fails is left out of the next handshake. Where most refuse the roll, a Hello in it may be at
+        fault (of a ledger that was rolled back, say); then suspects are left out in turn, not those who refuse.
+        Every handshake uses up a site or a trial, of which there are three more than sites.
+        """
+        failed, refusing = set(self._memory.spent_out), set[str]()
+        trials = deque([frozenset[str]()])
+        while trials:
             aggregator = Aggregator(self._policy, fresh())
-            candidates = self._link.connected() - excluded
-            hellos = self._ask(dict.fromkeys(candidates, aggregator.open()), messages.Hello, _HANDSHAKE_S)
-            excluded |= candidates - self._taken(hellos, aggregator.add_hello)
-            if len(aggregator.members) < self._quorum:
-                break
+            shrunk = self._greet(aggregator, self._link.connected() - failed - trials[0], failed)
             members = frozenset(aggregator.members)
-            confirms = self._ask(dict.fromkeys(members, aggregator.roll()), messages.Confirm, _HANDSHAKE_S)
-            lost = members - self._taken(confirms, aggregator.add_confirm)
+            if len(members) < self._quorum:
+                trials.popleft()
+                continue
+            lost = self._unconfirmed(aggregator)
+            if 2 * len(lost & self.refused.keys()) > len(members):
+                trials.popleft()
+                if not refusing:
+                    refusing |= lost
+                    # Who was rolled back has also forgotten the journals of others, and refuses nobody.
+                    singles = (frozenset({site}) for site in sorted(members))
+                    trials += dict.fromkeys(each for each in (shrunk, members - lost, *singles) if each)
+                continue
+            lost = lost or self._unsealed(aggregator) or self._unprobed(aggregator)
             if not lost:
-                ready = self._ask(dict.fromkeys(members, aggregator.seal()), messages.Ready, _HANDSHAKE_S)
-                lost = members - set(ready)
-            if not lost:
+                self._suspects = trials[0]
+                if self._suspects:
+                    _LOG.error("most sites refuse %s; look at their logs", ", ".join(sorted(self._suspects)))
                 return aggregator
-            excluded |= lost
-        count = len(self._link.connected() - excluded)
+            failed |= lost
+        left_out = failed | refusing
         raise QuorumLost(
-            f"{count} of {self._quorum} needed sites completed the handshake; look at the logs of "
-            f"{', '.join(sorted(excluded)) or 'the missing sites'}"
+            f"{len(self._link.connected() - left_out)} of {self._quorum} needed sites completed the handshake; "
+            f"look at the logs of {', '.join(sorted(left_out)) or 'the missing sites'}"
         )
 
-    def _probe(self) -> None:
+    def _greet(self, aggregator: Aggregator, candidates: frozenset[str], failed: set[str]) -> frozenset[str]:
+        """Take the candidates' Hellos, add to ``failed`` who gave none; return whose journal shrank in this run."""
+        stopped = messages.Code.STOPPED
+        self.refused = {site: code for site, code in self.refused.items() if code is stopped}
+        if len(candidates) < self._quorum:
+            return frozenset()
+        hellos = self._ask(dict.fromkeys(candidates, aggregator.open()), messages.Hello, _HANDSHAKE_S)
+        taken = self._taken(hellos, aggregator.add_hello)
+        failed |= candidates - taken
+        stated = {site: hellos[site].journal_length for site in taken}
+        known = self._memory.journals
+        shrunk = frozenset(site for site, length in stated.items() if length < known.get(site, 0))
+        known |= {site: max(length, known.get(site, 0)) for site, length in stated.items()}
+        return shrunk
+
+    def _unconfirmed(self, aggregator: Aggregator) -> set[str]:
+        members = aggregator.members
+        confirms = self._ask(dict.fromkeys(members, aggregator.roll()), messages.Confirm, _HANDSHAKE_S)
+        return set(members) - self._taken(confirms, aggregator.add_confirm)
+
+    def _unsealed(self, aggregator: Aggregator) -> set[str]:
+        members = aggregator.members
+        return set(members) - self._ask(dict.fromkeys(members, aggregator.seal()), messages.Ready, _HANDSHAKE_S).keys()
+
+    def _unprobed(self, aggregator: Aggregator) -> set[str]:
         """Look, without data, whether the masks cancel, so that a broken session costs no privacy."""
-        self._post(dict.fromkeys(self.cohort, self._aggregator.probe(self.cohort)))
-        if not self._take_sums(self.cohort, _HANDSHAKE_S):
-            raise QuorumLost("a site left between the handshake and the first round")
-        self._aggregator.total()
+        members = aggregator.members
+        masked = self._ask(dict.fromkeys(members, aggregator.probe(members)), messages.Masked, _HANDSHAKE_S)
+        lost = set(members) - self._taken(masked, aggregator.add_masked)
+        if not lost:
+            aggregator.total()
+        return lost
 
     def _take_sums(self, cohort: Iterable[str], timeout_s: float) -> bool:
         """Hand the cohort's answers to the aggregator; who does not answer well rests for some rounds."""
@@ -188,6 +244,8 @@ class Session:
                 answers[site] = message
             elif isinstance(message, messages.Refusal):
                 self.refused[site] = message.code
+                if message.code is messages.Code.BUDGET:
+                    self._memory.spent_out.add(site)
                 _LOG.warning("%s refused: %s", site, message.code.name)
         return answers
 

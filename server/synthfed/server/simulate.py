@@ -16,10 +16,11 @@ import torch
 
 from synthfed.plugins.pinning import Pinned, pin
 from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.ids import SITE_ID
 from synthfed.protocols.study import Site, Study
 
 from .drafting import render_study, with_sites
-from .finish import finish
+from .finish import check_place, finish
 from .link import MemoryLink
 from .store import Run, Status
 from .training import Training, Waiting
@@ -66,7 +67,14 @@ def simulate(
         rows: synthetic rows in the release.
         seed: fixes initial weights and the coordinator's draws; coins and noise stay secret.
         watch: called with the run's status.
+
+    Raises:
+        ConfigError: a site's name is none, the place is taken, or the terms do not fit the sites.
     """
+    for site in tables:  # it becomes a folder's name
+        if not SITE_ID.fullmatch(site):
+            raise ConfigError(f"{site!r} must be 1-32 lower-case letters, digits and inner hyphens", where="--site")
+    check_place(out)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="synthfed-simulate-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -83,7 +91,7 @@ def simulate(
         link = MemoryLink({site: each.answer for site, each in sites.items()})
         stack.callback(link.close)
         Training(pinned.policy, trainer, link, run, lambda: secrets.token_bytes(32), Waiting()).run()
-        finish(run, pinned, trainer, out, rows, seed)
+        finish(run, pinned, trainer, out, rows, seed, "simulation")
     return study
 
 

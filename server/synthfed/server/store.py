@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.ids import digest
 from synthfed.protocols.study import Study, parse_study
 
 FORMAT: Final = 1
@@ -110,8 +111,11 @@ class Run:
         return run
 
     def study_text(self) -> str:
-        """Return the study file's text."""
-        return self._study_file.read_text(encoding="utf-8")
+        """Return the study file's text; ConfigError where there is none."""
+        try:
+            return self._study_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise ConfigError("cannot be read; restore it from a backup", where=str(self._study_file)) from None
 
     def study(self) -> Study:
         """Return the study."""
@@ -124,8 +128,9 @@ class Run:
 
     def save(self, study: Study, state: Mapping[str, npt.NDArray[Any]], tally: Tally) -> None:
         """Write the checkpoint: all or nothing, durable when this returns."""
-        header = {"format": str(FORMAT), "study": study.hash.hex(), "tally": json.dumps(_fields(tally))}
         arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+        counts = json.dumps(_fields(tally))
+        header = {"format": str(FORMAT), "study": study.hash.hex(), "tally": counts, "hash": _hash(arrays, counts)}
         self._write("checkpoint.safetensors", save(arrays, metadata=header))
 
     def load(self, study: Study) -> tuple[dict[str, npt.NDArray[Any]], Tally] | None:
@@ -145,7 +150,10 @@ class Run:
             raise ConfigError(f"cannot be read ({error}); restore it from a backup", where=str(path)) from None
         if header.get("format") != str(FORMAT) or header.get("study") != study.hash.hex():
             raise ConfigError("was written for other terms or by another version", where=str(path))
-        return state, _tally(json.loads(header["tally"]))
+        counts = header.get("tally", "")
+        if header.get("hash") != _hash(state, counts):
+            raise ConfigError("is damaged; restore it from a backup", where=str(path))
+        return state, _tally(json.loads(counts))
 
     def report(self, status: Status) -> None:
         """Replace the status; not made durable, it is for watching only."""
@@ -177,6 +185,14 @@ class Run:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _hash(arrays: Mapping[str, npt.NDArray[Any]], counts: str) -> str:
+    """Return a digest in which every name, type, shape and bit counts: a flipped one must not train on."""
+    parts = [counts.encode()]
+    for name, array in sorted(arrays.items()):
+        parts += [name.encode(), f"{array.dtype.str} {array.shape}".encode(), array.tobytes()]
+    return digest("checkpoint", *parts).hex()
 
 
 def _fields(tally: Tally) -> dict[str, Any]:

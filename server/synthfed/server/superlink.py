@@ -135,8 +135,8 @@ class SuperLink:
             child = self.children[0]
             if child.exit_code() is not None:
                 raise ConfigError(
-                    f"the SuperLink could not start on port {self._config.port}; another program may use it: "
-                    f"{child.last_words(2)}",
+                    f"the SuperLink could not start on port {self._config.port}; another program may use it: choose "
+                    f"another `port`, and look at {child.log}",
                     where=str(self._home.config),
                 )
             connection = HTTPSConnection("127.0.0.1", self._config.port, timeout=2, context=context)

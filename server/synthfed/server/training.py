@@ -9,7 +9,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.sums import Kind
 
 from .link import Link
-from .rounds import Attempt, Session
+from .rounds import Attempt, Memory, Session
 from .store import Run, Status, Tally
 
 State = Mapping[str, npt.NDArray[Any]]
@@ -68,6 +68,7 @@ class Training:
         self._fresh = fresh
         self._waiting = waiting
         self._sequence = itertools.count(1)
+        self._memory = Memory()
         self._status = Status(steps=sum(kind.sum.rounds for kind in policy.plan.kinds))
         self._reported_s = 0.0
         self._welcomed: Counter[str] = Counter()
@@ -90,7 +91,7 @@ class Training:
         while not reason:
             session = self._open()
             try:
-                reason = self._session(session)
+                reason = self._session(session) or self._budget_end(self._policy.study.cohort.roster)
             finally:
                 self._save()
         self._tell("trained", reason, force=True)
@@ -103,7 +104,7 @@ class Training:
             self._wait(self._policy.study.cohort.quorum, deadline - time.monotonic())
             self._tell("handshake", "agreeing on keys", force=True)
             try:
-                return Session(self._policy, self._link, self._fresh, self._sequence)
+                return Session(self._policy, self._link, self._fresh, self._sequence, self._memory)
             except QuorumLost:
                 if time.monotonic() > deadline:
                     raise
@@ -118,32 +119,40 @@ class Training:
             ask = self._trainer.ask(self._remaining())
             if ask is None:
                 return "every planned round is done"
-            if not session.has_quorum():
-                return _budget_end(session)
-            self._round(session, ask, state)
+            cohort = session.cohort
+            if len(cohort) < self._policy.study.cohort.quorum:
+                return self._budget_end(session.members)
+            self._round(session, cohort, ask, state)
             if time.monotonic() > ends_s or self._has_newcomers(session):
                 break
         return ""
 
+    def _budget_end(self, sites: Collection[str]) -> str:
+        """Return why training ends where these sites without the spent-out ones are no quorum; else nothing."""
+        spent_out = self._memory.spent_out
+        if len(set(sites) - spent_out) >= self._policy.study.cohort.quorum:
+            return ""
+        return f"the rounds or the ceiling of {', '.join(sorted(spent_out))} are used up"
+
     def _has_newcomers(self, session: Session) -> bool:
         """Return whether a connected site is without this session's keys and deserves another handshake."""
         restarted = {site for site, code in session.refused.items() if code is Code.PROTOCOL}
-        newcomers = (self._link.connected() - set(session.members)) | restarted
+        newcomers = (self._link.connected() - session.left_out - set(session.members)) | restarted
         welcome = {site for site in newcomers if self._welcomed[site] < _WELCOMES}
         self._welcomed.update(welcome)
         return bool(welcome)
 
-    def _round(self, session: Session, ask: Ask, state: State) -> None:
+    def _round(self, session: Session, cohort: tuple[str, ...], ask: Ask, state: State) -> None:
         kind = self._kind(ask)
         if self._remaining()[ask.sum] < 1:
             raise LocalProtocolError(f"the trainer asked for more rounds of {ask.sum!r} than it declared")
         payload = _payload_bytes(kind, ask.payload)
         start = time.monotonic()
-        cohort = session.cohort
+        # Counted before it is posted: an interruption in between may state a charge too many, never one too few.
         self.tally.attempts[ask.sum] += 1
         for site in cohort:
             self.tally.charged.setdefault(site, Counter())[ask.sum] += 1
-        attempt = session.attempt(kind, payload, lambda: self._overlap(ask, cohort, state))
+        attempt = session.attempt(cohort, kind, payload, lambda: self._overlap(ask, cohort, state))
         seconds = time.monotonic() - start
         self.tally.seconds += seconds
         if attempt.total is not None:
@@ -225,9 +234,3 @@ def _payload_bytes(kind: Kind, payload: Payload) -> bytes:
             raise LocalProtocolError(f"payload {name!r} has shape {payload[name].shape}, declared {shape}")
         parts.append(np.ascontiguousarray(payload[name], dtype="<f4").tobytes())
     return b"".join(parts)
-
-
-def _budget_end(session: Session) -> str:
-    """Return why training ends where sites ran out of budget; otherwise nothing, and a new session is tried."""
-    spent_out = sorted(site for site, code in session.refused.items() if code is Code.BUDGET)
-    return f"the rounds or the ceiling of {', '.join(spent_out)} are used up" if spent_out else ""

@@ -10,10 +10,9 @@ from typing import Final
 
 from ..errors import ConfigError, UnsupportedMechanism
 from ..study import Study
-from ..sums import GRID, Kind, Sum, noise_shares
+from ..sums import GRID, SLOTS_AT_ONCE, TILE, Kind, Sum, noise_shares
 from .accountant import OVERFLOW_SHARE, SampledGaussian, epsilon, overflow_probability
 
-_SLOT_MULTIPLE: Final = 64  # whole tiles only, so that a row's arithmetic does not depend on its slot
 _LEAST_NOISE: Final = 0.3  # below this no mechanism deserves the name private
 _LEAST_MU: Final = 1e-4
 _TOLERANCE: Final = 2e-3
@@ -110,7 +109,13 @@ def slots(study: Study, each: Sum, allowance: float) -> int:
 
 
 def _whole_tiles(count: int) -> int:
-    return -(-max(count, 1) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
+    """Return a count rounded up so that all batches of a kind have one shape.
+
+    A matrix product may round a row differently in a batch of another height, and a unit that moves
+    from one batch to the next must not change by that (docs/adr/0004).
+    """
+    multiple = TILE if count <= SLOTS_AT_ONCE else SLOTS_AT_ONCE
+    return -(-max(count, 1) // multiple) * multiple
 
 
 def _roomy(study: Study, kinds: Sequence[Kind], worst: float) -> tuple[Kind, ...]:

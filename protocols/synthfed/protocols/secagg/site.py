@@ -31,7 +31,7 @@ from .messages import (
 from .policy import Policy
 from .ring import to_words
 
-COUNTER_WINDOW: Final = 2**16
+COUNTER_WINDOW: Final = 2**10  # a gap is walked key by key; the coordinator must not buy time with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +216,10 @@ class SiteMachine:
         return masked
 
     def abandon(self) -> None:
-        """Give up a committed round that overran its answer time; its charge stands, its keys are gone."""
+        """Give up a round that overran its answer time; its charge stands, keys and masked sum are gone."""
         self.state = table.site_next(self.state, table.Heard.ABANDONED)
-        self._open_session().masks = []
+        session = self._open_session()
+        session.masks, session.sent = [], None
 
     def _open_session(self) -> _Session:
         if self._session is None:

@@ -68,6 +68,8 @@ SITE: Final[Mapping[tuple[Site, Heard], Site]] = MappingProxyType(
         (Site.ACTIVE, Heard.ROUND): Site.COMMITTED,
         (Site.COMMITTED, Heard.MASKED): Site.SENT,
         (Site.COMMITTED, Heard.ABANDONED): Site.ACTIVE,
+        # Masked too late: the answer was never handed over.
+        (Site.SENT, Heard.ABANDONED): Site.ACTIVE,
         (Site.SENT, Heard.OPEN): Site.HELLO,
         (Site.SENT, Heard.ROUND): Site.COMMITTED,
     }
