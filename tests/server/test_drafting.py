@@ -97,7 +97,7 @@ def studies(draw: st.DrawFn) -> Study:
                 "unit": unit,
                 "records_per_unit": 1 if unit is None else draw(st.integers(1, 100_000)),
                 "units_per_site": draw(st.integers(1, 10_000_000)),
-                "clip_norm": draw(st.floats(1e-9, 1e6)),
+                "clip_norm": draw(st.floats(1e-6, 1e6)),
                 "sample_rate": draw(st.floats(1e-9, 1)),
                 "steps": draw(st.integers(1, 100_000)),
                 "answer_time_s": draw(st.floats(0.005, 600)),

@@ -93,7 +93,7 @@ def test_a_home_below_a_file_is_one_error(tmp_path: Path) -> None:
         ('format = 1\nhost = "a"\nbind = "a"\nport = 0\nsteps_port = 2', "port: Input should be greater"),
         ('format = 1\nhost = "a"\nbind = "a"\nport = "1"\nsteps_port = 2', "port: Input should be a valid integer"),
         ('format = 1\nhost = "a"\nbind = "a"\nport = 1\nsteps_port = 70000', "steps_port: Input should be less"),
-        ('format = 1\nhost = "a"\nbind = "a"\nport = 1\nsteps_port = 2\nkey = 1', "key: Extra inputs"),
+        ('format = 1\nhost = "a"\nbind = "a"\nport = 1\nsteps_port = 2\nkey = 1', "key: is not a known field"),
     ],
 )
 def test_wrong_settings_are_refused_by_file_and_field(home: ServerHome, text: str, message: str) -> None:
