@@ -59,7 +59,11 @@ def test_a_drafted_file_is_complete_and_read_back(write: Write) -> None:
         ('"127.0.0.1:9092"', '"127.0.0.1"', r"coordinator\.address: String should match pattern"),
         ('"127.0.0.1:9092"', '"https://a:1"', r"coordinator\.address: String should match pattern"),
         ('ca = "node/ca.crt"', "ca = 1", r"coordinator\.ca: Input should be a valid string"),
-        ("[coordinator]", "[coordinators]", r"coordinators: is not a known field; remove it or mend its spelling \(and 1 more\)"),
+        (
+            "[coordinator]",
+            "[coordinators]",
+            r"coordinators: is not a known field; remove it or mend its spelling \(and 1 more\)",
+        ),
         ("format = 1", "format = ", "is not valid TOML: "),
     ],
 )

@@ -186,7 +186,8 @@ def test_all_rounds_together_overflow_within_the_part_of_delta_set_aside() -> No
     terms_ = study(units_per_site=10_000_000, mode="local")  # so many that rounding up to tiles hides nothing
     (kind,) = make_plan(terms_, [replace(STEPS, rounds=2)]).kinds
     cost, cost_of_one_batch_less = (
-        2 * (1 + math.exp(2.0)) * overflow_probability(10_000_000, 0.1, count) for count in (kind.slots, kind.slots - 512)
+        2 * (1 + math.exp(2.0)) * overflow_probability(10_000_000, 0.1, count)
+        for count in (kind.slots, kind.slots - 512)
     )
     assert cost <= OVERFLOW_SHARE * 1e-6 < cost_of_one_batch_less
 

@@ -61,7 +61,7 @@ KINDS: tuple[st.SearchStrategy[dict[str, Any]], ...] = (
     st.tuples(pair(INTEGERS), SCALES, st.booleans()).map(
         lambda it: {"kind": "integer", "lower": it[0][0], "upper": it[0][1], "scale": it[1], "missing": it[2]}
     ),
-    st.tuples(pair(REALS), SCALES, st.integers(0, 12)).map(
+    st.tuples(pair(st.floats(-(2**53), 2**53)), SCALES, st.integers(0, 12)).map(
         lambda it: {"kind": "real", "lower": it[0][0], "upper": it[0][1], "scale": it[1], "decimals": it[2]}
     ),
 )
