@@ -15,14 +15,16 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from synthfed.client.vault import GENESIS, Charge, Ledger, exclusive, identity_pem, load_identity, write_secret
+from synthfed.client.vault import GENESIS, Charge, Ledger, identity_pem, load_identity, write_secret
+from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from synthfed.client.vault import Charge, Ledger, exclusive
+from synthfed.client.vault import Charge, Ledger
+from synthfed.plugins.processes import exclusive
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
 def charge(counter):
@@ -311,7 +313,7 @@ def test_the_longest_journal_of_each_peer_is_remembered_and_never_falls(path: Pa
 def test_a_second_process_cannot_lock_the_same_home_until_the_first_is_gone(tmp_path: Path) -> None:
     lock = tmp_path / "agent.lock"
     code = """
-with exclusive(path):
+with exclusive(path, "agent"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -319,10 +321,13 @@ with exclusive(path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match="another agent is using this home; stop it first"), exclusive(lock):
+        with (
+            pytest.raises(ConfigError, match="another agent is using this home; stop it first"),
+            exclusive(lock, "agent"),
+        ):
             pass
         holder.kill()
-    with exclusive(lock):
+    with exclusive(lock, "agent"):
         pass
 
 
@@ -330,12 +335,12 @@ def test_a_lock_held_here_is_refused_to_another_process(tmp_path: Path) -> None:
     lock = tmp_path / "agent.lock"
     code = """
 try:
-    with exclusive(path):
+    with exclusive(path, "agent"):
         print("locked")
 except Exception as error:
     print(type(error).__name__)
 """
-    with exclusive(lock):
+    with exclusive(lock, "agent"):
         output, errors = child(code, str(lock), "").communicate(timeout=30)
     assert output == "ConfigError\n", errors
 

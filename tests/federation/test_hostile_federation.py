@@ -1,6 +1,6 @@
 """What a hostile coordinator, a hostile network and lying sites get: a refusal, a pause, or nothing.
 
-The rows of the threat table (secagg.md B.6) that need a whole federation.
+The rows of the threat table in docs/security.md that need a whole federation.
 """
 
 import secrets

@@ -117,6 +117,8 @@ def node(home: HomeOption = _HOME, allow_unconfined: UnconfinedOption = False) -
 
     place = Home(home.absolute())
     config = place.load()
+    if not place.node_key.exists():
+        raise ConfigError("is missing; restore it from your backup", where=str(place.node_key))
     command, environment = node_command(place, config), flower_environment(place.node.absolute() / "flwr")
     os.chdir("/")
     if not hide_files(place.path, place.node, [data_path(place, config)]) and not allow_unconfined:
@@ -131,10 +133,12 @@ def node(home: HomeOption = _HOME, allow_unconfined: UnconfinedOption = False) -
 @app.command()
 def clear(home: HomeOption = _HOME) -> None:
     """Let the agent serve again after it died inside a step; its charges stand."""
-    from .vault import Ledger, exclusive
+    from synthfed.plugins.processes import exclusive
+
+    from .vault import Ledger
 
     place = Home(home)
-    with exclusive(place.lock):
+    with exclusive(place.lock, "agent"):
         ledger = Ledger(place.ledger)
         count = ledger.clear()
         ledger.close()

@@ -1,6 +1,6 @@
 """A site's records, encoded and grouped by privacy unit: what steps are computed from.
 
-Never leaves the agent, and never tells how many units or records there are.
+Never leaves the agent; only the site's own operator is told a number of units, where there are too many.
 """
 
 from dataclasses import dataclass

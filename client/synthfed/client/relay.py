@@ -10,15 +10,13 @@ from typing import Final
 
 import grpc
 
-from synthfed.protocols.wire import HEADER, MAX_BODY_BYTES
+from synthfed.protocols.wire import LONGEST_FRAME, STEPS_CALL, STEPS_SERVICE
 
 from .channel import connect, read_frame
 
-METHOD: Final = "/synthfed.Steps/Relay"
-_LONGEST: Final = HEADER.size + MAX_BODY_BYTES
 OPTIONS: Final = (
-    ("grpc.max_send_message_length", _LONGEST),
-    ("grpc.max_receive_message_length", _LONGEST),
+    ("grpc.max_send_message_length", LONGEST_FRAME),
+    ("grpc.max_receive_message_length", LONGEST_FRAME),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
@@ -43,7 +41,7 @@ def relay_session(address: str, ca: bytes, token: str, site: str, agent_socket: 
     outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     credentials = grpc.ssl_channel_credentials(root_certificates=ca)
     with connect(agent_socket) as agent, grpc.secure_channel(address, credentials, options=OPTIONS) as channel:
-        open_stream = channel.stream_stream(METHOD)
+        open_stream = channel.stream_stream(f"/{STEPS_SERVICE}/{STEPS_CALL}")
         frames = open_stream(_until_none(outbox), metadata=(("token", token), ("site", site)))
         try:
             for frame in frames:

@@ -12,6 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.pinning import Pinned, pin
+from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import Study
@@ -22,7 +23,7 @@ from .config import Ceiling, Home, SiteConfig, data_path
 from .data import load_units
 from .gate import Gate
 from .train import seconds_per_step
-from .vault import Ledger, exclusive, load_identity
+from .vault import Ledger, load_identity
 
 
 @contextlib.contextmanager
@@ -32,7 +33,7 @@ def open_agent(home: Home) -> Iterator[Agent]:
     study = home.load_study(config)
     identity = load_identity(home.identity)
     check_roster(config, study, identity)
-    with exclusive(home.lock):
+    with exclusive(home.lock, "agent"):
         pinned = pin(study)
         with contextlib.closing(Ledger(home.ledger)) as ledger:
             agent = _agent(

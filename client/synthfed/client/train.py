@@ -27,7 +27,7 @@ def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array
     """Return the sum of the batch's contributions, each clipped to the kind's norm, shape ``(dim,)``.
 
     The work is that of ``kind.slots`` rows whatever the batch holds, so that its time says nothing
-    of the batch's size (docs/security.md, G1). A contribution that is not finite counts as zero.
+    of the batch's size (docs/security.md, channels). A contribution that is not finite counts as zero.
 
     Args:
         private: the plugin's private part.

@@ -3,7 +3,6 @@
 Never changes or deletes an entry, and never lets two agents share a ledger.
 """
 
-import fcntl
 import os
 import sqlite3
 import stat
@@ -250,23 +249,6 @@ class Ledger:
         if not passed:
             raise PrivacyError(f"{self._path}: entries were removed from its end; restore the true ledger")
         return expected, head
-
-
-@contextmanager
-def exclusive(lock: Path) -> Iterator[None]:
-    """Hold the home's lock; a second agent gets a ConfigError."""
-    try:
-        file = lock.open("a")
-    except OSError as error:
-        raise ConfigError(
-            f"is not a site's home ({error.strerror}); run `client init`", where=str(lock.parent)
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError("another agent is using this home; stop it first", where=str(lock.parent)) from None
-        yield
 
 
 def write_secret(path: Path, content: bytes) -> None:

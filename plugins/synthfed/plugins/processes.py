@@ -1,10 +1,11 @@
-"""Child processes that never outlive their parent, and the environment Flower's programs need.
+"""Child processes that never outlive their parent, their environment, and the lock of a home.
 
 Never runs a shell, and never leaves a process or a port behind.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import secrets
 import signal
@@ -12,9 +13,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
+
+from synthfed.protocols.errors import ConfigError
 
 _PARENT_DEATH: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
 _GRACE_S: Final = 5.0
@@ -85,6 +88,21 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@contextlib.contextmanager
+def exclusive(lock: Path, holder: str) -> Iterator[None]:
+    """Hold a home's lock file; where another process holds it, or there is no home, ConfigError says so."""
+    try:
+        file = lock.open("a")
+    except OSError as error:
+        raise ConfigError(f"is not a home ({error.strerror}); run `init` first", where=str(lock.parent)) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"another {holder} is using this home; stop it first", where=str(lock.parent)) from None
+        yield
 
 
 class Child:

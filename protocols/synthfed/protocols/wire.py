@@ -13,6 +13,10 @@ VERSION: Final = 1
 MAGIC: Final = b"SF"
 HEADER: Final = struct.Struct("<2sBBII")
 MAX_BODY_BYTES: Final = 512 * 2**20
+LONGEST_FRAME: Final = HEADER.size + MAX_BODY_BYTES
+STEPS_SERVICE: Final = "synthfed.Steps"
+STEPS_CALL: Final = "Relay"
+"""The coordinator's step service: one bidirectional stream of frames per site."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def main(grid: Grid, context: Context) -> None:
     except BaseException as error:
         status = run.status()
         status.phase, status.error = "failed", type(error).__name__
-        status.message = f"the coordinator failed ({type(error).__name__}); its log has the details"
+        status.message = f"the coordinator failed ({type(error).__name__}), a bug; the details are in its log"
         run.report(status)
         raise
 

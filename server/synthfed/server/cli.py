@@ -21,8 +21,12 @@ sample: Final = typer.Typer(pretty_exceptions_enable=False)
 demo: Final = typer.Typer(pretty_exceptions_enable=False)
 
 HomeOption = Annotated[Path, typer.Option("--home", help="The coordinator's folder.")]
+_LARGEST_SEED: Final = 2**63 - 1
 SeedOption = Annotated[
-    int, typer.Option(help="Fixes initial weights and the coordinator's draws, never privacy noise.")
+    int,
+    typer.Option(
+        min=0, max=_LARGEST_SEED, help="Fixes initial weights and the coordinator's draws, never privacy noise."
+    ),
 ]
 RowsOption = Annotated[int, typer.Option("--rows", "-n", min=1, help="How many synthetic rows.")]
 _HOME: Final = Path("coordinator")
@@ -97,7 +101,7 @@ def status(home: HomeOption = _HOME) -> None:
     place = ServerHome(home)
     place.load()
     console = _console()
-    folders = sorted(path for path in (place.path / "runs").iterdir() if path.is_dir())
+    folders = sorted(path for path in (place.path / "runs").glob("*") if path.is_dir())
     if not folders:
         console.print("no run yet; start one with `synthfed server run STUDY`")
     for folder in folders:
@@ -208,11 +212,13 @@ def sample_release(
     release: Annotated[Path, typer.Argument(help="A release folder.")],
     out: Annotated[Path, typer.Option(help="The CSV file to write.")],
     rows: RowsOption = 10_000,
-    seed: Annotated[int, typer.Option(help="Fixes the rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Fixes the rows.")] = 0,
 ) -> None:
     """Draw more synthetic rows from a release; costs no privacy."""
     from .release import sample_to
 
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise ConfigError("must be a file in a folder that exists", where=f"--out {out}")
     sample_to(release, rows, seed, out)
     _console().print(f"{rows} rows: {out}")
 
@@ -220,7 +226,7 @@ def sample_release(
 @demo.command()
 def run_the_demo(
     out: Annotated[Path | None, typer.Option(help="Folder for the release; release, release-2, ... else.")] = None,
-    epsilon: Annotated[float, typer.Option(help="Promised to one person.")] = 5.0,
+    epsilon: Annotated[float, typer.Option(min=0.01, max=100.0, help="Promised to one person.")] = 5.0,
     steps: Annotated[int, typer.Option(min=1, help="Rounds of the critic.")] = 200,
     seed: SeedOption = 0,
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from synthfed.plugins.pinning import pin
-from synthfed.plugins.processes import is_alive
+from synthfed.plugins.processes import exclusive, is_alive
 from synthfed.protocols import errors
 from synthfed.protocols.study import Study, parse_study
 
@@ -20,6 +20,7 @@ from .store import Run, Status
 from .superlink import SuperLink, flower_app
 
 _POLL_S: Final = 0.2
+_PASSING: Final = (errors.TransportError, errors.QuorumLost)
 _SILENT_S: Final = 120.0
 
 
@@ -67,9 +68,10 @@ def conduct(
     text = _read(request.study)
     study = parse_study(text, where=str(request.study))
     _check(home, study, request)
-    run = Run.begin(home.run_folder(study.name), text, _settings(home, config, request), resume=request.resume)
     superlink = SuperLink(home, config)
-    with superlink.running():
+    with exclusive(home.path / "server.lock", "`server run`"), superlink.running():
+        # Only now: a port in use must not leave a run behind that was never begun.
+        run = Run.begin(home.run_folder(study.name), text, _settings(home, config, request), resume=request.resume)
         superlink.register(_node_keys(home, study))
         when_listening()
         number = superlink.submit(flower_app(), run.folder, request.transport)
@@ -90,7 +92,9 @@ def _follow(superlink: SuperLink, run: Run, watch: Callable[[Status], None]) -> 
         watch(status)
         if status.phase == "trained":
             return
-        if status.phase in ("paused", "failed"):
+        if status.phase == "failed":
+            raise errors.LocalProtocolError(f"{status.message}: {superlink.children[1].log}")
+        if status.phase == "paused":
             raise _rebuilt(_kind(status.error), status.message)
         if status.pid and (not is_alive(status.pid) or time.time() - status.at_unix_s > _SILENT_S):
             raise errors.TransportError("the coordinator's process died; the checkpoint stands: go on with --resume")
@@ -108,7 +112,8 @@ def _kind(name: str) -> type[errors.SynthfedError]:
 def _rebuilt(kind: type[errors.SynthfedError], message: str) -> errors.SynthfedError:
     """Return an error of the kind that ended the run in its own process, with its message as it was."""
     error = kind.__new__(kind)
-    Exception.__init__(error, f"{message}; the checkpoint stands: go on with --resume")
+    advice = "; the checkpoint stands: go on with --resume" if kind in _PASSING else ""
+    Exception.__init__(error, message + advice)
     return error
 
 

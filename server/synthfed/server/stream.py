@@ -15,12 +15,11 @@ from typing import Any, Final
 import grpc
 
 from synthfed.protocols.errors import ConfigError, RemoteProtocolError
-from synthfed.protocols.wire import HEADER, MAX_BODY_BYTES, read_header
+from synthfed.protocols.wire import HEADER, LONGEST_FRAME, STEPS_CALL, STEPS_SERVICE, read_header
 
-_LONGEST: Final = HEADER.size + MAX_BODY_BYTES
 _OPTIONS: Final = (
-    ("grpc.max_send_message_length", _LONGEST),
-    ("grpc.max_receive_message_length", _LONGEST),
+    ("grpc.max_send_message_length", LONGEST_FRAME),
+    ("grpc.max_receive_message_length", LONGEST_FRAME),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -50,7 +49,7 @@ class SessionLink:
         self._server = grpc.server(pool, options=_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(self._relay)
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("synthfed.Steps", {"Relay": handler}),)
+            (grpc.method_handlers_generic_handler(STEPS_SERVICE, {STEPS_CALL: handler}),)
         )
         credentials = grpc.ssl_server_credentials([(key, certificate)])
         try:
