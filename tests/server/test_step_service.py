@@ -53,7 +53,7 @@ class Loopback:
         thread = threading.Thread(target=serve, args=(FunctionAgent(answer), path, self._stop.is_set))
         thread.start()
         self._agents.append(thread)
-        wait_for(path.exists)
+        wait_for(lambda: listens(path))  # the file is there a moment before anyone listens
         return path
 
     def dying_agent(self, site: str) -> Path:
@@ -99,6 +99,11 @@ def loopback(tmp_path: Path) -> Iterator[Loopback]:
     made = Loopback(tmp_path)
     yield made
     made.close()
+
+
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def wait_for(is_true: Callable[[], bool]) -> None:
