@@ -69,12 +69,14 @@ def test_long_output_becomes_one_line() -> None:
 
 
 @pytest.mark.parametrize("kind", list(EXIT_CODES))
-def test_an_error_of_the_run_keeps_its_kind_and_says_that_the_checkpoint_stands(
+def test_an_error_of_the_run_keeps_its_kind_and_advises_to_resume_only_where_that_can_help(
     kind: type[errors.SynthfedError],
 ) -> None:
     rebuilt = conduct._rebuilt(kind, "s1: something happened")
     assert type(rebuilt) is kind
-    assert str(rebuilt) == "s1: something happened; the checkpoint stands: go on with --resume"
+    passes = kind in (errors.TransportError, errors.QuorumLost)
+    advice = "; the checkpoint stands: go on with --resume" if passes else ""
+    assert str(rebuilt) == "s1: something happened" + advice
 
 
 @pytest.mark.parametrize(
