@@ -23,7 +23,7 @@ from synthfed.client.gate import Gate
 from synthfed.client.vault import Ledger
 from synthfed.plugins.api import Array, Payload, PrivatePart, Records
 from synthfed.protocols.errors import BudgetExceeded, PrivacyError, RemoteProtocolError
-from synthfed.protocols.secagg import keys, messages
+from synthfed.protocols.secagg import keys, messages, table
 from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.messages import Code, Refusal
 from synthfed.protocols.secagg.policy import Policy
@@ -102,7 +102,7 @@ class Federation:
 
     def ask(self, site: str, message: messages.Message) -> messages.Message:
         number = next(self.sequence)
-        answer, echoed = messages.decode(self.agents[site].answer(messages.encode(message, number)).frame)
+        answer, echoed = messages.decode(answered(self.agents[site], messages.encode(message, number)).frame)
         assert echoed == number
         return answer
 
@@ -128,7 +128,7 @@ class Federation:
 
     def reply(self, kind: str = "count") -> Reply:
         """Give site a alone a fresh round; the coordinator gives it up."""
-        reply = self.a.answer(self.round(kind))
+        reply = answered(self.a, self.round(kind))
         self.aggregator.give_up()
         return reply
 
@@ -172,6 +172,13 @@ def federation(join: Join) -> Federation:
     return join()
 
 
+def answered(agent: Agent, frame: bytes) -> Reply:
+    """Return the agent's reply; the session stands."""
+    reply = agent.answer(frame)
+    assert reply is not None
+    return reply
+
+
 def decoded(reply: Reply) -> messages.Message:
     return messages.decode(reply.frame)[0]
 
@@ -184,7 +191,7 @@ def test_three_agents_answer_a_statistic_with_the_sum_of_their_records_and_noise
     """Noise std is about 8; off by 12 of them: false alarm below 1e-30."""
     frame = federation.round("count")
     for site, agent in federation.agents.items():
-        masked = decoded(agent.answer(frame))
+        masked = decoded(answered(agent, frame))
         assert isinstance(masked, messages.Masked)
         federation.aggregator.add_masked(site, masked)
     kind = federation.policy.plan.kind("count")
@@ -198,7 +205,7 @@ def test_three_agents_answer_a_statistic_with_the_sum_of_their_records_and_noise
 
 def test_a_probe_is_answered_at_once_and_not_charged(federation: Federation) -> None:
     probe = federation.aggregator.probe(("a", "b", "c"))
-    reply = federation.a.answer(messages.encode(probe, 5))
+    reply = answered(federation.a, messages.encode(probe, 5))
     assert is_sum(reply)
     assert reply.due_s == federation.clock.now
     assert federation.a.ledger.length == 0
@@ -211,7 +218,7 @@ def test_the_same_round_again_returns_the_same_bytes_computed_and_charged_once(
     met: list[int] = []
     federation = join(private=Plugin(tiny, lambda batch: met.append(len(batch))))
     frame = federation.round(kind)
-    first, again = federation.a.answer(frame), federation.a.answer(frame)
+    first, again = answered(federation.a, frame), answered(federation.a, frame)
     assert is_sum(first)
     assert first.frame == again.frame
     assert len(met) == 1
@@ -268,13 +275,13 @@ def test_a_step_that_overruns_is_abandoned_charged_and_answered_at_the_next_mult
     federation = join(private=Plugin(tiny, work), clock=clock)
     start_s = clock.now
     frame = federation.round("count")
-    reply = federation.a.answer(frame)
+    reply = answered(federation.a, frame)
     assert decoded(reply) == Refusal(Code.ABANDONED)
     assert reply.leaves_s(clock.now) == pytest.approx(start_s + slots * STATISTIC_S)
     assert reply.leaves_s(clock.now) >= clock.now
     assert federation.a.ledger.length == 1
     assert federation.a.ledger.unsettled() == ()
-    assert decoded(federation.a.answer(frame)) == Refusal(Code.PROTOCOL)  # the counter is burnt
+    assert decoded(answered(federation.a, frame)) == Refusal(Code.PROTOCOL)  # the counter is burnt
     assert federation.a.ledger.length == 1
 
 
@@ -313,7 +320,7 @@ def test_a_plugin_that_raises_on_a_record_is_answered_by_noise_on_time_and_stops
 
     federation = join(private=Plugin(tiny, fail), data=records(offset=1.0))
     frame = federation.round(kind)
-    reply = federation.a.answer(frame)
+    reply = answered(federation.a, frame)
     federation.aggregator.give_up()
     assert is_sum(reply)
     assert reply.due_s > 0
@@ -404,7 +411,7 @@ def test_a_malformed_round_is_refused_alike_and_neither_charged_nor_computed(
 ) -> None:
     met: list[Array] = []
     federation = join(private=Plugin(tiny, met.append))
-    reply = federation.a.answer(messages.encode(message, 77))
+    reply = answered(federation.a, messages.encode(message, 77))
     assert reply.frame == messages.encode(Refusal(Code.PROTOCOL), 77)
     assert reply.due_s == federation.clock.now
     assert (federation.a.ledger.length, met) == (0, [])
@@ -414,27 +421,22 @@ def test_a_malformed_round_is_refused_alike_and_neither_charged_nor_computed(
 @pytest.mark.parametrize(
     "message",
     [
-        messages.Ready(),
-        Refusal(Code.PROTOCOL),
-        messages.Masked(b"c" * 32, b"", b"", b"s" * 64),
-        messages.Confirm("b", b"t" * 32, (), b"s" * 64),
-        messages.Hello("b", b"n" * 32, b"x" * 32, b"k" * 1184, b"n" * 32, 0, bytes(32), b"s" * 64),
         messages.Roll(()),
         messages.Seal(()),
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_a_message_that_is_not_for_a_site_now_is_refused_by_the_one_constant(
+def test_a_request_out_of_turn_is_refused_by_the_one_constant(
     federation: Federation, message: messages.Message
 ) -> None:
-    assert federation.a.answer(messages.encode(message, 9)).frame == messages.encode(Refusal(Code.PROTOCOL), 9)
+    assert answered(federation.a, messages.encode(message, 9)).frame == messages.encode(Refusal(Code.PROTOCOL), 9)
     assert is_sum(federation.reply())
 
 
 def test_a_round_before_the_handshake_is_refused(join: Join) -> None:
     federation = join(shaken=False)
     round_ = messages.encode(messages.Round(1, ("a", "b", "c"), "count", b""), 3)
-    assert federation.a.answer(round_).frame == messages.encode(Refusal(Code.PROTOCOL), 3)
+    assert answered(federation.a, round_).frame == messages.encode(Refusal(Code.PROTOCOL), 3)
     assert federation.a.ledger.length == 0
 
 
@@ -448,13 +450,36 @@ GARBAGE = {
     "longer than it says": Frame(1, 0, b"n" * 36).encode() + b"x",
     "shorter than it says": HEADER.pack(MAGIC, VERSION, 7, 0, 100) + b"x" * 99,
     "a field too long": Frame(7, 0, b"\xff" * 64).encode(),
+    **{
+        f"the answer {type(message).__name__}": messages.encode(message, 9)
+        for message in (
+            messages.Ready(),
+            Refusal(Code.PROTOCOL),
+            messages.Masked(b"c" * 32, b"", b"", b"s" * 64),
+            messages.Confirm("b", b"t" * 32, (), b"s" * 64),
+            messages.Hello("b", b"n" * 32, b"x" * 32, b"k" * 1184, b"n" * 32, 0, bytes(32), b"s" * 64),
+        )
+    },
 }
 
 
 @pytest.mark.parametrize("frame", GARBAGE.values(), ids=GARBAGE.keys())
-def test_garbage_is_refused_by_the_same_bytes_whatever_it_is(federation: Federation, frame: bytes) -> None:
-    assert federation.a.answer(frame).frame == messages.encode(Refusal(Code.PROTOCOL), 0)
+def test_an_unknown_frame_closes_the_session_and_a_new_one_can_be_opened(federation: Federation, frame: bytes) -> None:
+    assert federation.a.answer(frame) is None
+    assert federation.a.machine.state is table.Site.IDLE
+    assert federation.a.machine.transcript == b""
+    assert federation.code() == Code.PROTOCOL
+    assert federation.a.ledger.length == 0
+    federation.shake_hands(b"m" * 32)
     assert is_sum(federation.reply())
+
+
+def test_an_unknown_frame_takes_the_masked_sum_with_it(federation: Federation) -> None:
+    frame = federation.round("count")
+    assert is_sum(answered(federation.a, frame))
+    assert federation.a.answer(b"?") is None
+    assert decoded(answered(federation.a, frame)) == Refusal(Code.PROTOCOL)
+    assert federation.a.ledger.length == 1
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -464,9 +489,10 @@ def test_no_frame_makes_the_agent_raise_or_charge(federation: Federation, type_:
     good[flip % len(good)] ^= 1 + flip % 255
     before = federation.a.ledger.length
     for frame in (body, Frame(type_, 0, body).encode(), bytes(good)):
-        answer = decoded(federation.a.answer(frame))
+        reply = federation.a.answer(frame)
+        answer = decoded(reply) if reply else None
         if not isinstance(answer, messages.Hello):
-            assert answer == Refusal(Code.PROTOCOL)
+            assert answer in (None, Refusal(Code.PROTOCOL))
     assert federation.a.ledger.length == before
 
 
@@ -507,7 +533,11 @@ def test_a_lying_site_with_an_absurd_journal_length_cannot_stop_the_others(
     lie = messages.Hello("b", b"n" * 32, x25519, kem, b"f" * 32, 2**63, bytes(32), bytes(64))
     lie = replace(lie, signature=keys.sign(identities["b"], lie.signed(policy.hash)))
     roll = messages.Roll(tuple(hello for hello in (hellos[0], lie, hellos[1]) if isinstance(hello, messages.Hello)))
-    federation.a.answer(messages.encode(roll, 4))
+    with pytest.raises(RemoteProtocolError):  # an honest coordinator never passes it on
+        messages.decode(messages.encode(lie, 3))
+    assert federation.a.answer(messages.encode(roll, 4)) is None
+    federation.shake_hands(b"m" * 32)
+    assert is_sum(federation.reply())
 
 
 KILLED = {

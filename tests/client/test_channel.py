@@ -18,15 +18,18 @@ FRAME = Frame(1, 7, b"hello").encode()
 
 
 class Echo:
-    """Answers every frame with itself, ``delay_s`` later by the clock; raises what it is given."""
+    """Answers every frame with itself, ``delay_s`` later by the clock; closes, or raises what it is given."""
 
     def __init__(self) -> None:
         self.delay_s = 0.0
+        self.closes = False
         self.error: Exception | None = None
         self.frames: list[bytes] = []
 
-    def answer(self, frame: bytes) -> Reply:
+    def answer(self, frame: bytes) -> Reply | None:
         self.frames.append(frame)
+        if self.closes:
+            return None
         if self.error is not None:
             raise self.error
         return Reply(frame, time.monotonic() + self.delay_s)
@@ -103,6 +106,16 @@ def test_frames_are_answered_one_after_another_on_one_connection(served: Served)
     frames = [Frame(1, number, bytes(number * 1000)).encode() for number in range(5)]
     with opened(served.path) as connection:
         assert [exchanged(connection, frame) for frame in frames] == frames
+
+
+def test_a_connection_whose_frame_the_agent_does_not_know_is_closed_and_the_next_one_served(served: Served) -> None:
+    served.agent.closes = True
+    with opened(served.path) as connection:
+        assert exchanged(connection) == b""
+    assert relay_frame(FRAME, served.path) == b""
+    served.agent.closes = False
+    with opened(served.path) as connection:
+        assert exchanged(connection) == FRAME
 
 
 def test_a_frame_that_comes_in_pieces_is_answered_whole(served: Served) -> None:

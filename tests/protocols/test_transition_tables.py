@@ -105,6 +105,7 @@ def test_every_message_out_of_turn_is_refused_and_changes_nothing(state: table.S
         table.Heard.ROLL: lambda: site.confirm(Roll(()), {}),
         table.Heard.SEAL: lambda: site.activate(Seal(())),
         table.Heard.ROUND: lambda: site.accept(round_of(9)),
+        table.Heard.UNKNOWN: site.close,
     }
     for event, action in actions.items():
         if (state, event) not in table.SITE:
@@ -130,6 +131,16 @@ def test_a_site_can_start_a_new_session_from_every_state_but_in_the_middle_of_a_
         if state is not table.Site.COMMITTED:
             site.hello(Open(bytes(32)), fresh("a"))
             assert site.state is table.Site.HELLO
+
+
+def test_a_closed_session_is_forgotten_in_every_state_but_in_the_middle_of_a_round() -> None:
+    for state in table.Site:
+        _, site = machine_in(state)
+        if state is not table.Site.COMMITTED:
+            site.close()
+            assert site.state is table.Site.IDLE
+            assert site.transcript == b""
+            assert site.repeated(round_of()) is None
 
 
 def test_a_machine_put_by_hand_into_a_state_it_did_not_reach_blames_this_program() -> None:

@@ -54,16 +54,22 @@ class Agent:
     private: PrivatePart
     clock: Clock
 
-    def answer(self, frame: bytes) -> Reply:
-        """Return the reply to one frame; whatever is wrong with it becomes one constant refusal.
+    def answer(self, frame: bytes) -> Reply | None:
+        """Return the reply to one frame: whatever is wrong with a request becomes one constant refusal.
+
+        None closes the connection, and the session with it: the frame is no request.
 
         Raises:
             PrivacyError: the ledger failed; the agent must stop.
         """
-        received_s, sequence = self.clock(), 0
+        received_s = self.clock()
+        request, sequence = _request(frame)
+        if request is None:
+            _LOG.warning("session closed: a frame is no request")
+            self.machine.close()
+            return None
         try:
-            message, sequence = messages.decode(frame)
-            answer = self._answer(message, received_s)
+            answer = self._answer(request, received_s)
         except RemoteProtocolError as error:
             _LOG.warning("refused: %s", error)
             answer = _Answer(messages.Refusal(messages.Code.PROTOCOL), received_s)
@@ -72,20 +78,18 @@ class Agent:
             answer = _Answer(messages.Refusal(messages.Code.BUDGET), received_s)
         return Reply(messages.encode(answer.message, sequence), answer.due_s, answer.slot_s)
 
-    def _answer(self, message: messages.Message, received_s: float) -> "_Answer":
-        match message:
+    def _answer(self, request: messages.Request, received_s: float) -> "_Answer":
+        match request:
             case messages.Open():
-                return _Answer(self.machine.hello(message, self._fresh()), received_s)
+                return _Answer(self.machine.hello(request, self._fresh()), received_s)
             case messages.Roll():
-                confirm = self.machine.confirm(message, self.ledger.journal_floors())
-                self.ledger.remember_peers({hello.site: hello.journal_length for hello in message.hellos})
+                confirm = self.machine.confirm(request, self.ledger.journal_floors())
+                self.ledger.remember_peers({hello.site: hello.journal_length for hello in request.hellos})
                 return _Answer(confirm, received_s)
             case messages.Seal():
-                return _Answer(self.machine.activate(message), received_s)
+                return _Answer(self.machine.activate(request), received_s)
             case messages.Round():
-                return self._round(message, received_s)
-            case _:
-                raise RemoteProtocolError(f"{type(message).__name__} is not for a site", peer="coordinator")
+                return self._round(request, received_s)
 
     def _fresh(self) -> Fresh:
         return Fresh(
@@ -154,6 +158,15 @@ class Agent:
         step = kind.grid_step(noise_shares(study, len(accepted.round.cohort)))
         noise = discrete_gaussian(KeyStream(seeds.noise), kind.sum.dim, SCALE_BITS)
         return ring.to_grid(total, step, box(study, kind.ring_bits)) + noise
+
+
+def _request(frame: bytes) -> tuple[messages.Request | None, int]:
+    """Return a coordinator's request and its sequence number, or None where the frame is something else."""
+    try:
+        message, sequence = messages.decode(frame)
+    except RemoteProtocolError:
+        return None, 0
+    return (message if isinstance(message, messages.Request) else None), sequence
 
 
 @dataclass(frozen=True, slots=True)

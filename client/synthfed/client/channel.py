@@ -48,8 +48,8 @@ class Reply:
 class Answers(Protocol):
     """What the socket server needs of an agent."""
 
-    def answer(self, frame: bytes) -> Reply:
-        """Return the reply to one frame."""
+    def answer(self, frame: bytes) -> Reply | None:
+        """Return the reply to one frame; None closes the connection."""
         ...
 
 
@@ -122,6 +122,8 @@ def _serve_one(agent: Answers, connection: socket.socket, clock: Clock) -> bool:
     if not frame:
         return False
     reply = agent.answer(frame)
+    if reply is None:
+        return False
     now_s = clock()
     time.sleep(max(0.0, reply.leaves_s(now_s) - now_s))
     try:

@@ -82,10 +82,11 @@ class SimulatedSite:
         self._agent = _agent(pinned, self._site, self._identity, ceiling, self._ledger, self._data, lambda: 0.0)
 
     def answer(self, frame: bytes) -> bytes:
-        """Return the agent's reply to one frame, at once."""
+        """Return the agent's reply to one frame, at once; nothing where it closes the session."""
         if self._agent is None:
             raise ConfigError(f"site {self._site!r} has not joined a study")
-        return self._agent.answer(frame).frame
+        reply = self._agent.answer(frame)
+        return reply.frame if reply else b""
 
     def close(self) -> None:
         """Close the ledger."""

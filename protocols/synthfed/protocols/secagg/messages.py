@@ -141,7 +141,10 @@ class Refusal:
     code: Code
 
 
-Message = Open | Hello | Roll | Confirm | Seal | Ready | Round | Masked | Refusal
+Request = Open | Roll | Seal | Round
+"""What a coordinator sends."""
+
+Message = Request | Hello | Confirm | Ready | Masked | Refusal
 
 
 def encode(message: Message, sequence: int) -> bytes:

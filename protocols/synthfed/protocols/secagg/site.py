@@ -221,6 +221,11 @@ class SiteMachine:
         session = self._open_session()
         session.masks, session.sent = [], None
 
+    def close(self) -> None:
+        """End the session and forget its keys: something came that is no request."""
+        self.state = table.site_next(self.state, table.Heard.UNKNOWN)
+        self._forget()
+
     def _open_session(self) -> _Session:
         if self._session is None:
             raise LocalProtocolError("no session is open")

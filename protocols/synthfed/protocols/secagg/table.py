@@ -29,6 +29,7 @@ class Heard(Enum):
     ROLL = auto()
     SEAL = auto()
     ROUND = auto()
+    UNKNOWN = auto()
     MASKED = auto()
     ABANDONED = auto()
 
@@ -54,7 +55,7 @@ class Got(Enum):
     SUM_CORRUPT = auto()
 
 
-REMOTE: Final = frozenset({Heard.OPEN, Heard.ROLL, Heard.SEAL, Heard.ROUND})
+REMOTE: Final = frozenset({Heard.OPEN, Heard.ROLL, Heard.SEAL, Heard.ROUND, Heard.UNKNOWN})
 """Events that a peer causes; out of place, they are the peer's fault and change nothing."""
 
 SITE: Final[Mapping[tuple[Site, Heard], Site]] = MappingProxyType(
@@ -72,6 +73,12 @@ SITE: Final[Mapping[tuple[Site, Heard], Site]] = MappingProxyType(
         (Site.SENT, Heard.ABANDONED): Site.ACTIVE,
         (Site.SENT, Heard.OPEN): Site.HELLO,
         (Site.SENT, Heard.ROUND): Site.COMMITTED,
+        # Bytes that are no request: whoever speaks is not who the session was agreed with.
+        (Site.IDLE, Heard.UNKNOWN): Site.IDLE,
+        (Site.HELLO, Heard.UNKNOWN): Site.IDLE,
+        (Site.KEYED, Heard.UNKNOWN): Site.IDLE,
+        (Site.ACTIVE, Heard.UNKNOWN): Site.IDLE,
+        (Site.SENT, Heard.UNKNOWN): Site.IDLE,
     }
 )
 

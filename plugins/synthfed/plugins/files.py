@@ -1,0 +1,74 @@
+"""Files that people and other programs rely on: read with a clear error, written all or nothing.
+
+Never leaves a half-written file under its name, and never widens or narrows who may enter a folder.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from synthfed.protocols.errors import ConfigError
+
+
+def read_text(path: Path, *, advice: str = "") -> str:
+    """Return a file's UTF-8 text.
+
+    Raises:
+        ConfigError: it cannot be read, or is not UTF-8; ``advice`` says what to do then.
+    """
+    after = f"; {advice}" if advice else ""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}{after}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"is not UTF-8 text{after or '; save it as UTF-8'}", where=str(path)) from None
+
+
+def write_whole(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file, replacing any older one all or nothing; it is on disk when this returns.
+
+    Raises:
+        ConfigError: it cannot be written; an older file stands.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}; choose another place", where=str(path)) from None
+    finally:
+        with contextlib.suppress(OSError):  # never in place of the error that is on its way
+            part.unlink()
+
+
+def sync(path: Path) -> None:
+    """Put a file's or folder's present content on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only its owner can enter (mode 0700); one that exists must be such a folder already.
+
+    Raises:
+        ConfigError: it cannot be made or written to, or others can enter it.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(
+                "exists and can be entered by others; choose a new folder or `chmod 700` it", where=str(path)
+            )
+    except OSError as error:
+        raise ConfigError(f"cannot be made: {error.strerror}", where=str(path)) from None
+    if not os.access(path, os.W_OK):
+        raise ConfigError("cannot be written to", where=str(path))
