@@ -129,6 +129,48 @@ ledger.settle(1, "sent")
         assert ledger.unsettled() == (1,)
 
 
+@pytest.mark.parametrize("damage", ["removed", "cut in half", "one bit turned"])
+def test_a_ledger_that_lost_its_latest_charges_with_the_write_ahead_log_is_refused(path: Path, damage: str) -> None:
+    code = """
+ledger = Ledger(path)
+for counter in range(1, 5):
+    ledger.charge(charge(counter))
+die()
+"""
+    Ledger(path, create=True).close()
+    process = child(code, str(path), "")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL, errors
+    log = path.with_name(path.name + "-wal")
+    content = bytearray(log.read_bytes())
+    log.unlink()
+    if damage == "cut in half":
+        log.write_bytes(content[: len(content) // 2])
+    elif damage == "one bit turned":
+        content[-5000] ^= 1
+        log.write_bytes(content)
+    with pytest.raises(PrivacyError, match="restore"):
+        Ledger(path)
+
+
+def test_a_head_that_a_power_cut_left_behind_is_no_reason_to_refuse(path: Path) -> None:
+    noted = path.with_suffix(".head")
+    with closing(Ledger(path, create=True)) as ledger:
+        ledger.settle(ledger.charge(charge(1)), "sent")
+        older = noted.read_bytes()
+        for counter in range(2, 5):
+            ledger.settle(ledger.charge(charge(counter)), "sent")
+    noted.write_bytes(older)
+    with closing(Ledger(path)) as ledger:
+        assert ledger.length == 4
+
+
+def test_a_commit_is_on_disk_when_it_returns(ledger: Ledger) -> None:
+    full = 2
+    assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert ledger._db.execute("PRAGMA synchronous").fetchone() == (full,)
+
+
 def test_an_empty_ledger_starts_at_the_genesis_and_is_private_to_its_owner(path: Path, ledger: Ledger) -> None:
     assert (ledger.length, ledger.head) == (0, GENESIS)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
