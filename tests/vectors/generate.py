@@ -197,7 +197,7 @@ def draws() -> dict[str, Any]:
         "words": {"key": key.hex(), "words": KeyStream(key).words(8).tolist()},
         "discrete_gaussian": [
             {"key": key.hex(), "scale_bits": bits, "draws": discrete_gaussian(KeyStream(key), 40, bits).tolist()}
-            for bits in (3, 10, 18)
+            for bits in (4, 10, 18)
         ],
         "poisson_sample": [
             {"key": key.hex(), "units": units, "rate": rate, "sample": sampled(key, units, rate)}

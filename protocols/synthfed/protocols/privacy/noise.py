@@ -1,122 +1,149 @@
-"""Exact discrete Gaussian noise from a secret key stream, vectorised.
+"""Discrete Gaussian noise from a secret key stream: exact, vectorised, a function of the key alone.
 
-Never uses floating point where it would change a probability, and never a public generator.
+Never lets a float decide: floats only tell which coins are clear, integers settle the rest.
 """
 
-from typing import Final
+import functools
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..keystream import KeyStream
 
-_FRACTION_BITS: Final = 37
-_BATCH: Final = 1 << 15  # small enough for the working arrays to stay in cache
+_CELL_BITS: Final = 4  # a standard deviation holds 2**4 cells
+_COLUMN_BITS: Final = 9  # and 2**9 cells reach to 32 standard deviations
+_CHOICE_BITS: Final = 64 - _COLUMN_BITS
+_COIN_BITS: Final = 49
+_PRECISION: Final = 640  # bits in which tables and late decisions are computed
+_MARGIN: Final = 2.0**10  # in units of 2**-49; the float exponential is off by less than 1
+_BATCH: Final = 1 << 14  # small enough for the working arrays to stay in cache
 
 Integers = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
 Bits = npt.NDArray[np.bool_]
 
 
 def discrete_gaussian(stream: KeyStream, count: int, scale_bits: int) -> Integers:
     """Return independent draws with P(x) proportional to exp(-x**2 / (2 * S**2)), S = 2**scale_bits.
 
-    Rejection from a discrete Laplace proposal of scale S (Canonne, Kamath, Steinke 2020,
-    arXiv 2004.00010, algorithm 3); every coin is an exact comparison of integers. A proposal y is
-    kept with probability exp(-(|y| - S)**2 / (2 * S**2)).
+    Rejection from a staircase that touches the density at every S / 16: the cell is chosen by Walker's
+    alias method (1977, doi 10.1145/355744.355749), the place in the cell is uniform, and a draw is kept
+    with probability exp(-(x**2 - edge**2) / (2 * S**2)), which is 97 % on average. A coin that the float
+    exponential cannot settle beyond its error (2**-38 of all) is settled by 640-bit integers, with
+    further bits of the stream where its own do not suffice.
+
+    The law differs from the discrete Gaussian in its tail beyond 32 S and the tables' last bit: by less
+    than 2**-600 per draw in total variation, so that even 1e15 draws add less than 1e-165 to delta.
 
     Args:
         stream: secret words; the draws are a function of its key alone.
         count: how many draws.
-        scale_bits: logarithm of S to base 2, between 3 and 18.
+        scale_bits: logarithm of S to base 2, between 4 and 18.
 
     Returns:
         Integers of shape ``(count,)``.
     """
-    if not 3 <= scale_bits <= (_FRACTION_BITS - 1) // 2:
-        raise ValueError("scale_bits must be between 3 and 18")
+    if not _CELL_BITS <= scale_bits <= 18:
+        raise ValueError("scale_bits must be between 4 and 18")
     kept: list[Integers] = []
     missing = count
     while missing > 0:
-        proposals = _discrete_laplace(stream, min(_BATCH, 2 * missing + 64), scale_bits)
-        accepted = proposals[_keeps(stream, proposals, scale_bits)][:missing]
-        kept.append(accepted)
-        missing -= len(accepted)
+        draws = _draw(stream, min(_BATCH, missing + missing // 16 + 64), scale_bits)[:missing]
+        kept.append(draws)
+        missing -= len(draws)
     return np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
 
 
-def _discrete_laplace(stream: KeyStream, tries: int, scale_bits: int) -> Integers:
-    """Return draws with P(y) proportional to exp(-|y| / S); fewer than ``tries``, all of them exact."""
-    words = stream.words(tries)
-    low = (words & np.uint64(2**scale_bits - 1)).astype(np.int64)
-    negative = (words >> np.uint64(63)).astype(bool)
-    kept = _exp_coins(stream, low << (_FRACTION_BITS - scale_bits))
-    low, negative = low[kept], negative[kept]
-    magnitude = low + (_geometric(stream, len(low)) << scale_bits)
-    signed = np.where(negative, -magnitude, magnitude)
-    return np.asarray(signed[~(negative & (magnitude == 0))])
+def _draw(stream: KeyStream, tries: int, scale_bits: int) -> Integers:
+    """Return draws, fewer than ``tries``: of each second word one bit is the sign, 14 the place, 49 a coin."""
+    first, second = stream.words(2 * tries).reshape(2, tries)
+    width_bits = scale_bits - _CELL_BITS
+    edge = _cells(stream, first) << width_bits
+    offset = (second & np.uint64(2**width_bits - 1)).astype(np.int64)
+    magnitude = edge + offset
+    coins = (second >> np.uint64(63 - _COIN_BITS) & np.uint64(2**_COIN_BITS - 1)).astype(np.int64)
+    kept = _exp_coins(stream, coins, offset * (magnitude + edge), 2 * scale_bits + 1)
+    negative = second >= np.uint64(2**63)
+    kept &= ~(negative & (magnitude == 0))  # zero has one sign
+    return np.where(negative, -magnitude, magnitude)[kept]
 
 
-def _keeps(stream: KeyStream, proposals: Integers, scale_bits: int) -> Bits:
-    """Return coins with probability exp(-(|y| - S)**2 / (2 * S**2)), one for each proposal."""
-    distance = np.abs(proposals) - 2**scale_bits
-    # In units of 2**-37 the exponent is an integer: the distance's square times 2**(36 - 2 bits).
-    exponent = distance * distance << (_FRACTION_BITS - 1 - 2 * scale_bits)
-    whole, fraction = exponent >> _FRACTION_BITS, exponent & (2**_FRACTION_BITS - 1)
-    coins = np.ones(len(proposals), dtype=bool)
-    lasting = np.flatnonzero(whole > 0)
-    while len(lasting):  # exp(-whole) is a product of coins of probability exp(-1)
-        heads = _exp_coins(stream, np.full(len(lasting), 2**_FRACTION_BITS, dtype=np.int64))
-        coins[lasting[~heads]] = False
-        lasting = lasting[heads]
-        whole[lasting] -= 1
-        lasting = lasting[whole[lasting] > 0]
-    alive = np.flatnonzero(coins)
-    coins[alive] = _exp_coins(stream, fraction[alive])
-    return coins
+def _cells(stream: KeyStream, words: Words) -> Integers:
+    """Return cells with the staircase's probabilities: each word names a column and tosses for its two cells."""
+    table = _staircase()
+    columns = (words >> np.uint64(_CHOICE_BITS)).astype(np.int64)
+    choices = words & np.uint64(2**_CHOICE_BITS - 1)
+    tops = table.tops[columns]
+    cells = np.where(choices < tops, columns, table.aliases[columns])
+    for place in np.flatnonzero(choices == tops):  # 2**-55 of all: the next bits decide
+        column = int(columns[place])
+        if _more_bits(stream) < table.rests[column]:
+            cells[place] = column
+    return cells
 
 
-def _geometric(stream: KeyStream, count: int) -> Integers:
-    """Return draws with P(v) = (1 - 1/e) * exp(-v)."""
-    values = np.zeros(count, dtype=np.int64)
-    running = np.arange(count)
-    while len(running):
-        running = running[_exp_coins(stream, np.full(len(running), 2**_FRACTION_BITS, dtype=np.int64))]
-        values[running] += 1
-    return values
+def _exp_coins(stream: KeyStream, coins: Integers, exponents: Integers, unit_bits: int) -> Bits:
+    """Return which 49-bit coins fall below exp(-x), x = exponents / 2**unit_bits in [0, 2]."""
+    ahead = np.exp(exponents * -(2.0**-unit_bits)) * 2.0**_COIN_BITS - coins
+    up: Bits = ahead > 0
+    for place in np.flatnonzero(np.abs(ahead) <= _MARGIN):
+        coin = (int(coins[place]) << _PRECISION) + _more_bits(stream)
+        up[place] = coin < _exp(int(exponents[place]), unit_bits) << _COIN_BITS
+    return up
 
 
-def _exp_coins(stream: KeyStream, exponents: Integers) -> Bits:
-    """Return coins with probability exp(-x), x = exponents / 2**37 in [0, 1].
+def _more_bits(stream: KeyStream) -> int:
+    return int.from_bytes(stream.read(_PRECISION // 8), "little")
 
-    Von Neumann's alternating series: count how many coins of probability x/1, x/2, x/3, ... come
-    up in a row; the parity of the count decides. A coin x/k is the coin x and the coin 1/k.
+
+class _Staircase(NamedTuple):
+    """Walker's table: in a column, choices below ``top`` (then the bits of ``rest``) are the column's own cell."""
+
+    tops: Words
+    rests: tuple[int, ...]
+    aliases: Integers
+
+
+@functools.cache
+def _staircase() -> _Staircase:
+    """Return the table of cells with weights exp(-(cell / 16)**2 / 2), in integers that sum up exactly."""
+    columns = 2**_COLUMN_BITS
+    full = 2 ** (_CHOICE_BITS + _PRECISION)
+    powers = [_exp(cell * cell, 2 * _CELL_BITS + 1) for cell in range(columns)]
+    own = [power * columns * full // sum(powers) for power in powers]
+    own[0] += columns * full - sum(own)
+    aliases = list(range(columns))
+    small = [cell for cell in range(columns) if own[cell] < full]
+    large = [cell for cell in range(columns) if own[cell] > full]
+    while small:
+        short, giver = small.pop(), large[-1]
+        aliases[short] = giver
+        own[giver] -= full - own[short]
+        if own[giver] <= full:
+            large.pop()
+            if own[giver] < full:
+                small.append(giver)
+    tops, rests = zip(*(divmod(each, 2**_PRECISION) for each in own), strict=True)
+    return _Staircase(np.array(tops, dtype=np.uint64), rests, np.array(aliases, dtype=np.int64))
+
+
+def _exp(numerator: int, unit_bits: int) -> int:
+    """Return exp(-numerator / 2**unit_bits) in units of 2**-640, off by less than one.
+
+    >>> _exp(0, 3) == 2**640
+    True
+    >>> round(_exp(8, 3) / 2**640, 6)
+    0.367879
     """
-    coins = np.ones(len(exponents), dtype=bool)
-    running = np.arange(len(exponents))
-    turn = 1
-    while len(running):
-        up = _fraction_coins(stream, exponents[running])
-        up[up] = _one_in(stream, turn, int(up.sum()))
-        running = running[up]
-        coins[running] ^= True
+    guard = 64
+    halvings = max(0, numerator.bit_length() - unit_bits)  # so that the series' argument is below 1
+    one = 1 << (_PRECISION + guard + 2 * halvings)
+    total, term, turn = 0, one, 0
+    while term:
+        total += -term if turn % 2 else term
         turn += 1
-    return coins
-
-
-def _fraction_coins(stream: KeyStream, numerators: Integers) -> Bits:
-    """Return coins with probability numerators / 2**37."""
-    words = stream.words(len(numerators)) >> np.uint64(64 - _FRACTION_BITS)
-    return np.less(words.astype(np.int64), numerators)
-
-
-def _one_in(stream: KeyStream, sides: int, count: int) -> Bits:
-    """Return ``count`` coins of probability 1 / sides, by rejection of the uneven last words."""
-    if sides == 1:
-        return np.ones(count, dtype=bool)
-    even = 2**64 // sides * sides
-    words = stream.words(count)
-    while (uneven := np.flatnonzero(words > np.uint64(even - 1))).size:
-        words = words.copy()
-        words[uneven] = stream.words(len(uneven))
-    coins: Bits = words % np.uint64(sides) == 0
-    return coins
+        term = (term * numerator >> (unit_bits + halvings)) // turn
+    for _ in range(halvings):
+        total = total * total // one
+    return total >> (guard + 2 * halvings)
