@@ -1,6 +1,6 @@
 """Time of the discrete Gaussian sampler beside opendp's, on one core, in one run; JSON and a table.
 
-    python tests/benchmarks/noise.py --out noise.json
+python tests/benchmarks/noise.py --out noise.json
 """
 
 import argparse
