@@ -104,6 +104,13 @@ def test_the_help_page_loads_no_heavy_package() -> None:
     assert "simulate" in done.stdout
 
 
+def test_the_diagrams_of_the_protocol_page_are_those_of_the_state_tables() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs/diagrams.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_import_contracts_hold() -> None:
     program = Path(sys.executable).parent / "lint-imports"
     done = subprocess.run([program], cwd=ROOT, capture_output=True, text=True, check=False)
