@@ -1,6 +1,9 @@
 """Reading, drafting, encoding and writing tables."""
 
+import csv
 import gzip
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from synthfed.plugins.domains.draft import draft_columns
-from synthfed.plugins.domains.encoding import OneHotEncoder
+from synthfed.plugins.domains.encoding import OneHotEncoder, written
+from synthfed.plugins.domains.lines import BATCH, csv_bytes
 from synthfed.plugins.domains.table import TableDomain, read_csv, write_csv
 from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.schema import Categorical, Column, Integer, Real
@@ -144,6 +148,58 @@ def test_values_are_written_as_the_schema_types_them(tmp_path: Path) -> None:
         '"c ""quoted""",,5,0.12,0.5',
         "a,3,1,7.00,",
     ]
+
+
+def slow_lines(columns: Sequence[Column], records: np.ndarray) -> bytes:
+    """Return the bytes of a CSV file, cell by cell through the standard library."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([column.name for column in columns])
+    for row in records:
+        writer.writerow([slow_cell(column, value) for column, value in zip(columns, row.tolist(), strict=True)])
+    return text.getvalue().encode()
+
+
+def slow_cell(column: Column, value: float) -> str:
+    if np.isnan(value):
+        return ""
+    if isinstance(column, Categorical):
+        return column.values[int(value)]
+    written_value = float(written(column, np.array([value]))[0])
+    return f"{written_value:.{column.decimals}f}" if isinstance(column, Real) else f"{int(written_value)}"
+
+
+NUMBERS: tuple[Column, ...] = (
+    Integer(name="signed", lower=-1000, upper=12),
+    Integer(name="huge", lower=-(2**53), upper=2**53),
+    Real(name="whole", lower=-10, upper=10, decimals=0),
+    Real(name="fine", lower=-1, upper=1, decimals=12),
+    Real(name="huge and fine", lower=0, upper=2.0**53, decimals=12),
+    Real(name="narrow", lower=0.52, upper=0.54, decimals=1),
+    Real(name="wide", lower=-1e6, upper=1e9, decimals=2, scale="log", missing=True),
+)
+
+
+@given(
+    hnp.arrays(np.float64, (5, len(NUMBERS)), elements=st.floats(-1e16, 1e16) | st.floats(-2, 2) | st.just(np.nan)),
+)
+def test_numbers_are_written_as_python_writes_them_one_by_one(records: np.ndarray) -> None:
+    assert b"".join(csv_bytes(NUMBERS, [records])) == slow_lines(NUMBERS, records)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), min_size=1), unique=True))
+def test_texts_are_written_as_the_standard_library_writes_them(values: list[str]) -> None:
+    columns = [Categorical(name="t", values=("x", *(f"x{value}" for value in values))), COLUMNS[2]]
+    records = np.array([[i, 1 + i % 5] for i in range(len(values) + 1)], dtype=np.float64)
+    assert b"".join(csv_bytes(columns, [records])) == slow_lines(columns, records)
+
+
+def test_the_lines_of_a_file_do_not_depend_on_how_its_rows_are_cut_into_chunks() -> None:
+    records = random_records(BATCH + 100)
+    whole = b"".join(csv_bytes(COLUMNS, [records]))
+    assert whole == slow_lines(COLUMNS, records)
+    assert b"".join(csv_bytes(COLUMNS, np.split(records, [1, 1, 3000]))) == whole
+    assert b"".join(csv_bytes(COLUMNS, [])) == slow_lines(COLUMNS, records[:0])
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:

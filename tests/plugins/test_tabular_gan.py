@@ -11,8 +11,9 @@ from torch.nn.functional import softplus
 
 from synthfed.plugins.api import Answer, Model, PrivatePart, Trainer
 from synthfed.plugins.models.marginals import Released, probabilities, project_to_simplex, units_per_site
-from synthfed.plugins.models.networks import build_critic, clipped_gradient
+from synthfed.plugins.models.networks import Generator, build_critic, clipped_gradient
 from synthfed.plugins.models.pairs import MAX_DIM, PairLayout, shrink
+from synthfed.plugins.models.sampling import draw, sample_codes
 from synthfed.plugins.models.tabular_gan import TabularGan
 from synthfed.plugins.models.training import Training
 from synthfed.protocols.errors import ConfigError
@@ -268,6 +269,43 @@ def test_samples_are_fixed_by_state_and_seed_and_leave_global_randomness_alone()
     torch.manual_seed(77)
     np.testing.assert_array_equal(trainer.sample(500, seed=1), first)
     assert not np.array_equal(trainer.sample(500, seed=2), first)
+
+
+def test_a_drawn_cell_is_the_one_whose_share_of_the_odds_holds_the_uniform_number() -> None:
+    sizes, rows = (3, 1, 300, 2), 2000
+    logits = torch.randn(sum(sizes), rows, generator=torch.Generator().manual_seed(0)) * 4
+    drawn = draw(logits, sizes, torch.Generator().manual_seed(1))
+    uniform = torch.rand(len(sizes), rows, generator=torch.Generator().manual_seed(1)).numpy()
+    for codes, level, block in zip(drawn, uniform, logits.split_with_sizes(list(sizes)), strict=True):
+        shares = torch.softmax(block.double(), 0).cumsum(0).numpy()
+        slow = np.minimum((shares <= level).sum(axis=0), len(block) - 1)
+        assert np.mean(codes == slow) > 0.999  # the odds of float32 round differently
+        assert np.abs(codes - slow).max() <= 1
+
+
+def test_centring_brings_back_the_released_marginals_whatever_the_logits() -> None:
+    sizes = (4, 2)
+    generator = Generator(latent=8, hidden=16, depth=1, sizes=sizes)
+    generator.spread(torch.Generator().manual_seed(0))
+    generator.start.copy_(torch.tensor([60.0, 0.0, -60.0, 1.0, 3.0, 0.0]))
+    released = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.05, 0.95])
+    codes = sample_codes(generator, released, rows=40_000, seed=0)
+    found = np.concatenate([np.bincount(codes[:, i], minlength=size) / len(codes) for i, size in enumerate(sizes)])
+    np.testing.assert_allclose(found[4:], released[4:], atol=0.01)
+    assert np.isfinite(found).all()
+    generator.start.zero_()
+    codes = sample_codes(generator, released, rows=40_000, seed=0)
+    np.testing.assert_allclose(np.bincount(codes[:, 0], minlength=4) / len(codes), released[:4], atol=0.01)
+
+
+def test_the_norms_of_contributions_to_the_pairs_need_no_contributions() -> None:
+    model, trainer, core = trained(rounds=2)
+    ask = trainer.ask(core.remaining)
+    assert ask is not None
+    assert model.plan.layout is not None
+    embedding = ask.payload["embedding"].astype(np.float64)
+    slow = np.linalg.norm(model.plan.layout.contributions(core.batch, embedding), axis=1)
+    np.testing.assert_allclose(model.plan.layout.norms(core.batch, embedding), slow)
 
 
 def test_sampling_needs_no_training_and_obeys_the_schema() -> None:

@@ -1,6 +1,7 @@
 """Releases on disk, made by a small model plugin that the tests install."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ from synthfed.protocols.errors import ConfigError, LocalProtocolError, PluginErr
 from synthfed.protocols.study import Study, parse_study
 from synthfed.server import release as releases
 from synthfed.server.evidence import Evidence
-from synthfed.server.release import audit_release, open_release, sample_to, write_release
+from synthfed.server.finish import write_release
+from synthfed.server.release import audit_release, open_release, sample_to
 
 STUDY = """
 format = 1
@@ -207,6 +209,23 @@ def test_a_table_that_cannot_be_is_not_sampled(tmp_path: Path, toy: Any, rows: i
     with pytest.raises(ConfigError, match="cannot sample"):
         sample_to(folder, rows, seed, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_sample_that_cannot_be_written_leaves_the_older_file(
+    tmp_path: Path, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = publish(tmp_path / "release", toy), tmp_path / "out" / "rows.csv"
+    out.parent.mkdir()
+    out.write_text("older")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match=r"rows\.csv: cannot be written: No space left"):
+        sample_to(folder, 200, 5, out)
+    assert out.read_text() == "older"
+    assert list(out.parent.iterdir()) == [out]
 
 
 def test_a_folder_in_use_is_never_overwritten(tmp_path: Path, toy: Any) -> None:

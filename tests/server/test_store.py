@@ -193,7 +193,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(run: Run, study: Study, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ConfigError, match="No space"):
         run.save(study, {}, Tally())
     loaded = run.load(study)
     assert loaded is not None

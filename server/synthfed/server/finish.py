@@ -1,22 +1,35 @@
 """From a trained run to its release: the evidence as the coordinator can give it, and the folder.
 
-Never claims a charge that was not asked for: each site's own ledger is the authority.
+Never claims a charge that was not asked for, for each site's own ledger is the authority; never replaces
+a release by another, and never leaves half a folder under the asked-for name.
 """
 
 import datetime
+import hashlib
 import math
+import os
+import shutil
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from safetensors.numpy import save
+
 from synthfed.plugins.api import Trainer
+from synthfed.plugins.domains.lines import csv_bytes
+from synthfed.plugins.files import sync, write_whole
 from synthfed.plugins.pinning import Pinned
-from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.errors import ConfigError, LocalProtocolError
 from synthfed.protocols.ids import fingerprint
+from synthfed.protocols.study import Study, parse_study
 
 from .evidence import Evidence, PluginEvidence, Setting, SiteEvidence, SumEvidence
-from .release import write_release
+from .release import Manifest, draw, write_report
+from .report import report
 from .store import Run, Tally
 from .training import spent
 
@@ -117,3 +130,67 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
         seed_note="The seed fixes initial weights and the coordinator's draws; privacy noise and sampling came "
         "from each site's operating system.",
     )
+
+
+def write_release(
+    folder: Path,
+    *,
+    study: Study,
+    study_text: str,
+    trainer: Trainer,
+    evidence: Evidence,
+    history: Sequence[Mapping[str, float]],
+    rows: int,
+    seed: int,
+) -> None:
+    """Write a release folder, all or nothing.
+
+    Args:
+        folder: where to; must not exist, or be an empty folder.
+        study: the signed terms.
+        study_text: the file they were read from, kept as it is.
+        trainer: the trained model.
+        evidence: what was promised and spent.
+        history: public numbers of the training, each with its ``step``.
+        rows: how many synthetic rows to publish.
+        seed: public seed of the sampling.
+
+    Raises:
+        ConfigError: the folder is in use or cannot be written, or rows or seed is out of range.
+        LocalProtocolError: study, text and evidence are not of one study.
+    """
+    if not evidence.study_hash == study.hash.hex() == parse_study(study_text, where="study.toml").hash.hex():
+        raise LocalProtocolError("the study, its text and the evidence of a release disagree; report this")
+    check_place(folder)
+    weights = save({name: np.asarray(array, order="C") for name, array in trainer.state().items()})
+    digest = hashlib.sha256(weights).hexdigest()
+    manifest = Manifest(plugin=evidence.plugin, rows=rows, seed=seed, weights_sha256=digest)
+    first = next(draw(trainer, rows, seed))
+    document = report(study=study, evidence=evidence, synthetic=first, rows=rows, seed=seed, history=history)
+    with _new_folder(folder) as part:
+        (part / "model").mkdir()
+        for name, content in {
+            "synthetic.csv": csv_bytes(study.columns, draw(trainer, rows, seed)),
+            "model/weights.safetensors": [weights],
+            "model/model.json": [manifest.model_dump_json(indent=2).encode() + b"\n"],
+            "study.toml": [study_text.encode()],
+            "evidence.json": [evidence.to_json().encode()],
+        }.items():
+            write_whole(part / name, content)
+        write_report(part, document)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Give a sibling folder to write into; when all went well, put it under its name."""
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        check_place(folder)
+        part.replace(folder)
+        sync(folder.parent)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}; choose another --out", where=str(folder)) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

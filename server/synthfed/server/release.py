@@ -1,15 +1,13 @@
-"""A release on disk: synthetic rows, the model that made them, the terms, the evidence and the report.
+"""A release on disk: what it holds, read back, sampled again and audited; `finish` is what writes it.
 
-Never replaces a release by another, and never leaves half a folder under the asked-for name.
+Never takes a file for part of a release that is damaged, of another study or of an unknown format.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +17,23 @@ import numpy as np
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 
 from synthfed.plugins.api import Source, Trainer
-from synthfed.plugins.domains.table import write_csv
+from synthfed.plugins.domains.lines import csv_bytes
+from synthfed.plugins.files import read_text, write_whole
 from synthfed.plugins.registry import Plugin, find, installed
-from synthfed.protocols.errors import ConfigError, LocalProtocolError, PluginError, SynthfedError
-from synthfed.protocols.schema import Column, Records, Strict
+from synthfed.protocols.errors import ConfigError, PluginError, SynthfedError
+from synthfed.protocols.schema import Records, Strict
 from synthfed.protocols.study import Study, describe, parse_study
 
 from .evidence import Evidence, PluginEvidence
 from .report import FORMAT as REPORT_FORMAT
-from .report import Document, Finding, render, report, with_audits
+from .report import Document, Finding, render, with_audits
 
 CHUNK: Final = 100_000
 """Rows sampled and written at a time; part of the format, because each chunk has a seed of its own."""
+
+_ADVICE: Final = "is this the folder of a release?"
 
 
 class Manifest(Strict):
@@ -85,51 +85,6 @@ def draw(trainer: Trainer, rows: int, seed: int) -> Iterator[Records]:
         yield trainer.sample(min(CHUNK, rows - start), own)
 
 
-def write_release(
-    folder: Path,
-    *,
-    study: Study,
-    study_text: str,
-    trainer: Trainer,
-    evidence: Evidence,
-    history: Sequence[Mapping[str, float]],
-    rows: int,
-    seed: int,
-) -> None:
-    """Write a release folder, all or nothing.
-
-    Args:
-        folder: where to; must not exist, or be an empty folder.
-        study: the signed terms.
-        study_text: the file they were read from, kept as it is.
-        trainer: the trained model.
-        evidence: what was promised and spent.
-        history: public numbers of the training, each with its ``step``.
-        rows: how many synthetic rows to publish.
-        seed: public seed of the sampling.
-
-    Raises:
-        ConfigError: the folder is in use or cannot be written, or rows or seed is out of range.
-        LocalProtocolError: study, text and evidence are not of one study.
-    """
-    if not evidence.study_hash == study.hash.hex() == parse_study(study_text, where="study.toml").hash.hex():
-        raise LocalProtocolError("the study, its text and the evidence of a release disagree; report this")
-    _check_free(folder)
-    weights = save_arrays({name: np.asarray(array, order="C") for name, array in trainer.state().items()})
-    digest = hashlib.sha256(weights).hexdigest()
-    manifest = Manifest(plugin=evidence.plugin, rows=rows, seed=seed, weights_sha256=digest)
-    first = next(draw(trainer, rows, seed))
-    document = report(study=study, evidence=evidence, synthetic=first, rows=rows, seed=seed, history=history)
-    with _new_folder(folder) as part:
-        write_rows(part / "synthetic.csv", study.columns, draw(trainer, rows, seed))
-        (part / "model").mkdir()
-        _write(part / "model" / "weights.safetensors", weights)
-        _write(part / "model" / "model.json", manifest.model_dump_json(indent=2).encode() + b"\n")
-        _write(part / "study.toml", study_text.encode())
-        _write(part / "evidence.json", evidence.to_json().encode())
-        _write_report(part, document)
-
-
 def open_release(folder: Path) -> Release:
     """Return a release with its trainer restored.
 
@@ -137,7 +92,8 @@ def open_release(folder: Path) -> Release:
         ConfigError: a file is missing, corrupt, of another study, or of an unknown format.
         PluginError: the model plugin is not installed, or does not accept the weights.
     """
-    study = parse_study(_read_text(folder / "study.toml"), where=str(folder / "study.toml"))
+    terms = folder / "study.toml"
+    study = parse_study(read_text(terms, advice=_ADVICE), where=str(terms))
     evidence = Evidence.from_json(_read(folder / "evidence.json"), where=str(folder / "evidence.json"))
     if evidence.study_hash != study.hash.hex():
         raise ConfigError(
@@ -160,7 +116,7 @@ def sample_to(folder: Path, rows: int, seed: int, out: Path) -> None:
         PluginError: the model plugin is not installed.
     """
     release = open_release(folder)
-    write_rows(out, release.study.columns, draw(release.trainer, rows, seed))
+    write_whole(out, csv_bytes(release.study.columns, draw(release.trainer, rows, seed)))
 
 
 def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) -> tuple[Finding, ...]:
@@ -188,34 +144,20 @@ def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) 
     published = next(draw(release.trainer, release.manifest.rows, release.manifest.seed))
     rows: dict[Source, Records] = {"synthetic": published, "train": train, "holdout": holdout}
     findings = tuple(_audit(plugin, release.study, rows, seed) for plugin in installed("synthfed.audits"))
-    _write_report(folder, with_audits(document, findings, train=len(train), holdout=len(holdout), seed=seed))
+    write_report(folder, with_audits(document, findings, train=len(train), holdout=len(holdout), seed=seed))
     return findings
 
 
-def write_rows(path: Path, columns: Sequence[Column], chunks: Iterable[Records]) -> None:
-    """Write chunks of records as one CSV file, all or nothing, holding one chunk in memory at a time.
+def write_report(folder: Path, document: Document) -> None:
+    """Write a release's report, for programs and for people.
 
     Raises:
-        ConfigError: the file cannot be written.
+        ConfigError: a file cannot be written.
     """
-    part, piece = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("rows", "piece"))
-    try:
-        write_csv(part, columns, np.empty((0, len(columns))))
-        header = part.stat().st_size
-        with part.open("ab") as whole:
-            for chunk in chunks:
-                write_csv(piece, columns, chunk)
-                with piece.open("rb") as source:
-                    source.seek(header)
-                    shutil.copyfileobj(source, whole)
-            whole.flush()
-            os.fsync(whole.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}; choose another place", where=str(path)) from None
-    finally:
-        part.unlink(missing_ok=True)
-        piece.unlink(missing_ok=True)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    page = render(document)
+    write_whole(folder / "report.json", [text.encode()])
+    write_whole(folder / "report.html", [page.encode()])
 
 
 def _audit(plugin: Plugin, study: Study, rows: Mapping[Source, Records], seed: int) -> Finding:
@@ -236,69 +178,11 @@ def _foreign(plugin: Plugin, what: str) -> Iterator[None]:
         raise PluginError(message, plugin=plugin.name, distribution=plugin.distribution) from error
 
 
-def _check_free(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError("exists already and is never overwritten; choose another --out", where=str(folder))
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """Give a sibling folder to write into; when all went well, put it on disk and under its name."""
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        part.mkdir(parents=True)
-        yield part
-        for path in (*part.rglob("*"), part):
-            _sync(path)
-        _check_free(folder)
-        part.replace(folder)
-        _sync(folder.parent)
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}; choose another --out", where=str(folder)) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        _sync(part)
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", where=str(path)) from None
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _write_report(folder: Path, document: Document) -> None:
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    page = render(document)
-    _write(folder / "report.json", text.encode())
-    _write(folder / "report.html", page.encode())
-
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        message = f"cannot be read: {error.strerror}; is this the folder of a release?"
-        raise ConfigError(message, where=str(path)) from None
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return _read(path).decode()
-    except UnicodeDecodeError:
-        raise ConfigError("is not UTF-8 text; copy the release again", where=str(path)) from None
+        raise ConfigError(f"cannot be read: {error.strerror}; {_ADVICE}", where=str(path)) from None
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from synthfed.plugins.files import write_whole
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import digest
 from synthfed.protocols.study import Study, parse_study
@@ -174,17 +175,7 @@ class Run:
         return self.folder / "study.toml"
 
     def _write(self, name: str, content: bytes) -> None:
-        part = self.folder / f".{name}.part"
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.folder / name)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(self.folder / name, [content])
 
 
 def _hash(arrays: Mapping[str, npt.NDArray[Any]], counts: str) -> str:

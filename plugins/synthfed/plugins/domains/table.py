@@ -6,7 +6,6 @@ Never shows a value of a private table: an error names file, column and number o
 import csv
 import gzip
 import io
-import os
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -21,8 +20,10 @@ from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.schema import Categorical, Column, Integer, Real, Records
 
 from ..api import Table
+from ..files import write_whole
 from .draft import draft_columns
-from .encoding import OneHotEncoder, written
+from .encoding import OneHotEncoder
+from .lines import csv_bytes
 
 Strings = Sequence[str]
 
@@ -83,22 +84,12 @@ def read_csv(path: Path, columns: Sequence[Column], *, unit: str | None, records
 
 
 def write_csv(path: Path, columns: Sequence[Column], records: Records) -> None:
-    """Write records as the schema types them, all or nothing; a missing value is an empty cell."""
-    formats, cells = zip(*(_formatted(column, records[:, i]) for i, column in enumerate(columns)), strict=True)
-    line = ",".join(formats) + "\n"
-    header = ",".join(_quoted(column.name) for column in columns) + "\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            file.write(header)
-            file.write("".join(map(line.__mod__, zip(*cells, strict=True))))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}; choose another place", where=str(path)) from None
-    finally:
-        part.unlink(missing_ok=True)
+    """Write records as the schema types them, all or nothing; a missing value is an empty cell.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    write_whole(path, csv_bytes(columns, [records]))
 
 
 def read_cells(path: Path, names: Collection[str] | None = None) -> tuple[list[str], list[Strings]]:
@@ -224,22 +215,3 @@ def _units(cells: Strings, records_per_unit: int) -> tuple[npt.NDArray[np.int64]
             "or raise records_per_unit in the study"
         )
     return units, ""
-
-
-def _formatted(column: Column, values: Records) -> tuple[str, list[object]]:
-    """Return a column's format in a line and its cells, texts already quoted."""
-    missing = np.isnan(values)
-    if isinstance(column, Categorical):
-        texts = np.array([_quoted(value) for value in column.values], dtype=object)
-        form, cells = "%s", texts[np.where(missing, 0.0, values).astype(np.int64)].tolist()
-    else:
-        form = "%d" if isinstance(column, Integer) else f"%.{column.decimals}f"
-        cells = written(column, np.where(missing, column.lower, values)).tolist()
-    if not missing.any():
-        return form, cells
-    return "%s", [MISSING if gone else form % cell for gone, cell in zip(missing.tolist(), cells, strict=True)]
-
-
-def _quoted(text: str) -> str:
-    """Return a text as a CSV cell, in quotes only where the format needs them."""
-    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text

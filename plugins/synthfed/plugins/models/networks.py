@@ -83,16 +83,24 @@ class Generator(nn.Module):
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         """Return logits, shape ``(rows, width)``."""
-        signal = self.entry(latent)
+        logits: torch.Tensor = self.exit(self._hidden(latent)) + self.start
+        return logits
+
+    def _hidden(self, latent: torch.Tensor) -> torch.Tensor:
+        signal: torch.Tensor = self.entry(latent)
         for block in self.blocks:
             signal = signal + block(signal)
-        logits: torch.Tensor = self.exit(signal) + self.start
-        return logits
+        return signal
 
     def logits(self, rows: int, rng: torch.Generator) -> torch.Tensor:
         """Return the logits of fresh latent vectors, shape ``(rows, width)``."""
         logits: torch.Tensor = self(torch.randn(rows, self.latent, generator=rng))
         return logits
+
+    def logits_by_cell(self, rows: int, rng: torch.Generator, shift: torch.Tensor) -> torch.Tensor:
+        """Return the logits of fresh latent vectors plus ``shift``, shape ``(width, rows)``: a cell's lie together."""
+        hidden = self._hidden(torch.randn(rows, self.latent, generator=rng))
+        return torch.addmm((self.exit.bias + self.start + shift)[:, None], self.exit.weight, hidden.T)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Return each column's softmax, side by side, shape ``(rows, width)``."""

@@ -62,7 +62,7 @@ class PairLayout:
             row, column = row + len(block), column + count
         rng = np.random.default_rng(0)  # public draws; any fixed ones will do, and a restart must draw the same
         independent = np.concatenate([rng.multinomial(1, block, DRAWS) for block in blocks], axis=1)
-        norms = np.linalg.norm(self.contributions(independent, matrix), axis=1)
+        norms = self.norms(independent, matrix)
         return np.asarray(matrix / np.sqrt(max(float(np.quantile(norms, NORM_QUANTILE)), 1e-12)))
 
     @property
@@ -74,6 +74,15 @@ class PairLayout:
         """Return each one-hot record's products of features, shape ``(rows, dim)``."""
         features = batch @ embedding
         return np.asarray(features[:, self._first] * features[:, self._second])
+
+    def norms(self, batch: Array, embedding: Array) -> Array:
+        """Return the L2 norm of each record's contribution, shape ``(rows,)``, without making any.
+
+        The squared products of all pairs of columns sum to the products of the columns' squared sums.
+        """
+        starts = np.cumsum([0, *self.counts[:-1]])
+        columns = np.add.reduceat((batch @ embedding) ** 2, starts, axis=1)
+        return np.asarray(np.sqrt(np.maximum(columns.sum(1) ** 2 - (columns**2).sum(1), 0.0) / 2))
 
     def denoise(self, moments: Array, noise_std: float) -> Array:
         """Return the moments as a matrix, each column pair's block freed of noise; 0 outside ``mask``.

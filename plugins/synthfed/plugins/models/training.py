@@ -1,4 +1,4 @@
-"""The coordinator's half of the tabular GAN: warm start, fakes, optimisers, sampling, checkpoints.
+"""The coordinator's half of the tabular GAN: warm start, fakes, optimisers, checkpoints.
 
 Never sees more of the records than released sums; all that it computes is post-processing.
 """
@@ -17,10 +17,12 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Records
 
 from ..api import Answer, Ask
-from ..domains.encoding import Codes, OneHotEncoder
+from ..domains.encoding import OneHotEncoder
 from .marginals import Released, probabilities, units_per_site
+from .misfit import PairMisfit
 from .networks import Adam, Generator, clipped_gradient, flat_gradient, flatten, set_flat
 from .pairs import PairLayout
+from .sampling import sample_codes
 
 if TYPE_CHECKING:
     from .tabular_gan import Options
@@ -30,8 +32,6 @@ PAIRS: Final = "pairs"
 CRITIC: Final = "critic"
 EMBEDDING: Final = "embedding"
 
-CHUNK: Final = 8192  # records sampled at a time: small enough for the processor's cache
-CENTRING_PASSES: Final = 5
 FIT_MOMENTUM: Final = 0.9
 GENERATOR_MOMENTUM: Final = 0.5
 FIT_MARGINALS_WEIGHT: Final = 0.02  # of the marginals' divergence against the plain square error of the moments
@@ -79,7 +79,7 @@ class Training:
         self._started = False
         self._steps = 0
         self._fakes = torch.empty(0)  # gradient on fakes at the critic's present weights; empty until computed
-        self._misfit: _PairMisfit | None = None
+        self._misfit: PairMisfit | None = None  # computed when first needed: sampling never does
         self._log: dict[str, float] = {}
         self._aim()
 
@@ -87,9 +87,10 @@ class Training:
         """Return the next sum: every round of the statistics, then critic steps until none is left."""
         if remaining.get(MARGINALS, 0) > 0:
             return Ask(MARGINALS, {})
+        layout = self._plan.layout
         # Without marginals the two-way moments could be neither centred nor scaled.
-        if self._plan.layout is not None and remaining.get(PAIRS, 0) > 0 and self._marginals.weight > 0:
-            return Ask(PAIRS, {EMBEDDING: self._embedding().astype(np.float32)})
+        if layout is not None and remaining.get(PAIRS, 0) > 0 and self._marginals.weight > 0:
+            return Ask(PAIRS, {EMBEDDING: self._embedding(layout).astype(np.float32)})
         self._start()
         if remaining.get(CRITIC, 0) > 0:
             weights = self._critic.named_parameters()
@@ -113,27 +114,17 @@ class Training:
     def receive(self, answer: Answer) -> None:
         """Add a statistic to its average, or move the critic along the released gradient."""
         if answer.sum == MARGINALS:
-            self._marginals = self._marginals.add(answer)
+            self._marginals, self._misfit = self._marginals.add(answer), None
             self._aim()
         elif answer.sum == PAIRS:
-            self._pairs = self._pairs.add(answer)
+            self._pairs, self._misfit = self._pairs.add(answer), None
         else:
             self._step_critic(answer)
 
     def sample(self, rows: int, seed: int) -> Records:
         """Return synthetic records from the averaged generator, its marginals centred on the released ones."""
-        return self._plan.encoder.decode(self.codes(rows, seed), np.random.default_rng(seed))
-
-    @torch.no_grad()
-    def codes(self, rows: int, seed: int) -> Codes:
-        """Return the cells of synthetic records, shape ``(rows, columns)``."""
-        rng = torch.Generator().manual_seed(seed)
-        offset = self._centring(rng)
-        codes = np.empty((rows, len(self._plan.sizes)), dtype=np.int64)
-        for first in range(0, rows, CHUNK):
-            logits = self._average.logits(min(CHUNK, rows - first), rng) + offset
-            codes[first : first + CHUNK] = _draw(logits, self._plan.sizes, rng).numpy()
-        return codes
+        codes = sample_codes(self._average, self._target, rows, seed)
+        return self._plan.encoder.decode(codes, np.random.default_rng(seed))
 
     def progress(self) -> Mapping[str, float]:
         """Return the critic's steps, its mean score of fakes, the generator's misfits and the units per site."""
@@ -176,7 +167,7 @@ class Training:
         self._rng.set_state(_tensor(state["rng"]))
         self._log = {}
         self._aim()
-        self._misfit = self._pair_misfit() if self._started else None
+        self._misfit = None
 
     def _aim(self) -> None:
         """Set the generator's first logits, and its anchor, to the marginals released so far."""
@@ -194,36 +185,37 @@ class Training:
             return float(self._plan.most_units_per_site)
         return units_per_site(self._marginals, len(self._plan.sizes))
 
-    def _embedding(self) -> npt.NDArray[np.float64]:
-        assert self._plan.layout is not None  # noqa: S101  (callers have checked; this tells mypy)
-        return self._plan.layout.embedding(probabilities(self._marginals, self._plan.sizes), self._plan.target)
+    def _embedding(self, layout: PairLayout) -> npt.NDArray[np.float64]:
+        return layout.embedding(probabilities(self._marginals, self._plan.sizes), self._plan.target)
 
     def _start(self) -> None:
         """Fit the generator to the released two-way moments, once."""
         if self._started:
             return
         self._started = True
-        self._misfit = self._pair_misfit()
-        if self._misfit is None:
+        pairs_misfit = self._pairs_misfit()
+        if pairs_misfit is None:
             return
         adam, options = Adam.of(self._generator), self._options
         self._generator.spread(self._rng)
         for step in range(options.fit_steps):
             expected = self._generator.probabilities(self._generator.logits(options.fakes, self._rng))
-            misfit, drift = self._misfit(expected), self._drift(expected)
-            gradient = flat_gradient(misfit + FIT_MARGINALS_WEIGHT * self._misfit.scale * drift, self._generator)
+            misfit, drift = pairs_misfit(expected), self._drift(expected)
+            gradient = flat_gradient(misfit + FIT_MARGINALS_WEIGHT * pairs_misfit.scale * drift, self._generator)
             rate = options.fit_rate * (1 + np.cos(np.pi * step / options.fit_steps)) / 2
             adam.step(self._generator, gradient, float(rate), FIT_MOMENTUM)
             self._log = {"pairs_misfit": float(misfit.detach()), "marginals_drift": float(drift.detach())}
         set_flat(self._average, flatten(self._generator))
 
-    def _pair_misfit(self) -> "_PairMisfit | None":
-        if self._plan.layout is None or self._pairs.weight == 0:
-            return None
-        units = self._units_per_site()
-        noise_std = self._pairs.noise_per_site / units
-        moments = self._plan.layout.denoise(self._pairs.per_site / units, noise_std)
-        return _PairMisfit(self._plan.layout, self._embedding(), moments, noise_std)
+    def _pairs_misfit(self) -> PairMisfit | None:
+        """Return the misfit of the released two-way moments; None where there are none."""
+        layout = self._plan.layout
+        if self._misfit is None and layout is not None and self._pairs.weight > 0:
+            units = self._units_per_site()
+            noise_std = self._pairs.noise_per_site / units
+            moments = layout.denoise(self._pairs.per_site / units, noise_std)
+            self._misfit = PairMisfit(layout, self._embedding(layout), moments, noise_std)
+        return self._misfit
 
     def _drift(self, expected: torch.Tensor) -> torch.Tensor:
         """Return the divergence of the generator's marginals from the released ones, summed over columns."""
@@ -239,8 +231,9 @@ class Training:
         drift = self._drift(expected)
         loss = functional.softplus(-scores).mean() + options.marginals_anchor * drift
         self._log = {"fake_score": float(scores.detach().mean()), "marginals_drift": float(drift.detach())}
-        if self._misfit is not None:
-            misfit = self._misfit(expected)
+        pairs_misfit = self._pairs_misfit()
+        if pairs_misfit is not None:
+            misfit = pairs_misfit(expected)
             loss = loss + options.pairs_anchor * misfit
             self._log["pairs_misfit"] = float(misfit.detach())
         gradient = flat_gradient(loss, self._generator)
@@ -256,55 +249,9 @@ class Training:
         self._fakes = torch.empty(0)
         self._steps += 1
 
-    def _centring(self, rng: torch.Generator) -> torch.Tensor:
-        """Return what to add to the logits so that the marginals are the released ones again, shape ``(width,)``."""
-        logits, offset = self._average.logits(CHUNK, rng), torch.zeros_like(self._target)
-        for _ in range(CENTRING_PASSES):
-            expected = self._average.probabilities(logits + offset).mean(0)
-            offset += (self._target / expected.clamp_min(1e-8)).log()
-        return offset
-
-
-class _PairMisfit:
-    """How far a generator's two-way moments are from the released ones, in units of the noise."""
-
-    def __init__(
-        self,
-        layout: PairLayout,
-        embedding: npt.NDArray[np.float64],
-        moments: npt.NDArray[np.float64],
-        noise_std: float,
-    ) -> None:
-        self._embedding = torch.tensor(embedding, dtype=torch.float32)
-        self._moments = torch.tensor(moments, dtype=torch.float32)
-        self.scale = 1.0 / (layout.dim * noise_std**2)  # makes a misfit by noise alone equal to 1
-        self._weights = torch.tensor(layout.mask * self.scale, dtype=torch.float32)
-
-    def __call__(self, expected: torch.Tensor) -> torch.Tensor:
-        """Return the mean square misfit of cell probabilities, shape ``(rows, width)``.
-
-        Given its latent, a fake's columns are independent, so the product of two columns' expected
-        features is the expected product: the moments need no drawn cells.
-        """
-        features = expected @ self._embedding
-        # Centred on the fakes' own means, so that no drift of the marginals can pass for an association.
-        means = features.mean(0)
-        moments = features.T @ features / len(features) - torch.outer(means, means)
-        return ((moments - self._moments).square() * self._weights).sum()
-
 
 def _generator(plan: Plan, options: "Options") -> Generator:
     return Generator(options.latent, options.generator_hidden, options.generator_depth, plan.sizes)
-
-
-def _draw(logits: torch.Tensor, sizes: tuple[int, ...], rng: torch.Generator) -> torch.Tensor:
-    """Return one cell of each column by inversion, one uniform number each, shape ``(rows, columns)``."""
-    uniform = torch.rand(len(logits), len(sizes), generator=rng)
-    codes = torch.empty(len(logits), len(sizes), dtype=torch.int64)
-    for i, block in enumerate(logits.split_with_sizes(list(sizes), 1)):
-        mass = torch.softmax(block, 1).cumsum(1)
-        codes[:, i] = (mass[:, :-1] <= uniform[:, i, None] * mass[:, -1:]).sum(1)
-    return codes
 
 
 def _tensor(values: npt.NDArray[Any]) -> torch.Tensor:

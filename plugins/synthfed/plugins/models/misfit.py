@@ -1,0 +1,43 @@
+"""How far the associations of a generator's fakes are from the released two-way moments.
+
+Never draws a fake or sees a record: it compares expected moments with released ones.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .pairs import PairLayout
+
+
+class PairMisfit:
+    """The square misfit of two-way moments, in units of the noise.
+
+    Attributes:
+        scale: what it multiplies square errors by, so that a misfit by noise alone is 1.
+    """
+
+    def __init__(
+        self,
+        layout: PairLayout,
+        embedding: npt.NDArray[np.float64],
+        moments: npt.NDArray[np.float64],
+        noise_std: float,
+    ) -> None:
+        """Compare with released ``moments``, noise taken off, shape ``(features, features)``."""
+        self._embedding = torch.tensor(embedding, dtype=torch.float32)
+        self._moments = torch.tensor(moments, dtype=torch.float32)
+        self.scale = 1.0 / (layout.dim * noise_std**2)
+        self._weights = torch.tensor(layout.mask * self.scale, dtype=torch.float32)
+
+    def __call__(self, expected: torch.Tensor) -> torch.Tensor:
+        """Return the mean square misfit of cell probabilities, shape ``(rows, width)``.
+
+        Given its latent, a fake's columns are independent, so the product of two columns' expected
+        features is the expected product: the moments need no drawn cells.
+        """
+        features = expected @ self._embedding
+        # Centred on the fakes' own means, so that no drift of the marginals can pass for an association.
+        means = features.mean(0)
+        moments = features.T @ features / len(features) - torch.outer(means, means)
+        return ((moments - self._moments).square() * self._weights).sum()

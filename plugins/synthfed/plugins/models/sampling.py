@@ -1,0 +1,78 @@
+"""Synthetic cells from a trained generator, their marginals brought back to the released ones.
+
+Never changes the generator or looks at a record: whatever it draws is post-processing of released sums.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+
+from ..domains.encoding import Codes
+from .networks import Generator
+
+BATCH: Final = 4096  # records at a time: many for one call, few enough for the processor's cache
+CENTRING_RECORDS: Final = 8192
+CENTRING_PASSES: Final = 5
+MOST_SHIFT: Final = 30.0  # of a logit: beyond it, odds of float32 numbers would overflow
+
+
+@torch.no_grad()
+def sample_codes(generator: Generator, marginals: torch.Tensor, rows: int, seed: int) -> Codes:
+    """Return the cells of synthetic records, the same for the same generator, marginals, rows and seed.
+
+    Args:
+        generator: the trained generator.
+        marginals: every cell's released probability, all above 0, shape ``(width,)``.
+        rows: how many records.
+        seed: fixes them.
+
+    Returns:
+        Shape ``(rows, columns)``.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    shift = centring(generator, marginals, rng)
+    codes = np.empty((len(generator.sizes), rows), dtype=np.int64)
+    for first in range(0, rows, BATCH):
+        logits = generator.logits_by_cell(min(BATCH, rows - first), rng, shift)
+        codes[:, first : first + BATCH] = draw(logits, generator.sizes, rng)
+    return codes.T
+
+
+def centring(generator: Generator, marginals: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """Return what to add to the logits so that the marginals are the released ones again, shape ``(width,)``."""
+    shift = torch.zeros_like(marginals)
+    blocks = generator.logits_by_cell(CENTRING_RECORDS, rng, shift).split_with_sizes(generator.sizes)
+    odds = [(block - block.amax(0)).exp_() for block in blocks]
+    for _ in range(CENTRING_PASSES):
+        factors = shift.exp().split_with_sizes(generator.sizes)
+        # A shift multiplies a cell's odds, so two products per column give the mean of the shifted softmax.
+        sums = [factor * (odd @ (factor @ odd).reciprocal()) for odd, factor in zip(odds, factors, strict=True)]
+        expected = torch.cat(sums) / CENTRING_RECORDS
+        shift += (marginals / expected.clamp_min(1e-8)).log()
+        shift.clamp_(-MOST_SHIFT, MOST_SHIFT)
+    return shift
+
+
+def draw(logits: torch.Tensor, sizes: Sequence[int], rng: torch.Generator) -> Codes:
+    """Return one cell of each column by inversion, one uniform number each.
+
+    Args:
+        logits: of every cell, shape ``(width, rows)``.
+        sizes: cells of each column.
+        rng: where the uniform numbers come from.
+
+    Returns:
+        Shape ``(columns, rows)``.
+    """
+    uniform = torch.rand(len(sizes), logits.shape[1], generator=rng)
+    codes = np.zeros(uniform.shape, dtype=np.int16)
+    for code, level, block in zip(codes, uniform, logits.split_with_sizes(list(sizes)), strict=True):
+        odds = (block - block.amax(0)).exp_()
+        left = (level * odds.sum(0)).numpy()
+        # One cell of thousands of records at a time: running sums along each record take four times as long.
+        for each in odds[:-1].numpy():
+            left -= each
+            code += left >= 0
+    return codes.astype(np.int64)
