@@ -13,7 +13,7 @@ from synthfed.client.gate import Gate
 from synthfed.client.vault import Charge, Ledger
 from synthfed.protocols.errors import BudgetExceeded
 from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
-from synthfed.protocols.privacy.plan import event
+from synthfed.protocols.privacy.plan import charge
 from synthfed.protocols.secagg.policy import Policy
 
 DELTA = 1e-5
@@ -29,7 +29,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def cost(policy: Policy, name: str) -> SampledGaussian:
     kind = policy.plan.kind(name)
     assert kind is not None
-    return event(kind, policy.study, 1)
+    return charge(kind, policy.study, 1)
 
 
 def pay(gate: Gate, ledger: Ledger, policy: Policy, name: str) -> None:
@@ -69,7 +69,7 @@ def test_a_kind_is_let_through_up_to_its_cap_and_no_further(ledger: Ledger, poli
 def test_the_charge_is_the_accounted_event_of_one_round(ledger: Ledger, policy: Policy) -> None:
     for kind in policy.plan.kinds:
         asked = Gate(policy, AMPLE, ledger).check(kind)
-        assert asked == event(kind, policy.study, 1)
+        assert asked == charge(kind, policy.study, 1)
         assert asked.noise_multiplier < kind.noise_multiplier
     assert ledger.length == 0
 
@@ -165,7 +165,7 @@ def test_a_study_that_fits_alone_is_cut_short_by_what_an_earlier_study_spent(
 
 def test_what_is_spent_now_and_after_the_study_is_what_the_accountant_says(ledger: Ledger, policy: Policy) -> None:
     gate = Gate(policy, AMPLE, ledger)
-    rounds = [event(kind, policy.study, kind.sum.rounds) for kind in policy.plan.kinds]
+    rounds = [charge(kind, policy.study, kind.sum.rounds) for kind in policy.plan.kinds]
     assert gate.spent() == 0.0
     assert gate.spent_after_study() == pytest.approx(epsilon(rounds, DELTA))
     for name in ("count", "critic", "critic"):

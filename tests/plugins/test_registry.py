@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from synthfed.plugins.registry import find, installed
-from synthfed.protocols.errors import PluginError
+from synthfed.protocols.errors import ConfigError, PluginError
 
 Install = Callable[[str, str, str], Path]
 
@@ -46,6 +46,24 @@ def test_a_plugin_is_listed_in_its_own_group_only(install: Install) -> None:
 def test_loading_returns_the_class(install: Install) -> None:
     install("loaded_dist", "[synthfed.models]\nloaded = loaded_dist:Loaded\n", "class Loaded:\n    pass\n")
     assert find("synthfed.models", "loaded").load().__name__ == "Loaded"
+
+
+def test_a_plugin_makes_an_instance_and_lets_our_own_errors_pass(install: Install) -> None:
+    source = (
+        "from synthfed.protocols.errors import ConfigError\n"
+        "class Made:\n    def __init__(self, size):\n"
+        "        if size > 3:\n            raise ConfigError('is too large', where='size')\n"
+        "        self.size = 10 / size\n"
+    )
+    install("made_dist", "[synthfed.models]\nmade = made_dist:Made\n", source)
+    plugin = find("synthfed.models", "made")
+    assert plugin.make(2).size == 5
+    with pytest.raises(ConfigError, match=r"^size: is too large"):
+        plugin.make(4)
+    with pytest.raises(
+        PluginError, match=r"made_dist.*cannot be used here .ZeroDivisionError.*reinstall made_dist 2\.5"
+    ):
+        plugin.make(0)
 
 
 @pytest.mark.parametrize(

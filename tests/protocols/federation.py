@@ -54,13 +54,13 @@ def terms(names: tuple[str, ...] = NAMES, *, quorum: int = 4, tolerated: int = 1
     }
 
 
-def kind(name: str, bits: int = 32) -> Kind:
-    return Kind(Sum(name, "gradient", DIM, 1.0, 0.1, 100, 1.0), noise_multiplier=1.0, slots=64, ring_bits=bits)
+def kind(name: str, bits: int = 32, dim: int = DIM) -> Kind:
+    return Kind(Sum(name, "gradient", dim, 1.0, 0.1, 100, 1.0), noise_multiplier=1.0, slots=64, ring_bits=bits)
 
 
-def policy(study: Study | None = None, code: bytes = b"code") -> Policy:
+def policy(study: Study | None = None, code: bytes = b"code", dim: int = DIM) -> Policy:
     """Return a policy with two alike narrow kinds and a wide one; its epsilons are not looked at."""
-    kinds = (kind("steps"), kind("other"), kind("wide", 64))
+    kinds = (kind("steps", dim=dim), kind("other", dim=dim), kind("wide", 64, dim))
     return Policy(study or Study.model_validate(terms()), Plan(kinds, 1.0, 1.0, ((1, 1.0),)), code)
 
 
@@ -82,13 +82,19 @@ def wire(message: _M) -> _M:
 
 
 class Federation:
-    """Sites and a coordinator; `drifted` gives a site a policy of its own."""
+    """Sites and a coordinator; `drifted` gives a site a policy of its own, `machine` all sites another conduct."""
 
-    def __init__(self, names: tuple[str, ...] = NAMES, drifted: Mapping[str, Policy] | None = None) -> None:
+    def __init__(
+        self,
+        names: tuple[str, ...] = NAMES,
+        drifted: Mapping[str, Policy] | None = None,
+        pinned: Policy | None = None,
+        machine: type[SiteMachine] = SiteMachine,
+    ) -> None:
         self.names = names
-        self.policy = policy()
+        self.policy = pinned or policy()
         policies = drifted or {}
-        self.sites = {name: SiteMachine(policies.get(name, self.policy), name, identity(name)) for name in names}
+        self.sites = {name: machine(policies.get(name, self.policy), name, identity(name)) for name in names}
         self.aggregator = Aggregator(self.policy, SESSION)
 
     def hellos(self) -> dict[str, Hello]:
@@ -166,6 +172,13 @@ def session_of(site: SiteMachine) -> _Session:
     """Return a site's open session, for tests that look at its keys."""
     assert site._session is not None
     return site._session
+
+
+def pads_of(site: SiteMachine, message: Round) -> dict[str, tuple[bytes, bool]]:
+    """Return the mask keys of a site that has committed a round, by peer, and whether each is added."""
+    session = session_of(site)
+    peers = [peer for peer in session.ratchets if peer in message.cohort]
+    return {peer: (mask, added) for peer, (mask, _, added) in zip(peers, session.masks, strict=True)}
 
 
 def snapshot(site: SiteMachine) -> dict[str, Any]:

@@ -172,3 +172,50 @@ def test_the_overflow_bound_is_zero_where_all_units_fit_and_exact_where_all_but_
     assert overflow_probability(10, 0.5, 10) == 0.0
     assert overflow_probability(10, 0.5, 9) == pytest.approx(0.5**10)
     assert overflow_probability(10, 1.0, 9) == 1.0
+
+
+# A unit that several sites hold.
+
+
+@pytest.mark.parametrize(("sites", "published"), [(2, 3.98), (3, 6.34)])
+def test_a_unit_at_several_sites_has_the_computed_epsilon(sites: int, published: float) -> None:
+    found = epsilon([SampledGaussian(0.01, 1.0, 1000, sites)], WHOLE)
+    assert found == pytest.approx(published, abs=0.02)
+
+
+@pytest.mark.parametrize(("rate", "noise", "sites"), [(0.1, 1.0, 2), (0.3, 2.0, 3), (0.05, 0.7, 4)])
+def test_one_release_of_a_unit_at_several_sites_is_bounded_tightly_in_both_directions(
+    rate: float, noise: float, sites: int
+) -> None:
+    """Compared with the hockey-stick divergence by quadrature, without any library for privacy."""
+    found = epsilon([SampledGaussian(rate, noise, 1, sites)], WHOLE)
+    x = np.linspace(-20 * noise, sites + 20 * noise, 400_001)
+    held = np.arange(sites + 1)
+    weights = stats.binom.pmf(held, sites, rate)
+    present = (stats.norm.pdf(x[:, None], held, noise) * weights).sum(1)
+    absent = stats.norm.pdf(x, 0, noise)
+
+    def delta_at(level: float) -> float:
+        gaps = (present - math.exp(level) * absent, absent - math.exp(level) * present)
+        return max(float(np.trapezoid(np.maximum(gap, 0), x)) for gap in gaps)
+
+    assert delta_at(found) <= DELTA
+    assert delta_at(found - 0.05) > DELTA
+
+
+def test_without_sampling_a_unit_at_two_sites_counts_twice() -> None:
+    held, doubled = SampledGaussian(1.0, 4.0, 5, 2), SampledGaussian(1.0, 2.0, 5)
+    assert epsilon([held], WHOLE) == pytest.approx(epsilon([doubled], WHOLE), rel=1e-9)
+
+
+def test_one_coin_more_costs_more_but_a_coin_at_one_site_is_the_plain_mechanism() -> None:
+    alone = SampledGaussian(0.1, 2.0, 50, 1)
+    assert epsilon([alone], WHOLE) == epsilon([SampledGaussian(0.1, 2.0, 50)], WHOLE)
+    epsilons = [epsilon([SampledGaussian(0.1, 2.0, 50, sites)], WHOLE) for sites in (1, 2, 3)]
+    assert epsilons == sorted(epsilons)
+    assert epsilons[2] > 2 * epsilons[0]
+
+
+def test_a_unit_at_no_site_is_refused() -> None:
+    with pytest.raises(UnsupportedMechanism, match="sites >= 1"):
+        SampledGaussian(0.1, 1.0, 1, 0)

@@ -71,13 +71,15 @@ def test_an_invitation_survives_its_file_and_its_fingerprint_is_that_of_the_auth
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"address": "host", "ca": ""}', "i.json: address: String should match pattern"),
-        ('{"address": "host:443\\n", "ca": ""}', "i.json: address: String should match pattern"),
-        ('{"address": "host:443"}', "i.json: ca: is missing"),
-        ('{"address": "host:443", "ca": "", "key": ""}', "i.json: key: is not a known field"),
-        ('{"address": "host:443", "ca": "", "format": 2}', "i.json: format: Input should be 1"),
-        ("{", "i.json: Invalid JSON"),
-        ("[]", "i.json: Input should be"),
+        ('{"address": "host", "ca": ""}', "i.json: is not an invitation: address: must be HOST:PORT"),
+        ('{"address": "host:443\\n", "ca": ""}', "i.json: is not an invitation: address: must be HOST:PORT"),
+        ('{"address": "host:65536", "ca": ""}', "i.json: is not an invitation: address: must be HOST:PORT"),
+        ('{"address": "host:0", "ca": ""}', "i.json: is not an invitation: address: must be HOST:PORT"),
+        ('{"address": "host:443"}', "i.json: is not an invitation: ca: is missing"),
+        ('{"address": "host:443", "ca": "", "key": ""}', "i.json: is not an invitation: key: is not a known field"),
+        ('{"address": "host:443", "ca": "", "format": 2}', "i.json: is not an invitation: format: must be 1 (is 2)"),
+        ("{", "i.json: is not an invitation: is not valid JSON"),
+        ("[]", "i.json: is not an invitation: must be a table of fields"),
     ],
 )
 def test_a_malformed_file_is_refused_by_name_and_field(text: str, problem: str) -> None:
@@ -86,7 +88,16 @@ def test_a_malformed_file_is_refused_by_name_and_field(text: str, problem: str) 
     assert str(caught.value).startswith(problem)
 
 
+def test_a_file_of_the_other_kind_is_told_for_what_it_is_not(enrolment: Enrolment) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^a\.json: is not an invitation: .*; give the coordinator's invitation\.json$"
+    ):
+        parse(Invitation, enrolment.model_dump_json(), where="a.json")
+    with pytest.raises(ConfigError, match=r"^b\.json: is not an enrolment: .*; give the site's enrolment\.json$"):
+        parse(Enrolment, Invitation(address="host:443", ca="PEM").model_dump_json(), where="b.json")
+
+
 @pytest.mark.parametrize("node", ["", "ssh-rsa AAAA", "ecdsa-sha2-nistp384 ", "ecdsa-sha2-nistp384 A B"])
 def test_a_node_key_of_another_kind_is_refused(node: str) -> None:
-    with pytest.raises(ValueError, match="pattern"):
+    with pytest.raises(ValueError, match="must be a Flower node's public key"):
         Enrolment.signed("north", "", identity("north"), node)

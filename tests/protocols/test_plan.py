@@ -15,7 +15,8 @@ from synthfed.protocols.privacy.plan import (
     Plan,
     accounted_multiplier,
     box,
-    event,
+    charge,
+    epsilon_by_sites,
     largest_entry,
     make_plan,
     slots,
@@ -44,7 +45,7 @@ def local() -> Plan:
 
 
 def spent(terms_: Study, plan: Plan) -> float:
-    return epsilon([event(kind, terms_, kind.sum.rounds) for kind in plan.kinds], terms_.privacy.delta)
+    return epsilon([charge(kind, terms_, kind.sum.rounds) for kind in plan.kinds], terms_.privacy.delta)
 
 
 # The promise.
@@ -87,7 +88,7 @@ def test_in_distributed_epsilon_rises_with_every_bad_site_up_to_the_failure(dist
 
 def test_when_all_others_are_bad_one_sites_own_share_is_accounted(distributed: Plan) -> None:
     own = math.sqrt(1 / (5 - 1))
-    events = [event(kind, study(), kind.sum.rounds) for kind in distributed.kinds]
+    events = [charge(kind, study(), kind.sum.rounds) for kind in distributed.kinds]
     alone = [replace(each, noise_multiplier=each.noise_multiplier * own) for each in events]
     assert distributed.epsilon_if_secagg_fails == epsilon(alone, study().privacy.delta)
 
@@ -104,8 +105,16 @@ def test_a_ceiling_on_epsilon_if_secure_aggregation_fails_refuses_a_weaker_plan(
     assert make_plan(study(ceiling=failing), [STEPS, COUNTS]) == distributed
 
 
+def test_mode_local_is_advised_only_where_it_is_not_the_mode_already(distributed: Plan, local: Plan) -> None:
+    ceiling = min(distributed.epsilon_if_secagg_fails, local.epsilon_if_secagg_fails) / 2
+    with pytest.raises(ConfigError, match=r'use privacy\.mode = "local" or a smaller privacy\.epsilon$'):
+        make_plan(study(ceiling=ceiling), [STEPS, COUNTS])
+    with pytest.raises(ConfigError, match=r"; use a smaller privacy\.epsilon$"):
+        make_plan(study(ceiling=ceiling, mode="local"), [STEPS])
+
+
 def test_a_promise_that_no_noise_keeps_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"privacy\.epsilon = 1e-06 with delta = 1e-06 cannot be met"):
+    with pytest.raises(ConfigError, match=r"privacy\.epsilon = 1e-06 with privacy\.delta = 1e-06 cannot be met"):
         make_plan(study(epsilon=1e-6), [STEPS])
 
 
@@ -256,3 +265,31 @@ def test_a_statistic_has_an_answer_time_of_its_own() -> None:
     terms_ = study(answer_time_s=0.5, statistic_time_s=7.0)
     assert answer_time_s(terms_, "gradient") == 0.5
     assert answer_time_s(terms_, "statistic") == 7.0
+
+
+# A unit that several sites hold.
+
+
+@pytest.fixture(scope="module")
+def shared() -> Plan:
+    return make_plan(study(sites_per_unit=2), [STEPS, COUNTS])
+
+
+def test_a_promise_to_a_unit_at_two_sites_is_kept_with_more_noise(distributed: Plan, shared: Plan) -> None:
+    assert 0.9 * 2.0 < shared.epsilon <= 2.0
+    for kind, alone in zip(shared.kinds, distributed.kinds, strict=True):
+        assert kind.noise_multiplier > alone.noise_multiplier
+    assert spent(study(sites_per_unit=2), shared) < shared.epsilon  # what one site's ledger counts
+
+
+def test_epsilon_is_told_for_a_unit_at_one_two_and_three_sites(distributed: Plan, shared: Plan) -> None:
+    told = dict(epsilon_by_sites(study(), distributed))
+    assert list(told) == [1, 2, 3]
+    assert told[1] == distributed.epsilon
+    assert told[3] > told[2] > 1.5 * told[1]
+    assert dict(epsilon_by_sites(study(sites_per_unit=2), shared))[2] == shared.epsilon
+
+
+def test_each_of_the_sites_that_hold_a_unit_may_overflow(distributed: Plan) -> None:
+    kinds = {each: make_plan(study(sites_per_unit=each, mode="local"), [STEPS]).kinds[0] for each in (1, 3)}
+    assert kinds[3].slots >= kinds[1].slots

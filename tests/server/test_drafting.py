@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from synthfed.client.enrol import node_public
+from synthfed.protocols.enrolment import Enrolment
 from synthfed.protocols.errors import ConfigError, PluginError
 from synthfed.protocols.schema import Categorical, Column, Integer
 from synthfed.protocols.study import Cohort, ModelTerms, Privacy, Site, Study, parse_study
-from synthfed.server.drafting import draft_study, make_study, render_study, with_sites
+from synthfed.server.drafting import draft_study, make_roster, make_study, read_options, render_study, with_sites
 from synthfed.server.home import ServerHome, init_home
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -218,7 +222,7 @@ def test_a_draft_tolerates_the_largest_controller(table: Path) -> None:
     ("changes", "message"),
     [
         ({"target": "height"}, "target 'height' is not among the columns"),
-        ({"sites": [Site(id="a")]}, "quorum: Input should be greater than or equal to 2"),
+        ({"sites": [Site(id="a")]}, "cohort.quorum: must be at least 2"),
         ({"sites": [Site(id="a"), Site(id="b")]}, 'use mode = "local"'),
         ({"sites": [Site(id="a"), Site(id="a"), Site(id="b")]}, "lists a site twice"),
         ({"drop": ["height"]}, "has no column 'height' to drop"),
@@ -231,6 +235,62 @@ def test_a_draft_that_could_not_run_is_refused(table: Path, changes: dict[str, A
     with pytest.raises(ConfigError, match=message) as refused:
         draft(table, **changes)
     assert "\n" not in str(refused.value)
+
+
+def test_a_unit_column_that_is_not_there_is_told_as_the_unit(table: Path) -> None:
+    with pytest.raises(ConfigError, match=r"public\.csv: has no column 'patient' to name the unit; check --unit"):
+        draft(table, privacy={"unit": "patient"})
+    with pytest.raises(ConfigError, match="has no column 'patient' to drop"):
+        draft(table, privacy={"unit": "person"}, drop=["patient"])
+
+
+def test_a_draft_takes_tolerated_quorum_and_ceiling_where_they_are_given(table: Path) -> None:
+    sites = [Site(id=name) for name in "abcde"]
+    cohort = draft(table, sites=sites, tolerated=2, quorum=5, epsilon_if_secagg_fails_at_most=9.0).cohort
+    assert (cohort.tolerated, cohort.quorum, cohort.epsilon_if_secagg_fails_at_most) == (2, 5, 9.0)
+    assert draft(table, sites=sites, tolerated=2).cohort.quorum == 4
+    with pytest.raises(ConfigError, match=r"cohort\.quorum must be at least 4"):
+        draft(table, sites=sites, quorum=2)
+
+
+def test_a_drafts_options_are_those_that_the_model_knows(table: Path) -> None:
+    options = read_options({"bins": "16", "start": '"marginals"', "critic_rate": "1e-3"})
+    assert options == {"bins": 16, "start": "marginals", "critic_rate": 1e-3}
+    model = ModelTerms(plugin="tabular-gan", options=options)
+    assert draft(table, model=model).model.options == options
+    with pytest.raises(ConfigError, match=r"^model\.options: binz: is not a known field"):
+        draft(table, model=ModelTerms(plugin="tabular-gan", options={"binz": 3}))
+
+
+@pytest.mark.parametrize("text", ["pairs", "1 2", "1\nother = 2", '"', "[" * 5000, ""])
+def test_an_option_that_is_not_one_toml_value_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--option: the value of 'start' must be one TOML value, text in quotes"):
+        read_options({"start": text})
+
+
+def an_enrolment(folder: Path, site: str, controller: str = "") -> Path:
+    node = node_public(ec.generate_private_key(ec.SECP384R1()))
+    path = folder / f"{site}.json"
+    path.write_text(Enrolment.signed(site, controller, Ed25519PrivateKey.generate(), node).model_dump_json())
+    return path
+
+
+def test_a_roster_takes_keys_from_enrolments_and_controllers_from_whoever_names_them(tmp_path: Path) -> None:
+    files = [an_enrolment(tmp_path, "a", "trust"), an_enrolment(tmp_path, "b")]
+    roster = make_roster(["c", "d"], files, {"b": "klinik", "c": "trust"})
+    assert [(site.id, site.controller, bool(site.key)) for site in roster] == [
+        ("a", "trust", True),
+        ("b", "klinik", True),
+        ("c", "trust", False),
+        ("d", "", False),
+    ]
+
+
+def test_a_controller_of_no_site_or_of_one_that_names_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--controller: 'z' is no site of this study; leave it out"):
+        make_roster(["c"], [], {"z": "trust"})
+    with pytest.raises(ConfigError, match="--controller: 'a' names its controller in its enrolment; leave it out"):
+        make_roster([], [an_enrolment(tmp_path, "a", "trust")], {"a": "klinik"})
 
 
 def test_a_draft_needs_an_installed_domain(table: Path) -> None:
@@ -302,18 +362,56 @@ def test_the_command_drafts_a_study_that_parses_and_never_overwrites_it(table: P
     assert (table.parent / "study.toml").read_text() == text
 
 
+def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cli) -> None:
+    flags = {
+        "--mode": "distributed", "--delta": "1e-7", "--unit": "person", "--records-per-unit": "2",
+        "--sites-per-unit": "2", "--units-per-site": "500", "--sample-rate": "0.5", "--steps": "7",
+        "--clip-norm": "2.0", "--answer-time": "0.5", "--statistic-time": "4", "--domain": "table",
+        "--model": "tabular-gan",
+        "--tolerated": "2", "--quorum": "4", "--controller": "a=trust", "--epsilon-if-secagg-fails-at-most": "90",
+        "--name": "first", "--option": "bins=16",
+    }  # fmt: skip
+    base = ("study", "new", "--from", "public.csv", "--target", "ill", "--epsilon", "2", "--out", "study.toml")
+    given = [part for flag in flags.items() for part in flag]
+    done = cli(*base, *THREE, "--site", "d", *given, "--option", 'start="marginals"')
+    assert (done.returncode, done.stderr) == (0, "")
+    study = parse_study((table.parent / "study.toml").read_text(), where="test")
+    assert study.privacy == Privacy(
+        mode="distributed", epsilon=2.0, delta=1e-7, unit="person", records_per_unit=2,
+        sites_per_unit=2, units_per_site=500, sample_rate=0.5, steps=7, clip_norm=2.0, answer_time_s=0.5,
+        statistic_time_s=4.0,
+    )  # fmt: skip
+    assert (study.name, study.domain, study.model.plugin) == ("first", "table", "tabular-gan")
+    assert study.model.options == {"bins": 16, "start": "marginals"}
+    cohort = study.cohort
+    assert (cohort.tolerated, cohort.quorum, cohort.epsilon_if_secagg_fails_at_most) == (2, 4, 90.0)
+    assert [site.controller for site in cohort.sites] == ["trust", "", "", ""]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         ((*NEW, "--site", "a"), 3, "at least two sites"),
-        ((*NEW, *THREE, "--mode", "central"), 3, "privacy: mode: Input should be 'distributed' or 'local'"),
-        ((*NEW, *THREE, "--delta", "0.5"), 3, "privacy: delta: "),
+        ((*NEW, *THREE, "--mode", "central"), 3, "--mode: must be 'distributed' or 'local' (is 'central')"),
+        ((*NEW, *THREE, "--delta", "0.5"), 3, "--delta: must be less than 0.01 (is 0.5)"),
         ((*NEW, *THREE, "--model", "nope"), 9, "plugin 'nope'"),
-        ((*NEW, "--site", "A", "--site", "b"), 3, "--site: id: must be 1-32 lower-case letters"),
+        ((*NEW, "--site", "A", "--site", "b"), 3, "--site A: must be 1-32 lower-case letters"),
         ((*NEW, *THREE, "--enrolment", "nowhere.json"), 3, "nowhere.json: cannot be read"),
-        ((*NEW, *THREE, "--enrolment", "public.csv"), 3, "public.csv: Invalid JSON"),
+        ((*NEW, *THREE, "--enrolment", "public.csv"), 3, "public.csv: is not an enrolment: is not valid JSON"),
         (("study", "new", "--from", "no.csv", "--target", "x", "--epsilon", "2", *THREE), 3, "no.csv: does not exist"),
         ((*NEW, "--drop", "height", *THREE), 3, "has no column 'height' to drop"),
+        ((*NEW, *THREE, "--unit", "height"), 3, "has no column 'height' to name the unit; check --unit"),
+        ((*NEW, *THREE, "--records-per-unit", "3"), 3, "synthfed: records_per_unit needs `unit`"),
+        ((*NEW, *THREE, "--answer-time", "0"), 3, "--answer-time: must be at least 0.005 (is 0.0)"),
+        ((*NEW, *THREE, "--statistic-time", "601"), 3, "--statistic-time: must be at most 600 (is 601.0)"),
+        ((*NEW, *THREE, "--tolerated", "0"), 3, "cohort.tolerated: must be at least 1 (is 0)"),
+        ((*NEW, *THREE, "--quorum", "4"), 3, "cohort: quorum is 4 but the roster has 3 sites; lower it"),
+        ((*NEW, *THREE, "--option", "bins"), 3, "--option: 'bins' must be NAME=VALUE, each name once"),
+        ((*NEW, *THREE, "--option", "bins=1979-01-01"), 3, "--option: must hold only text, finite numbers"),
+        ((*NEW, *THREE, "--option", "bins=1"), 3, "model.options: bins: must be at least 2 (is 1)"),
+        ((*NEW, *THREE, "--controller", "z=trust"), 3, "--controller: 'z' is no site of this study"),
+        ((*NEW, *THREE, "--domain", "images"), 9, "plugin 'images'"),
+        ((*NEW, *THREE, "--epsilon-if-secagg-fails-at-most", "0"), 3, "must be greater than 0 (is 0.0)"),
     ],
 )
 def test_a_wrong_draft_is_one_line_and_a_code(
@@ -337,20 +435,26 @@ BAD_ROWS = "age,ill,dose\n1,maybe,0.5\n2,maybe,0.5\n"
         (("study", "check", "nowhere.toml"), 3, "nowhere.toml: cannot be read"),
         (("study", "check", "."), 3, ".: cannot be read"),
         (("study", "check", "public.csv"), 3, "public.csv: is not valid TOML"),
-        (("study", "check", "binary.toml"), 3, "binary.toml: cannot be read"),
-        (("study", "check", "other-model.toml"), 9, "plugin 'nope'"),
-        (("study", "check", "other-domain.toml"), 9, "plugin 'images'"),
-        (("study", "check", "option.toml"), 3, "model.options: bins"),
+        (("study", "check", "binary.toml"), 3, "binary.toml: is not UTF-8 text"),
+        (("study", "check", "other-model.toml"), 9, "other-model.toml: plugin 'nope'"),
+        (("study", "check", "other-domain.toml"), 9, "other-domain.toml: plugin 'images'"),
+        (("study", "check", "option.toml"), 3, "option.toml: model.options: bins: must be at least 2 (is 1)"),
         (("simulate", "good.toml", "--site", "a=bad.csv", "--site", "b=public.csv", "--out", "r"), 4, "bad.csv"),
+        (
+            ("simulate", "option.toml", "--site", "a=public.csv", "--site", "b=public.csv", "--out", "r"),
+            3,
+            "option.toml",
+        ),
+        (("simulate", "good.toml", "--site", "a=public.csv", "--out", "r"), 3, "--site: give at least two sites"),
         (("simulate", "good.toml", "--site", "a", "--out", "r"), 3, "must be NAME=FILE"),
         (("simulate", "good.toml", "--site", "a=x", "--site", "a=y", "--out", "r"), 3, "each name once"),
         (("sample", "nowhere", "--out", "x.csv"), 3, "is this the folder of a release?"),
-        (("server", "status", "--home", "nowhere"), 3, "is not a coordinator's home"),
-        (("server", "run", "good.toml", "--home", "nowhere"), 3, "is not a coordinator's home"),
+        (("server", "status", "--home", "nowhere"), 3, "is this a coordinator's home?"),
+        (("server", "run", "good.toml", "--home", "nowhere"), 3, "is this a coordinator's home?"),
         (("server", "run", "nowhere.toml", "--home", "home"), 3, "nowhere.toml: cannot be read"),
         (("server", "run", "good.toml", "--home", "home"), 3, "is a draft"),
         (("server", "run", "good.toml", "--home", "home", "--transport", "pigeon"), 3, "--transport: must be"),
-        (("server", "enroll", "public.csv", "--home", "home"), 3, "public.csv: Invalid JSON"),
+        (("server", "enroll", "public.csv", "--home", "home"), 3, "public.csv: is not an enrolment: is not valid JSON"),
         (("server", "init", "--home", "home"), 3, "already is a coordinator's home"),
         (("server", "init", "--home", "new", "--port", "5", "--steps-port", "5"), 3, "the two ports must differ"),
     ],

@@ -79,6 +79,9 @@ def evidence(mode: str = "distributed", **changes: Any) -> Evidence:
         "delta": 1e-6,
         "epsilon": 1.0,
         "epsilon_if_secagg_fails": 2.0,
+        "sites_per_unit": 1,
+        "epsilon_by_bad_sites": [[1, 1.0], [2, 2.0]],
+        "epsilon_by_sites_of_unit": [[1, 1.0], [2, 2.25], [3, None]],
         "clip_norm": 1.0,
         "sums": [],
         "sites": [{"id": name, **site} for name in ("north", "south", "west")],
@@ -270,3 +273,11 @@ def test_a_federation_is_the_default_setting() -> None:
     assert told["evidence"]["setting"] == "federation"
     assert not any("simulation" in warning for warning in told["warnings"])
     assert "stayed with them" in Page(render(told)).words
+
+
+def test_the_page_tells_epsilon_by_number_of_bad_sites_and_of_sites_that_hold_a_unit() -> None:
+    words = Page(render(document())).words
+    assert "that work with the coordinator" in words
+    assert "that hold one unit's records" in words
+    assert "2.25" in words
+    assert "without bound" in words

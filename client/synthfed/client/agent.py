@@ -5,6 +5,7 @@ Never opens a network connection, and never answers anything but the secure-aggr
 
 import logging
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -123,9 +124,11 @@ class Agent:
         # Everything before this point took a time that no record had a part in; the clock starts here.
         slot_s = answer_time_s(study, kind.sum.family)
         due_s = self.clock() + slot_s
-        total = self._total(kind, seeds, payload)
-        whole = np.zeros(kind.sum.dim) if total is None else total
-        masked = self.machine.mask(accepted, self._noised(accepted, kind, seeds, whole))
+        with ThreadPoolExecutor(1) as beside:  # the noise is drawn while the forward pass runs
+            noise = beside.submit(discrete_gaussian, KeyStream(seeds.noise), kind.sum.dim, SCALE_BITS)
+            total = self._total(kind, seeds, payload)
+        grid = self._on_grid(accepted, kind, np.zeros(kind.sum.dim) if total is None else total)
+        masked = self.machine.mask(accepted, grid + noise.result())
         if self.clock() > due_s:
             self.machine.abandon()
             self.ledger.settle(sequence, "abandoned")
@@ -151,13 +154,9 @@ class Agent:
             return None
         return total
 
-    def _noised(
-        self, accepted: Accepted, kind: Kind, seeds: Seeds, total: npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.int64]:
-        study = self.policy.study
-        step = kind.grid_step(noise_shares(study, len(accepted.round.cohort)))
-        noise = discrete_gaussian(KeyStream(seeds.noise), kind.sum.dim, SCALE_BITS)
-        return ring.to_grid(total, step, box(study, kind.ring_bits)) + noise
+    def _on_grid(self, accepted: Accepted, kind: Kind, total: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        step = kind.grid_step(noise_shares(self.policy.study, len(accepted.round.cohort)))
+        return ring.to_grid(total, step, box(self.policy.study, kind.ring_bits))
 
 
 def _request(frame: bytes) -> tuple[messages.Request | None, int]:

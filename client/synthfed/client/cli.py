@@ -16,7 +16,7 @@ from rich.console import Console
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import fingerprint
 
-from .config import Home, data_path
+from .config import Home, data_path, study_path
 
 app = typer.Typer(
     help="Run a site: its agent keeps the records, its node talks to the coordinator.",
@@ -54,9 +54,12 @@ def init(
 
 @app.command()
 def check(home: HomeOption = _HOME) -> None:
-    """Look at settings, keys, study, budget, data, timing, disk and the coordinator before a study."""
+    """Look at settings, keys, study, budget, data, timing, disk, coordinator and confinement before a study."""
+    import torch
+
     from .check import preflight
 
+    torch.set_num_threads(1)  # as in the agent, whose steps are timed
     console = Console(highlight=False, soft_wrap=True)
     is_ok = True
     for finding in preflight(Home(home)):
@@ -92,13 +95,15 @@ def agent(home: HomeOption = _HOME) -> None:
     )
     import torch
 
+    from synthfed.plugins.pinning import naming
+
     from .channel import serve
     from .site import open_agent
 
     torch.set_num_threads(1)  # several agents may share a machine, and one thread's sums have one order
     torch.use_deterministic_algorithms(True)
     place, stopped = Home(home), _stopped()
-    with open_agent(place) as opened:
+    with naming(str(study_path(place, place.load()))), open_agent(place) as opened:
         logging.getLogger(__name__).info("ready: study %s", opened.policy.study.name)
         serve(opened, place.socket, stopped)
 

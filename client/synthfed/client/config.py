@@ -11,10 +11,12 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from synthfed.protocols.errors import ConfigError
+from synthfed.plugins.files import read_text
+from synthfed.protocols.enrolment import Address
+from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.ids import SITE_ID
 from synthfed.protocols.schema import Strict
-from synthfed.protocols.study import Study, describe, parse_study
+from synthfed.protocols.study import Study, parse_study
 
 LONGEST_SOCKET_PATH: Final = 100  # a Unix socket's address holds 108 bytes at most, fewer elsewhere
 
@@ -29,7 +31,7 @@ class Ceiling(Strict):
 class Coordinator(Strict):
     """Where the coordinator listens, and the certificate authority that this site trusts for it."""
 
-    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*:[0-9]{1,5}$")]
+    address: Address
     ca: str = "node/ca.crt"
 
 
@@ -107,8 +109,9 @@ class Home:
         Raises:
             ConfigError: naming the file, the field and what is wrong with it.
         """
+        text = read_text(self.config, advice="is this a site's home? `synthfed client init` makes one")
         try:
-            return SiteConfig.model_validate(tomllib.loads(read_text(self.config)))
+            return SiteConfig.model_validate(tomllib.loads(text))
         except ValidationError as error:
             raise ConfigError(describe(error), where=str(self.config)) from None
         except (ValueError, RecursionError) as error:
@@ -116,8 +119,8 @@ class Home:
 
     def load_study(self, config: SiteConfig) -> Study:
         """Return the study that this site has agreed to by putting its file into the home."""
-        path = self.path / config.study
-        study = parse_study(read_text(path), where=str(path))
+        path = study_path(self, config)
+        study = parse_study(read_text(path, advice="put the agreed study there"), where=str(path))
         if study.is_draft:
             raise ConfigError("is a draft: a site of its roster has no key yet", where=str(path))
         return study
@@ -128,13 +131,9 @@ def data_path(home: Home, config: SiteConfig) -> Path:
     return home.path.absolute() / Path(config.data).expanduser()
 
 
-def read_text(path: Path) -> str:
-    """Return a text file's content; ConfigError where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot be read: {reason}", where=str(path)) from None
+def study_path(home: Home, config: SiteConfig) -> Path:
+    """Return where the agreed study lies."""
+    return home.path / config.study
 
 
 def draft_config(site: str, controller: str, data: str, address: str) -> str:

@@ -3,18 +3,18 @@
 Never overwrites a key, and never writes a private key readable by others.
 """
 
-import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from synthfed.plugins.files import make_private_folder, read_text, write_whole
 from synthfed.protocols.enrolment import Enrolment, Invitation, parse
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import SITE_ID
 
-from .config import Home, draft_config, read_text
+from .config import Home, draft_config
 from .vault import Ledger, identity_pem, write_secret
 
 
@@ -29,31 +29,17 @@ def init_home(home: Home, invitation: Path, site: str, controller: str, data: st
     invited = parse(Invitation, read_text(invitation), where=str(invitation))
     if any(path.exists() for path in (home.config, home.identity, home.node_key)):
         raise ConfigError("already is a site's home; choose another --home", where=str(home.path))
-    make_folder(home.path)
-    make_folder(home.node)
+    make_private_folder(home.path)
+    make_private_folder(home.node)
     identity, node = Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())
     write_secret(home.identity, identity_pem(identity))
     write_secret(home.node_key, node_pem(node))
     enrolment = Enrolment.signed(site, controller, identity, node_public(node))
-    (home.node / "ca.crt").write_text(invited.ca, encoding="utf-8")
+    write_whole(home.node / "ca.crt", [invited.ca.encode()])
     Ledger(home.ledger, create=True).close()
-    home.config.write_text(draft_config(site, controller, data, invited.address), encoding="utf-8")
-    home.enrolment.write_text(enrolment.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_whole(home.config, [draft_config(site, controller, data, invited.address).encode()])
+    write_whole(home.enrolment, [enrolment.model_dump_json(indent=2).encode(), b"\n"])
     return enrolment, invited
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder that only its owner can enter (mode 0700); one that exists must be such a folder already."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(
-                "exists and can be entered by others; choose a new folder or `chmod 700` it", where=str(path)
-            )
-    except OSError as error:
-        raise ConfigError(f"cannot be made: {error.strerror}", where=str(path)) from None
-    if not os.access(path, os.W_OK):
-        raise ConfigError("cannot be written to", where=str(path))
 
 
 def node_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

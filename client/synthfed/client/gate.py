@@ -5,7 +5,7 @@ Never lets a step through that the study's caps or the site's own ceiling do not
 
 from synthfed.protocols.errors import BudgetExceeded, ConfigError
 from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
-from synthfed.protocols.privacy.plan import event
+from synthfed.protocols.privacy.plan import charge
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.sums import Kind
 
@@ -44,7 +44,7 @@ class Gate:
         name, spent = kind.sum.name, self._ledger.count(study.hash, kind.sum.name)
         if spent >= kind.sum.rounds:
             raise BudgetExceeded(f"all {kind.sum.rounds} rounds of {name!r} that the study allows are used")
-        cost = event(kind, study, 1)
+        cost = charge(kind, study, 1)
         length = self._ledger.length
         if self._expected != (name, length):
             self._affordable_rounds = self._affordable(cost, kind.sum.rounds - spent)
@@ -67,7 +67,7 @@ class Gate:
         events = self._ledger.events()
         for kind in self._policy.plan.kinds:
             left = kind.sum.rounds - self._ledger.count(study.hash, kind.sum.name)
-            events.append(event(kind, study, max(0, left)))
+            events.append(charge(kind, study, max(0, left)))
         return epsilon(events, self._ceiling.delta)
 
     def _affordable(self, cost: SampledGaussian, wanted: int) -> int:

@@ -98,12 +98,7 @@ class Ledger:
         try:
             if not is_new:
                 self._check_format()
-            # With a write-ahead log and FULL, each commit is on disk after one sync, not four: the coordinator
-            # waits for every site's charge (docs/adr/0008).
-            (mode,) = self._db.execute("PRAGMA journal_mode = WAL").fetchone()
-            if mode != "wal":
-                raise PrivacyError(f"{path}: this file system allows no write-ahead log; move the home to a local disk")
-            self._db.execute("PRAGMA synchronous = FULL")
+            self._write_ahead()
             self._db.execute("PRAGMA foreign_keys = ON")
             if is_new:
                 path.chmod(0o600)
@@ -212,6 +207,15 @@ class Ledger:
             if not isinstance(error, sqlite3.Error):
                 raise
             raise PrivacyError(f"{self._path}: the ledger cannot be written ({error}); free disk space") from None
+
+    def _write_ahead(self) -> None:
+        """Make each commit durable with one sync: the coordinator waits for every charge (docs/adr/0008)."""
+        (mode,) = self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise PrivacyError(
+                f"{self._path}: this file system allows no write-ahead log; move the home to a local disk"
+            )
+        self._db.execute("PRAGMA synchronous = FULL")
 
     def _check_format(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()

@@ -3,8 +3,11 @@
 Never takes anything from a peer: the same terms and plugin give the same policy everywhere.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from synthfed.protocols.errors import ConfigError, PluginError, StudyError
 from synthfed.protocols.ids import digest
 from synthfed.protocols.privacy.plan import make_plan
 from synthfed.protocols.secagg.policy import Policy
@@ -29,10 +32,24 @@ def pin(study: Study) -> Pinned:
 
     Raises:
         PluginError: a plugin is missing or broken.
-        ConfigError: the options are wrong or the promise cannot be met.
+        StudyError: the options are wrong or the promise cannot be met.
     """
     plugin, reader = find("synthfed.models", study.model.plugin), find("synthfed.domains", study.domain)
     code = digest("code", plugin.hash, reader.hash)
-    model: Model = plugin.load()(study)
-    domain: Domain = reader.load()()
-    return Pinned(Policy(study, make_plan(study, model.sums()), code), plugin, model, domain)
+    try:
+        model: Model = plugin.make(study)
+        domain: Domain = reader.make()
+        plan = make_plan(study, model.sums())
+    except ConfigError as error:
+        raise StudyError(str(error)) from None
+    return Pinned(Policy(study, plan, code), plugin, model, domain)
+
+
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Put the study's file in front of an error that `pin` raises inside, which knows the terms only."""
+    try:
+        yield
+    except (StudyError, PluginError) as error:
+        error.args = (f"{file}: {error}",)
+        raise

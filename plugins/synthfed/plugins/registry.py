@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from synthfed.protocols.errors import PluginError
+from synthfed.protocols.errors import PluginError, SynthfedError
 from synthfed.protocols.ids import digest
 
 Group = Literal["synthfed.models", "synthfed.domains", "synthfed.audits"]
@@ -48,6 +48,20 @@ class Plugin:
             return metadata.EntryPoint(self.name, self.target, self.group).load()
         except Exception as error:  # the edge to foreign code: an import may raise anything
             raise self._broken(f"cannot be loaded ({type(error).__name__}: {error})") from error
+
+    def make(self, *arguments: object) -> Any:
+        """Return an instance of the plugin's class.
+
+        Raises:
+            PluginError: the import failed or the class raised anything but an error of ours.
+        """
+        kind = self.load()
+        try:
+            return kind(*arguments)
+        except SynthfedError:
+            raise
+        except Exception as error:
+            raise self._broken(f"cannot be used here ({type(error).__name__}: {error})") from error
 
     @property
     def hash(self) -> bytes:
@@ -99,7 +113,9 @@ def find(group: Group, name: str) -> Plugin:
     if not matches:
         names = ", ".join(sorted({plugin.name for plugin in plugins})) or "none"
         raise PluginError(
-            f"is not installed; install the distribution that declares it in {group} (installed: {names})", plugin=name
+            f"is not installed; mend the name or install the distribution that declares it in {group} "
+            f"(installed: {names})",
+            plugin=name,
         )
     if len(matches) > 1:
         distributions = ", ".join(plugin.distribution for plugin in matches)

@@ -4,25 +4,44 @@ Never carries a private key.
 """
 
 import base64
-from typing import Annotated, Literal, Self, TypeVar
+import re
+from typing import Annotated, Final, Literal, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, ValidationError
 
-from .errors import ConfigError, RemoteProtocolError
+from .errors import ConfigError, RemoteProtocolError, describe
 from .ids import digest, fingerprint
 from .schema import Strict
 from .secagg.keys import sign, verify
-from .study import Site, canonical_json, describe
+from .study import Site, canonical_json
 
-_Model = TypeVar("_Model", bound=Strict)
+_ADDRESS: Final = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*:([0-9]{1,5})")
+_NODE: Final = re.compile(r"ecdsa-sha2-nistp384 [A-Za-z0-9+/=]+")
+
+
+def _check_address(value: str) -> str:
+    found = _ADDRESS.fullmatch(value)
+    if found is None or not 1 <= int(found[1]) <= 65535:
+        raise ValueError("must be HOST:PORT, a DNS name or IPv4 address and a port from 1 to 65535")
+    return value
+
+
+def _check_node(value: str) -> str:
+    if not _NODE.fullmatch(value):
+        raise ValueError("must be a Flower node's public key: ecdsa-sha2-nistp384 and base64")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+"""Where a coordinator listens, ``host:port``."""
 
 
 class Invitation(Strict):
     """Where a coordinator listens and the certificate authority (PEM) under which it can be recognised."""
 
     format: Literal[1] = 1
-    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")]
+    address: Address
     ca: str
 
     @property
@@ -38,7 +57,7 @@ class Enrolment(Strict):
     site: str
     controller: str = ""
     identity: str
-    node: Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]+$")]
+    node: Annotated[str, AfterValidator(_check_node)]
     signature: str = ""
 
     @classmethod
@@ -77,9 +96,18 @@ class Enrolment(Strict):
         return digest("enrolment", canonical_json(self.model_dump(mode="json", exclude={"signature"})))
 
 
-def parse(model: type[_Model], text: str, *, where: str) -> _Model:
-    """Return an invitation or enrolment from its JSON text; ConfigError names file and field."""
+_File = TypeVar("_File", Invitation, Enrolment)
+
+
+def parse(model: type[_File], text: str, *, where: str) -> _File:
+    """Return an invitation or enrolment from its JSON text.
+
+    Raises:
+        ConfigError: naming the file, what it should be, the field and what is wrong with it.
+    """
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise ConfigError(describe(error), where=where) from None
+        what, whose = ("invitation", "coordinator's") if model is Invitation else ("enrolment", "site's")
+        problem = describe(error).partition("; ")[0]  # such a file is not mended by hand
+        raise ConfigError(f"is not an {what}: {problem}; give the {whose} {what}.json", where=where) from None

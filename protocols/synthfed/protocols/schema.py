@@ -77,7 +77,7 @@ class Real(Strict):
     def _integers_are_reals(cls, value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool):
             if abs(value) > _MAX_EXACT:
-                raise ValueError("is too large to be held exactly")
+                raise ValueError("is too large to be held exactly; use a larger unit for the column")
             return float(value)
         return value
 

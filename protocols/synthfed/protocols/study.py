@@ -7,6 +7,7 @@ import base64
 import binascii
 import json
 import math
+import re
 import tomllib
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError
+from .errors import describe as describe  # by this name for whoever validates more than studies
 from .ids import SITE_ID, digest
 from .schema import Columns, Name, Strict, check_names
 
@@ -22,14 +24,18 @@ MAX_SITES: Final = 50
 
 Mode = Literal["distributed", "local"]
 
+_STUDY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
 
 class Privacy(Strict):
     """What is promised to one privacy unit, and the constants that the promise depends on.
 
     ``units_per_site`` is a declared upper bound on a site's units, never their number. A sampled
     unit contributes one uniformly drawn record of its own, so ``records_per_unit`` is a check of
-    the data, not a price. A site answers a gradient step a fixed ``answer_time_s`` after it was
-    charged, and a statistic, which is rarer and larger, after ``statistic_time_s``.
+    the data, not a price. ``sites_per_unit`` sites at most hold records of one unit (a patient of
+    several hospitals); the promise is to such a unit as a whole. A site answers a gradient step a
+    fixed ``answer_time_s`` after it was charged, and a statistic, which is rarer and larger, after
+    ``statistic_time_s``.
     """
 
     mode: Mode
@@ -37,6 +43,7 @@ class Privacy(Strict):
     delta: Annotated[float, Field(gt=0, lt=0.01)]
     unit: Name | None = None
     records_per_unit: Annotated[int, Field(ge=1, le=100_000)] = 1
+    sites_per_unit: Annotated[int, Field(ge=1, le=10)] = 1
     units_per_site: Annotated[int, Field(ge=1, le=10_000_000)]
     clip_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     sample_rate: Annotated[float, Field(gt=0, le=1)]
@@ -123,7 +130,7 @@ class Cohort(Strict):
         if len(set(keys)) != len(keys):
             raise ValueError("two sites share one key; every site makes its own with `synthfed client init`")
         if self.quorum > len(ids):
-            raise ValueError(f"quorum is {self.quorum} but the roster has {len(ids)} sites")
+            raise ValueError(f"quorum is {self.quorum} but the roster has {len(ids)} sites; lower it")
         return self
 
     @property
@@ -141,7 +148,7 @@ class Study(Strict):
     """The terms of one joint training, as a TOML file states them."""
 
     format: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: str
     target: Name
     domain: Name = "table"
     privacy: Privacy
@@ -149,12 +156,19 @@ class Study(Strict):
     cohort: Cohort
     columns: Columns
 
+    @field_validator("name")
+    @classmethod
+    def _name_can_name_a_folder(cls, value: str) -> str:
+        if not _STUDY_NAME.fullmatch(value):
+            raise ValueError("must be 1-64 letters, digits, dots, underscores and hyphens, first a letter or digit")
+        return value
+
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         check_names(self.columns)
         names = [column.name for column in self.columns]
         if self.target not in names:
-            raise ValueError(f"target {self.target!r} is not among the columns")
+            raise ValueError(f"target {self.target!r} is not among the columns; name one of them")
         if self.privacy.unit in names:
             raise ValueError(f"the unit column {self.privacy.unit!r} names persons and must not be a column to learn")
         _check_cohort(self.cohort, self.privacy.mode)
@@ -206,7 +220,8 @@ def _check_cohort(cohort: Cohort, mode: Mode) -> None:
     for name in controllers:
         if controllers.count(name) > tolerated and mode == "distributed":
             raise ValueError(
-                f"cohort.tolerated is {tolerated} but controller {name!r} runs {controllers.count(name)} sites"
+                f"cohort.tolerated is {tolerated} but controller {name!r} runs {controllers.count(name)} sites; "
+                "raise it"
             )
     least = least_quorum(sites, tolerated, mode)
     if cohort.quorum < least:
@@ -228,27 +243,11 @@ def parse_study(text: str, *, where: str) -> Study:
     Raises:
         ConfigError: naming the file, the field and what is wrong with it.
     """
+    fields: object = None
     try:
-        return Study.model_validate(tomllib.loads(text))
+        fields = tomllib.loads(text)
+        return Study.model_validate(fields)
     except ValidationError as error:
-        raise ConfigError(describe(error), where=where) from None
+        raise ConfigError(describe(error, fields), where=where) from None
     except (ValueError, RecursionError) as error:  # also numbers and nesting beyond the parser's limits
         raise ConfigError(f"is not valid TOML: {error}", where=where) from None
-
-
-_WORDS: Final = {
-    "extra_forbidden": "is not a known field; remove it or mend its spelling",
-    "missing": "is missing; add it",
-}
-
-
-def describe(error: ValidationError) -> str:
-    """Return the first problem of a pydantic error as ``field: what is wrong``, and how many more there are."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    # An unknown field first: it is mostly the misspelt twin of one that is then missing.
-    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
-    first = problems[0]
-    field = ".".join(str(part) for part in first["loc"])
-    message = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{field}: {message}{more}" if field else f"{message}{more}"

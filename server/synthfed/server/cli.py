@@ -4,7 +4,7 @@ Never computes anything itself: it reads arguments, calls the server's modules a
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.errors import ConfigError, describe
 
 app: Final = typer.Typer(help="Run a coordinator.", no_args_is_help=True, pretty_exceptions_enable=False)
 study: Final = typer.Typer(help="Draft and check a study file.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -124,17 +124,38 @@ def study_new(
     delta: Annotated[float, typer.Option(help="Failure probability of the promise.")] = 1e-5,
     unit: Annotated[str | None, typer.Option(help="The column that names a person or account.")] = None,
     records_per_unit: Annotated[int, typer.Option(help="Records one unit may have.")] = 1,
+    sites_per_unit: Annotated[int, typer.Option(help="Sites that may hold records of one unit.")] = 1,
     units_per_site: Annotated[int, typer.Option(help="Declared upper bound on a site's units.")] = 100_000,
     sample_rate: Annotated[float, typer.Option(help="Chance of a unit to take part in a step.")] = 0.1,
     steps: Annotated[int, typer.Option(help="Steps of the critic.")] = 300,
     clip_norm: Annotated[float, typer.Option(help="L2 bound of one unit's gradient.")] = 1.0,
-    answer_time: Annotated[float, typer.Option(help="Fixed seconds after which a site answers.")] = 0.25,
+    answer_time: Annotated[
+        float, typer.Option(help="Fixed seconds after which a site answers; `client check` measures what it needs.")
+    ] = 0.25,
+    statistic_time: Annotated[float, typer.Option(help="The same for statistics, rarer and larger.")] = 3.0,
+    domain: Annotated[str, typer.Option(help="Domain plugin, which reads the table.")] = "table",
     model: Annotated[str, typer.Option(help="Model plugin.")] = "tabular-gan",
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, an option of the model, the value as in TOML; repeat.")
+    ] = None,
+    tolerated: Annotated[
+        int | None, typer.Option(help="Bad sites allowed for; by default the largest controller's, or a third.")
+    ] = None,
+    quorum: Annotated[int | None, typer.Option(help="Sites each step needs; by default the least allowed.")] = None,
+    controller: Annotated[
+        list[str] | None, typer.Option(help="SITE=NAME, who controls a site if its enrolment does not say so; repeat.")
+    ] = None,
+    epsilon_if_secagg_fails_at_most: Annotated[
+        float | None, typer.Option(help="Refuse a study that would promise less if secure aggregation failed.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The study's name; the file's by default.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; repeat.")] = None,
 ) -> None:
     """Draft a complete study file from a public or dummy table."""
-    from .drafting import draft_study, render_study
+    from synthfed.plugins.files import write_whole
+    from synthfed.protocols.study import ModelTerms, Privacy
+
+    from .drafting import draft_study, make_roster, read_options, render_study
 
     if out.exists():
         raise ConfigError("already exists and is not overwritten", where=str(out))
@@ -144,25 +165,33 @@ def study_new(
         "delta": delta,
         "unit": unit,
         "records_per_unit": records_per_unit,
+        "sites_per_unit": sites_per_unit,
         "units_per_site": units_per_site,
         "sample_rate": sample_rate,
         "steps": steps,
         "clip_norm": clip_norm,
         "answer_time_s": answer_time,
+        "statistic_time_s": statistic_time,
     }
+    options = read_options(_pairs(option or [], "NAME=VALUE", where="--option"))
+    controllers = _pairs(controller or [], "SITE=NAME", where="--controller")
+    sites = make_roster(site or [], enrolment or [], controllers)
+    if len(sites) < 2:
+        raise ConfigError("give at least two sites with --site NAME or --enrolment FILE")
     drafted = draft_study(
         source,
         name=name or out.stem,
         target=target,
-        privacy=_privacy(privacy),
-        model=_model(model),
-        sites=_sites(site or [], enrolment or []),
+        domain=domain,
+        privacy=_from_flags(Privacy, privacy),
+        model=_from_flags(ModelTerms, {"plugin": model, "options": options}),
+        sites=sites,
         drop=drop or [],
+        tolerated=tolerated,
+        quorum=quorum,
+        epsilon_if_secagg_fails_at_most=epsilon_if_secagg_fails_at_most,
     )
-    try:
-        out.write_text(render_study(drafted), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", where=str(out)) from None
+    write_whole(out, [render_study(drafted).encode()])
     console = _console()
     console.print(f"study: {out}   ({len(drafted.columns)} columns, {len(drafted.cohort.sites)} sites, mode {mode})")
     console.print(
@@ -175,12 +204,14 @@ def study_new(
 @study.command("check")
 def study_check(file: Annotated[Path, typer.Argument(help="A study file.")]) -> None:
     """Compute the noise that the promise needs, and what remains of it if secure aggregation fails."""
-    from synthfed.plugins.pinning import pin
+    from synthfed.plugins.pinning import naming, pin
 
     from .plan_table import print_plan
 
     checked = _load_study(file)
-    print_plan(_console(), checked, pin(checked).policy.plan)
+    with naming(str(file)):
+        plan = pin(checked).policy.plan
+    print_plan(_console(), checked, plan)
 
 
 @simulate.command()
@@ -192,18 +223,17 @@ def simulate_study(
     seed: SeedOption = 0,
 ) -> None:
     """Run a study in one process: same agents, noise and ledgers, no network."""
+    from synthfed.plugins.pinning import naming
+
     from .simulate import simulate as run_simulation
     from .watch import watching
 
-    tables = {}
-    for text in site:
-        name, equals, table = text.partition("=")
-        if not equals or not table or name in tables:
-            raise ConfigError(f"{text!r} must be NAME=FILE, each name once", where="--site")
-        tables[name] = Path(table)
-    console = _console()
-    with _interruptible(), watching(console) as watch:
-        run_simulation(_load_study(file), tables, out, rows=rows, seed=seed, watch=watch)
+    tables = {name: Path(table) for name, table in _pairs(site, "NAME=FILE", where="--site").items()}
+    if len(tables) < 2:
+        raise ConfigError("give at least two sites", where="--site")
+    console, loaded = _console(), _load_study(file)
+    with naming(str(file)), _interruptible(), watching(console) as watch:
+        run_simulation(loaded, tables, out, rows=rows, seed=seed, watch=watch)
     console.print(f"release: {out.absolute()}")
 
 
@@ -265,52 +295,34 @@ def _interruptible() -> Iterator[None]:
 
 
 def _load_study(file: Path) -> Any:
+    from synthfed.plugins.files import read_text
     from synthfed.protocols.study import parse_study
 
-    try:
-        return parse_study(file.read_text(encoding="utf-8"), where=str(file))
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError("cannot be read", where=str(file)) from None
+    return parse_study(read_text(file), where=str(file))
 
 
-def _privacy(fields: dict[str, Any]) -> Any:
+def _pairs(texts: Iterable[str], form: str, *, where: str) -> dict[str, str]:
+    """Return what stands before and after the first `=` of every text."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name or not value or name in pairs:
+            raise ConfigError(f"{text!r} must be {form}, each name once", where=where)
+        pairs[name] = value
+    return pairs
+
+
+_FLAGS: Final = {"plugin": "model", "options": "option"}
+
+
+def _from_flags(model: Any, fields: dict[str, Any]) -> Any:
+    """Return a part of a study's terms; what is wrong with a field is said of its flag."""
     from pydantic import ValidationError
 
-    from synthfed.protocols.study import Privacy, describe
-
     try:
-        return Privacy(**fields)
+        return model.model_validate(fields)
     except ValidationError as error:
-        raise ConfigError(describe(error), where="privacy") from None
-
-
-def _model(plugin: str) -> Any:
-    from synthfed.plugins.registry import find
-    from synthfed.protocols.study import ModelTerms
-
-    find("synthfed.models", plugin)
-    return ModelTerms(plugin=plugin)
-
-
-def _sites(names: list[str], files: list[Path]) -> list[Any]:
-    """Return the roster's entries: with keys from enrolment files, without from bare names."""
-    from pydantic import ValidationError
-
-    from synthfed.protocols.enrolment import Enrolment, parse
-    from synthfed.protocols.study import Site, describe
-
-    entries = []
-    for file in files:
-        try:
-            enrolment = parse(Enrolment, file.read_text(encoding="utf-8"), where=str(file))
-        except (OSError, UnicodeDecodeError):
-            raise ConfigError("cannot be read", where=str(file)) from None
-        enrolment.verify(where=str(file))
-        entries.append(enrolment.roster_entry)
-    try:
-        entries += [Site(id=name) for name in names]
-    except ValidationError as error:
-        raise ConfigError(describe(error), where="--site") from None
-    if len(entries) < 2:
-        raise ConfigError("give at least two sites with --site NAME or --enrolment FILE")
-    return entries
+        field, _, problem = describe(error).partition(": ")
+        if field not in fields:  # something about several of them
+            raise ConfigError(describe(error)) from None
+        raise ConfigError(problem, where="--" + _FLAGS.get(field, field).removesuffix("_s").replace("_", "-")) from None

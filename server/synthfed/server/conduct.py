@@ -3,13 +3,16 @@
 Never loses a run: whatever ends it, its checkpoint stands and ``--resume`` goes on.
 """
 
+import errno
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from synthfed.plugins.pinning import pin
+from synthfed.plugins.files import read_text
+from synthfed.plugins.pinning import naming, pin
 from synthfed.plugins.processes import exclusive, is_alive
 from synthfed.protocols import errors
 from synthfed.protocols.study import Study, parse_study
@@ -65,22 +68,25 @@ def conduct(
         SynthfedError: the run paused or failed; its checkpoint stands.
     """
     config = home.load()
-    text = _read(request.study)
+    text = read_text(request.study)
     study = parse_study(text, where=str(request.study))
     _check(home, study, request)
     superlink = SuperLink(home, config)
-    with exclusive(home.path / "server.lock", "`server run`"), superlink.running():
-        # Only now: a port in use must not leave a run behind that was never begun.
-        run = Run.begin(home.run_folder(study.name), text, _settings(home, config, request), resume=request.resume)
-        superlink.register(_node_keys(home, study))
-        when_listening()
-        number = superlink.submit(flower_app(), run.folder, request.transport)
-        try:
-            _follow(superlink, run, watch)
-        except BaseException:
-            superlink.stop(number)
-            raise
-    pinned = pin(study)
+    with exclusive(home.path / "server.lock", "`server run`"):
+        _check_ports(home, config, request)
+        with superlink.running():
+            with naming(str(request.study)):  # while the SuperLink is up: sites can connect in the meantime
+                pinned = pin(study)
+            # Only now: a port in use or wrong terms must not leave a run behind that was never begun.
+            run = Run.begin(home.run_folder(study.name), text, _settings(home, config, request), resume=request.resume)
+            superlink.register(_node_keys(home, study))
+            when_listening()
+            number = superlink.submit(flower_app(), run.folder, request.transport)
+            try:
+                _follow(superlink, run, watch)
+            except BaseException:
+                superlink.stop(number)
+                raise
     finish(run, pinned, pinned.model.trainer(request.seed), request.out, request.rows, request.seed)
 
 
@@ -133,6 +139,23 @@ def _check(home: ServerHome, study: Study, request: Request) -> None:
     check_place(request.out)
 
 
+def _check_ports(home: ServerHome, config: ServerConfig, request: Request) -> None:
+    """Refuse a port that is not free before Flower starts; the step service would only find out after it."""
+    ports = {"port": config.port} | ({"steps_port": config.steps_port} if request.transport == "session" else {})
+    for field, port in ports.items():
+        with socket.socket() as probe:
+            # As servers do: a port that an earlier run has just left is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((config.bind, port))
+            except OSError as error:
+                where, advice = field, f"choose another `{field}`"
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    where, advice = "bind", "give an address of this machine, or 0.0.0.0 for all"
+                message = f"cannot listen on {config.bind}:{port}: {error.strerror}; {advice}"
+                raise errors.ConfigError(message, where=f"{home.config}: {where}") from None
+
+
 def _settings(home: ServerHome, config: ServerConfig, request: Request) -> dict[str, object]:
     path = home.path.absolute()
     return {
@@ -157,10 +180,3 @@ def _node_keys(home: ServerHome, study: Study) -> list[Path]:
         file.write_text(enrolled[site].node + "\n", encoding="utf-8")
         files.append(file)
     return files
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise errors.ConfigError("cannot be read", where=str(path)) from None

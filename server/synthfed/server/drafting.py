@@ -5,23 +5,24 @@ Never reads a private table: bounds and categories must come from what is public
 
 import json
 import re
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
+from synthfed.plugins.files import read_text
 from synthfed.plugins.registry import find
-from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.enrolment import Enrolment, parse
+from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.schema import Categorical, Column, Integer, Real
 from synthfed.protocols.study import (
     FORMAT,
-    Cohort,
     ModelTerms,
     Privacy,
     Site,
     Study,
-    describe,
     least_quorum,
     least_tolerated,
 )
@@ -44,19 +45,36 @@ def draft_study(
     sites: Sequence[Site],
     drop: Sequence[str],
     domain: str = "table",
+    tolerated: int | None = None,
+    quorum: int | None = None,
+    epsilon_if_secagg_fails_at_most: float | None = None,
 ) -> Study:
     """Return a complete study whose schema is drafted from a public or dummy file.
 
+    Args:
+        table: the public or dummy file.
+        name: the study's name.
+        target: the column to predict.
+        privacy: the promise and its constants.
+        model: the model plugin and its options.
+        sites: the roster, in a draft without keys.
+        drop: columns to leave out; the unit's column is left out as well.
+        domain: the domain plugin, which reads the file.
+        tolerated: bad sites allowed for; None for the largest controller's or a third, in `local` one.
+        quorum: sites each round needs; None for the least that the policy allows.
+        epsilon_if_secagg_fails_at_most: refuse a study whose promise would fall further.
+
     Raises:
         ConfigError: the file or an argument does not give a valid study.
+        PluginError: there is no such model or domain.
     """
-    excluded = {*drop, privacy.unit} - {None}
-    columns = find("synthfed.domains", domain).load()().draft(table, exclude=excluded)
-    tolerated = least_tolerated(sites)
-    if privacy.mode == "local":
-        tolerated = 1
-    quorum = min(len(sites), least_quorum(len(sites), tolerated, privacy.mode))
-    return make_study(
+    plugin = find("synthfed.models", model.plugin)
+    columns = _draft_columns(table, domain, drop, privacy.unit)
+    if tolerated is None:
+        tolerated = 1 if privacy.mode == "local" else least_tolerated(sites)
+    if quorum is None:
+        quorum = min(len(sites), least_quorum(len(sites), tolerated, privacy.mode))
+    study = make_study(
         name=name,
         target=target,
         domain=domain,
@@ -66,7 +84,66 @@ def draft_study(
         tolerated=tolerated,
         quorum=quorum,
         columns=columns,
+        epsilon_if_secagg_fails_at_most=epsilon_if_secagg_fails_at_most,
     )
+    if model.options:  # only the plugin knows what they may be, and importing one takes seconds
+        plugin.make(study)
+    return study
+
+
+def _draft_columns(table: Path, domain: str, drop: Sequence[str], unit: str | None) -> Sequence[Column]:
+    try:
+        columns: Sequence[Column] = find("synthfed.domains", domain).make().draft(table, exclude={*drop, unit} - {None})
+    except ConfigError as error:
+        # A column that is left out appears in no error but the one that it is not there.
+        if unit is not None and unit not in drop and repr(unit) in str(error):
+            raise ConfigError(f"has no column {unit!r} to name the unit; check --unit", where=str(table)) from None
+        raise
+    return columns
+
+
+def read_options(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return a model's options, each value given as TOML text."""
+    options: dict[str, Any] = {}
+    for name, text in texts.items():
+        try:
+            (options[name],) = tomllib.loads(f"value = {text}").values()
+        except (ValueError, RecursionError):  # also more than one value
+            raise ConfigError(
+                f"the value of {name!r} must be one TOML value, text in quotes of its own: '{name}=\"text\"'",
+                where="--option",
+            ) from None
+    return options
+
+
+def make_roster(names: Sequence[str], files: Sequence[Path], controllers: Mapping[str, str]) -> list[Site]:
+    """Return the roster's entries.
+
+    Args:
+        names: sites that have no key yet, which makes the study a draft.
+        files: enrolment files of sites with their keys.
+        controllers: who controls a site, by its name, where its enrolment does not say so.
+
+    Raises:
+        ConfigError: a file is no enrolment, a name is none, or a controller is that of no site.
+    """
+    entries = []
+    for file in files:
+        enrolment = parse(Enrolment, read_text(file), where=str(file))
+        enrolment.verify(where=str(file))
+        entries.append(enrolment.roster_entry)
+    for name in names:
+        try:
+            entries.append(Site(id=name))
+        except ValidationError as error:
+            raise ConfigError(describe(error).removeprefix("id: "), where=f"--site {name}") from None
+    for site, controller in controllers.items():
+        known = next((entry for entry in entries if entry.id == site), None)
+        if known is None or known.controller:
+            why = "is no site of this study" if known is None else "names its controller in its enrolment"
+            raise ConfigError(f"{site!r} {why}; leave it out", where="--controller")
+        entries[entries.index(known)] = known.model_copy(update={"controller": controller})
+    return entries
 
 
 def make_study(
@@ -84,21 +161,23 @@ def make_study(
 ) -> Study:
     """Return a validated study; ConfigError says which of the parts do not fit."""
     try:
-        cohort = Cohort(
-            tolerated=tolerated,
-            quorum=quorum,
-            epsilon_if_secagg_fails_at_most=epsilon_if_secagg_fails_at_most,
-            sites=tuple(sites),
-        )
-        return Study(
-            format=FORMAT,
-            name=name,
-            target=target,
-            domain=domain,
-            privacy=privacy,
-            model=model,
-            cohort=cohort,
-            columns=tuple(columns),
+        cohort = {
+            "tolerated": tolerated,
+            "quorum": quorum,
+            "epsilon_if_secagg_fails_at_most": epsilon_if_secagg_fails_at_most,
+            "sites": tuple(sites),
+        }
+        return Study.model_validate(
+            {
+                "format": FORMAT,
+                "name": name,
+                "target": target,
+                "domain": domain,
+                "privacy": privacy,
+                "model": model,
+                "cohort": cohort,
+                "columns": tuple(columns),
+            }
         )
     except ValidationError as error:
         raise ConfigError(describe(error), where="study") from None
@@ -138,6 +217,7 @@ def render_study(study: Study) -> str:
         *_note(
             "records one unit may have; one drawn at random stands for it", records_per_unit=privacy.records_per_unit
         ),
+        *_note("sites that may hold records of one unit", sites_per_unit=privacy.sites_per_unit),
         *_note("a declared upper bound, never the true number", units_per_site=privacy.units_per_site),
         *_pairs(clip_norm=privacy.clip_norm, sample_rate=privacy.sample_rate, steps=privacy.steps),
         *_note("every answer leaves exactly this long after its charge", answer_time_s=privacy.answer_time_s),

@@ -25,6 +25,8 @@ Setting = Literal["federation", "simulation"]
 """Whether every site kept its own table, or all tables were in one place."""
 
 Count = Annotated[int, Field(ge=0)]
+Curve = tuple[tuple[Count, Epsilon | None], ...]
+"""Epsilon by number of sites; None where no finite bound is known."""
 
 
 class SumEvidence(Strict):
@@ -69,8 +71,11 @@ class Evidence(Strict):
     Attributes:
         epsilon: promised to one privacy unit if every cap were used up, together with ``delta``.
         setting: a simulation spends from a budget of its own, outside any site's ledger.
+        sites_per_unit: at how many sites a unit may have records for the promise to hold as a whole.
         epsilon_if_secagg_fails: the same if everyone but one site pooled what they saw; None if
             no finite bound is known.
+        epsilon_by_bad_sites: the same by number of sites that work with the coordinator.
+        epsilon_by_sites_of_unit: the same by number of sites that hold a unit.
         versions: of the software that trained, by distribution.
         started: ISO 8601 with a time zone; ``ended`` likewise.
         seed_note: where the public seeds came from, and that the noise was not drawn from them.
@@ -86,6 +91,9 @@ class Evidence(Strict):
     delta: Delta
     epsilon: Epsilon
     epsilon_if_secagg_fails: Epsilon | None
+    sites_per_unit: Annotated[int, Field(ge=1)]
+    epsilon_by_bad_sites: Curve
+    epsilon_by_sites_of_unit: Curve
     clip_norm: Annotated[float, Field(gt=0)]
     sums: tuple[SumEvidence, ...]
     sites: tuple[SiteEvidence, ...]

@@ -25,6 +25,7 @@ from synthfed.plugins.files import sync, write_whole
 from synthfed.plugins.pinning import Pinned
 from synthfed.protocols.errors import ConfigError, LocalProtocolError
 from synthfed.protocols.ids import fingerprint
+from synthfed.protocols.privacy.plan import epsilon_by_sites
 from synthfed.protocols.study import Study, parse_study
 
 from .evidence import Evidence, PluginEvidence, Setting, SiteEvidence, SumEvidence
@@ -107,7 +108,6 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
         )
         for site in study.cohort.sites
     )
-    failing = plan.epsilon_if_secagg_fails
     return Evidence(
         setting=setting,
         study=study.name,
@@ -117,7 +117,10 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
         quorum=study.cohort.quorum,
         delta=study.privacy.delta,
         epsilon=plan.epsilon,
-        epsilon_if_secagg_fails=failing if math.isfinite(failing) else None,
+        epsilon_if_secagg_fails=_finite(plan.epsilon_if_secagg_fails),
+        sites_per_unit=study.privacy.sites_per_unit,
+        epsilon_by_bad_sites=tuple((bad, _finite(epsilon)) for bad, epsilon in plan.curve),
+        epsilon_by_sites_of_unit=tuple((held, _finite(epsilon)) for held, epsilon in epsilon_by_sites(study, plan)),
         clip_norm=study.privacy.clip_norm,
         sums=sums,
         sites=sites,
@@ -130,6 +133,10 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
         seed_note="The seed fixes initial weights and the coordinator's draws; privacy noise and sampling came "
         "from each site's operating system.",
     )
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if math.isfinite(epsilon) else None
 
 
 def write_release(

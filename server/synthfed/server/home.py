@@ -15,10 +15,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
+from synthfed.plugins.files import make_private_folder, read_text, write_whole
 from synthfed.protocols.enrolment import Enrolment, Invitation, parse
-from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.schema import Strict
-from synthfed.protocols.study import describe
 
 from .certificates import write_certificates
 
@@ -71,21 +71,18 @@ class ServerHome:
 
     def load(self) -> ServerConfig:
         """Return the settings; ConfigError names file and field."""
+        text = read_text(self.config, advice="is this a coordinator's home? `synthfed server init` makes one")
         try:
-            return ServerConfig.model_validate(tomllib.loads(self.config.read_text(encoding="utf-8")))
-        except OSError:
-            raise ConfigError("is not a coordinator's home; run `synthfed server init`", where=str(self.path)) from None
-        except UnicodeDecodeError:
-            raise ConfigError("is not UTF-8 text", where=str(self.config)) from None
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"is not valid TOML: {error}", where=str(self.config)) from None
+            return ServerConfig.model_validate(tomllib.loads(text))
         except ValidationError as error:
             raise ConfigError(describe(error), where=str(self.config)) from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"is not valid TOML: {error}", where=str(self.config)) from None
 
     def sites(self) -> dict[str, Enrolment]:
         """Return every enrolled site."""
         files = sorted((self.path / "sites").glob("*.json"))
-        enrolled = [parse(Enrolment, _read(file), where=str(file)) for file in files]
+        enrolled = [parse(Enrolment, read_text(file), where=str(file)) for file in files]
         return {enrolment.site: enrolment for enrolment in enrolled}
 
     def run_folder(self, study_name: str) -> Path:
@@ -102,9 +99,8 @@ def init_home(home: ServerHome, host: str, bind: str, port: int, steps_port: int
     if home.config.exists():
         raise ConfigError("already is a coordinator's home; choose another --home", where=str(home.path))
     _check_addresses({"--host": host, "--bind": bind}, {"--port": port, "--steps-port": steps_port})
+    make_private_folder(home.path)
     try:
-        home.path.mkdir(parents=True, exist_ok=True)
-        home.path.chmod(0o700)
         for name in ("sites", "runs", "logs"):
             (home.path / name).mkdir(exist_ok=True)
         authority = write_certificates(home.path, _distinct([host, "localhost", "127.0.0.1"]))
@@ -113,11 +109,11 @@ def init_home(home: ServerHome, host: str, bind: str, port: int, steps_port: int
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", where=str(home.path)) from None
     invitation = Invitation(address=f"{host}:{port}", ca=authority)
-    home.invitation.write_text(invitation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_whole(home.invitation, [invitation.model_dump_json(indent=2).encode(), b"\n"])
     # Written last: its presence says that the home is complete.
     settings = {"host": host, "bind": bind, "port": port, "steps_port": steps_port}
     lines = ["format = 1", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
-    home.config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(home.config, ["\n".join([*lines, ""]).encode()])
     return invitation
 
 
@@ -128,7 +124,7 @@ def enrol(home: ServerHome, file: Path) -> Enrolment:
         ConfigError: the file is wrong, or the site is enrolled with other keys.
     """
     home.load()
-    enrolment = parse(Enrolment, _read(file), where=str(file))
+    enrolment = parse(Enrolment, read_text(file), where=str(file))
     enrolment.verify(where=str(file))
     known = home.sites().get(enrolment.site)
     if known is not None and known != enrolment:
@@ -137,10 +133,8 @@ def enrol(home: ServerHome, file: Path) -> Enrolment:
             f"{home.path / 'sites' / enrolment.site}.json only after the site confirmed the change by voice",
             where=str(file),
         )
-    target = home.path / "sites" / f"{enrolment.site}.json"
-    part = target.with_suffix(".part")
-    part.write_text(enrolment.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    part.replace(target)
+    kept = home.path / "sites" / f"{enrolment.site}.json"
+    write_whole(kept, [enrolment.model_dump_json(indent=2).encode(), b"\n"])
     return enrolment
 
 
@@ -163,13 +157,6 @@ def _is_host(host: str) -> bool:
             return str(ipaddress.IPv4Address(host)) == host
         return False
     return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError("cannot be read", where=str(file)) from None
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

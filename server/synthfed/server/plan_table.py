@@ -6,7 +6,7 @@ Never computes a plan: it shows one.
 from rich.console import Console
 from rich.table import Table
 
-from synthfed.protocols.privacy.plan import Plan
+from synthfed.protocols.privacy.plan import Plan, epsilon_by_sites
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import answer_time_s
 
@@ -40,5 +40,7 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
     if privacy.mode == "distributed":
         curve = ",  ".join(f"{bad}: {value:.2f}" for bad, value in plan.curve)
         console.print(f"epsilon by number of bad sites   {curve}")
+    held = ",  ".join(f"{sites}: {value:.2f}" for sites, value in epsilon_by_sites(study, plan))
+    console.print(f"epsilon by sites that hold a unit {held}   (promised for {privacy.sites_per_unit})")
     seconds = sum(kind.sum.rounds * answer_time_s(study, kind.sum.family) for kind in plan.kinds)
     console.print(f"at least {seconds:.0f} s of fixed answer time")

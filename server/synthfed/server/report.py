@@ -109,8 +109,15 @@ def render(document: Document) -> str:
     environment.filters |= {"number": number, "strip": strip, "polyline": polyline}
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     estimates = _estimates(document)
+    evidence = document["evidence"]
+    curves = {
+        "that work with the coordinator": dict(evidence["epsilon_by_bad_sites"]),
+        "that hold one unit's records": dict(evidence["epsilon_by_sites_of_unit"]),
+    }
     return page.render(
         r=document,
+        curves=list(curves.items()),
+        curve_sites=sorted({sites for curve in curves.values() for sites in curve}),
         whole=[each for each in estimates if not each["column"]],
         by_column=sorted((each for each in estimates if each["column"]), key=lambda each: -each["value"]),
         named={each["name"]: each for each in estimates if not each["column"]},

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from synthfed.plugins.api import Answer, Ask, Payload, Trainer
 from synthfed.protocols.errors import LocalProtocolError, QuorumLost
 from synthfed.protocols.privacy.accountant import epsilon
-from synthfed.protocols.privacy.plan import event
+from synthfed.protocols.privacy.plan import charge
 from synthfed.protocols.secagg.messages import Code
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.sums import Kind
@@ -218,7 +218,7 @@ class Training:
 
 def spent(policy: Policy, rounds: Mapping[str, int]) -> float:
     """Return epsilon of the rounds a site was asked for, as the coordinator counts them."""
-    events = tuple(event(kind, policy.study, rounds.get(kind.sum.name, 0)) for kind in policy.plan.kinds)
+    events = tuple(charge(kind, policy.study, rounds.get(kind.sum.name, 0)) for kind in policy.plan.kinds)
     return _epsilon(events, policy.study.privacy.delta)
 
 

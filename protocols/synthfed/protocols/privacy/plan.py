@@ -56,9 +56,14 @@ def accounted_multiplier(kind: Kind, study: Study) -> float:
     return kind.noise_multiplier * math.sqrt(1 - 16 / GRID**2) / (1 + floats + grid)
 
 
-def event(kind: Kind, study: Study, count: int) -> SampledGaussian:
-    """Return the privacy event of ``count`` rounds of a kind."""
+def charge(kind: Kind, study: Study, count: int) -> SampledGaussian:
+    """Return what ``count`` rounds of a kind cost one unit at one site, as that site's ledger counts it."""
     return SampledGaussian(kind.sum.sample_rate, accounted_multiplier(kind, study), count)
+
+
+def epsilon_by_sites(study: Study, plan: Plan, most: int = 3) -> tuple[tuple[int, float], ...]:
+    """Return epsilon of all caps together to a unit that k sites hold, for k = 1 .. ``most``."""
+    return tuple((sites, _epsilon_of(study, plan.kinds, 1.0, sites)) for sites in range(1, most + 1))
 
 
 def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
@@ -81,14 +86,19 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
     kinds = _roomy(study, kinds, _curve(study, kinds)[-1][1])
     reached = _epsilon_of(study, kinds, 1.0)
     if not reached <= promise:
-        raise ConfigError(f"privacy.epsilon = {promise} with delta = {delta} cannot be met; allow more, or fewer steps")
+        raise ConfigError(
+            f"privacy.epsilon = {promise} with privacy.delta = {delta} cannot be met by any noise; promise a larger "
+            "epsilon, or ask for fewer steps"
+        )
     curve = _curve(study, kinds)
     plan = Plan(kinds, reached, curve[-1][1], curve)
     ceiling = study.cohort.epsilon_if_secagg_fails_at_most
     if ceiling is not None and plan.epsilon_if_secagg_fails > ceiling:
+        # In `local` nothing hangs on secure aggregation, so the promise itself is above the ceiling.
+        advice = "" if study.privacy.mode == "local" else 'privacy.mode = "local" or '
         raise ConfigError(
             f"epsilon would be {plan.epsilon_if_secagg_fails:.3g} if secure aggregation failed, above "
-            f'cohort.epsilon_if_secagg_fails_at_most = {ceiling}; use mode = "local" or a smaller epsilon'
+            f"cohort.epsilon_if_secagg_fails_at_most = {ceiling}; use {advice}a smaller privacy.epsilon"
         )
     return plan
 
@@ -125,7 +135,8 @@ def _roomy(study: Study, kinds: Sequence[Kind], worst: float) -> tuple[Kind, ...
     (arXiv 2411.04205).
     """
     rounds = sum(kind.sum.rounds for kind in kinds)
-    spare = study.privacy.delta * OVERFLOW_SHARE / (rounds * (1 + math.exp(min(1.01 * worst, _LARGEST_EXPONENT))))
+    chances = rounds * study.privacy.sites_per_unit
+    spare = study.privacy.delta * OVERFLOW_SHARE / (chances * (1 + math.exp(min(1.01 * worst, _LARGEST_EXPONENT))))
     return tuple(_kind(study, kind.sum, kind.noise_multiplier, spare) for kind in kinds)
 
 
@@ -151,10 +162,12 @@ def largest_entry(study: Study, kind: Kind) -> float:
     return kind.slots * kind.sum.clip_norm / step
 
 
-def _epsilon_of(study: Study, kinds: Sequence[Kind], strength: float) -> float:
-    events = [event(kind, study, kind.sum.rounds) for kind in kinds]
-    weakened = [SampledGaussian(e.sample_rate, e.noise_multiplier * strength, e.count) for e in events]
-    return epsilon(weakened, study.privacy.delta)
+def _epsilon_of(study: Study, kinds: Sequence[Kind], strength: float, sites: int | None = None) -> float:
+    """Return epsilon of all caps to a unit that so many sites hold (the declared number if none is given)."""
+    held = study.privacy.sites_per_unit if sites is None else sites
+    costs = [charge(kind, study, kind.sum.rounds) for kind in kinds]
+    events = [SampledGaussian(e.sample_rate, e.noise_multiplier * strength, e.count, held) for e in costs]
+    return epsilon(events, study.privacy.delta)
 
 
 def _curve(study: Study, kinds: Sequence[Kind]) -> tuple[tuple[int, float], ...]:
@@ -176,7 +189,7 @@ def _curve(study: Study, kinds: Sequence[Kind]) -> tuple[tuple[int, float], ...]
 def _strongest(study: Study, sums: Sequence[Sum]) -> tuple[Kind, ...]:
     """Return the kinds with the least noise, to 0.2 %, whose composition keeps the promise."""
     promise = study.privacy.epsilon * (1 - _SLACK)
-    guess = _gaussian_mu(promise, study.privacy.delta)
+    guess = _gaussian_mu(promise, study.privacy.delta) / study.privacy.sites_per_unit
     low, high = guess / 2, guess * 1.2  # accounting for sampling and rounding moves it by less
     kinds = _with_mu(study, sums, low)
     while _epsilon_of(study, kinds, 1.0) > promise and low > _LEAST_MU:

@@ -138,10 +138,17 @@ class Aggregator:
         return kind, kind.ring_bits if kind else PROBE_BITS
 
     def _is_within_reach(self, total: npt.NDArray[np.int64], kind: Kind) -> bool:
-        """Return whether every entry is one that clipped sums and noise can reach."""
+        """Return whether every entry, and the sum's norm, are what clipped sums and noise can reach.
+
+        The norm of d noise values is below its root mean square by a factor sqrt(d) plus 16 standard
+        deviations (Gaussian concentration: it is a 1-Lipschitz function of them).
+        """
         sites = len(self._current().cohort)
-        reach = sites * largest_entry(self._policy.study, kind) + _NOISE_REACH * GRID * math.sqrt(sites)
-        return -reach <= float(total.min()) and float(total.max()) <= reach
+        clipped, noise = sites * largest_entry(self._policy.study, kind), GRID * math.sqrt(sites)
+        reach = clipped + _NOISE_REACH * noise
+        length = clipped + (math.sqrt(len(total)) + _NOISE_REACH) * noise
+        is_in_box = -reach <= float(total.min()) and float(total.max()) <= reach
+        return is_in_box and float(np.linalg.norm(total.astype(np.float64))) <= length
 
     def _add(self, parts: Mapping[str, bytes], count: int, bits: int) -> npt.NDArray[np.int64]:
         total = ring.to_words(np.zeros(count, dtype=np.int64), bits)
