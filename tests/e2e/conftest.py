@@ -1,5 +1,6 @@
-"""A small world of real processes: a coordinator, sites, and what is left of them afterwards."""
+"""A small world of real processes: a coordinator, sites, a demo, and what is left of them afterwards."""
 
+import contextlib
 import json
 import os
 import random
@@ -11,12 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from synthfed.plugins.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 240.0
@@ -30,17 +33,6 @@ def write_table(path: Path, seed: int, rows: int) -> None:
         sick = draw.random() < (age / 90) ** 2 * (0.4 + 0.5 * smoker)
         lines.append(f"{patient},{age},{['no', 'yes'][smoker]},{['no', 'yes'][sick]}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def free_port() -> int:
-    while True:
-        port = random.randint(12_000, 29_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -181,3 +173,155 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture
 def left_over() -> Callable[[str], list[str]]:
     return processes_that_mention
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as ``/proc`` shows it; number and start together are never given to another one."""
+
+    pid: int
+    start: str
+    parent: int = field(compare=False)
+    command: str = field(compare=False)
+    environment: str = field(compare=False)
+
+
+def processes() -> Iterator[Process]:
+    """Yield every process of this machine that has not ended."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().decode(errors="replace")
+        except OSError:  # an agent's, which is closed to its own user
+            environment = ""
+        if command and stat[0] not in ("Z", "X"):  # one that is ending has none any more
+            yield Process(int(entry.name), stat[19], int(stat[1]), command, environment)
+
+
+def listening(pid: int, ports: Mapping[str, int]) -> set[int]:
+    """Return the ports on which a process listens, of those given by the number of their socket."""
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            found.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
+    return {ports[each] for each in found & ports.keys()}
+
+
+def all_listening() -> dict[str, int]:
+    """Return every port of this machine on which someone listens, by the number of the socket."""
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        if Path("/proc/net", table).exists()
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]
+    ]
+    return {row[9]: int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
+
+
+class Demo:
+    """A demo that runs, with every process it ever started and every port it ever listened on."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        folder.mkdir(exist_ok=True)
+        self._log = Path(tempfile.mkstemp(prefix="demo-", suffix=".log", dir=folder)[1])
+        with self._log.open("wb") as file:
+            command = [sys.executable, "-m", "synthfed.plugins.cli", "demo", *options]
+            self._process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file)
+        self.home = ""
+        self.seen: set[Process] = set()
+        self.ports: set[int] = set()
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def look(self) -> list[Process]:
+        """Return its processes of this moment: descendants, and whoever names its folder."""
+        everything, ours = list(processes()), {self._process.pid}
+        before = 0
+        while before < len(ours):
+            before = len(ours)
+            ours |= {
+                each.pid
+                for each in everything
+                if each.parent in ours or (self.home and self.home in f"{each.command} {each.environment}")
+            }
+        now = [each for each in everything if each.pid in ours]
+        if not self.home:
+            names = [re.search(r"--home (/tmp/synthfed-demo-[^/]+)/", each.command) for each in now]
+            self.home = next((name[1] for name in names if name), "")
+        ports = all_listening()
+        self.seen = set(now) | self.seen  # the command as it is now: a node starts under another one
+        self.ports |= {port for each in now for port in listening(each.pid, ports)}
+        return now
+
+    def wait_for(self, program: str) -> Process:
+        """Return one of its processes whose command matches, as soon as there is one."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            found = [each for each in self.look() if re.search(program, each.command)]
+            if found:
+                return found[0]
+            time.sleep(0.1)
+        raise AssertionError(f"no {program}: {self.output}")
+
+    def wait_for_output(self, text: str) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while text not in self.output:
+            assert time.monotonic() < deadline and self._process.poll() is None, self.output
+            self.look()
+            time.sleep(0.2)
+
+    def kill(self, program: str) -> None:
+        os.kill(self.wait_for(program).pid, signal.SIGKILL)
+
+    def interrupt(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+
+    def starts(self, program: str) -> int:
+        """Return how many processes with such a command there have been."""
+        return len({each.pid for each in self.seen if re.search(program, each.command)})
+
+    def end(self, *beside: "Demo") -> int:
+        """Wait for its end and return its exit code; nothing of it may be left at that moment."""
+        deadline = time.monotonic() + 2 * DEADLINE_S
+        while self._process.poll() is None:
+            assert time.monotonic() < deadline, self.output
+            for demo in (self, *beside):
+                demo.look()
+            time.sleep(0.2)
+        left = [each for each in processes() if each in self.seen or (self.home and self.home in each.command)]
+        assert not left, f"{[each.command for each in left]}\n{self.output}"
+        assert not self.home or not Path(self.home).exists()
+        for port in self.ports:
+            with socket.create_server(("127.0.0.1", port)):
+                pass
+        assert "Traceback" not in self.output
+        return self._process.returncode
+
+    def close(self) -> None:
+        """End what a failed test left."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=30)
+        for each in processes():
+            if each in self.seen:
+                os.kill(each.pid, signal.SIGKILL)
+        self._process.wait(timeout=30)
+
+
+@pytest.fixture
+def start_demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(*options: str) -> Demo:
+            demo = Demo(tmp_path, *options)
+            stack.callback(demo.close)
+            return demo
+
+        yield start

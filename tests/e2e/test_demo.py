@@ -2,13 +2,10 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,20 +13,13 @@ import pytest
 from synthfed.plugins.api import Records, Source
 from synthfed.plugins.audits.fidelity import Fidelity
 from synthfed.plugins.domains.table import TableDomain
+from synthfed.plugins.processes import held_port
 from synthfed.protocols.study import parse_study
 from synthfed.server.demo_data import COLUMNS, RECORDS_PER_PERSON, UNIT, write_demo_tables
 
 pytestmark = pytest.mark.slow
 
-
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "synthfed.plugins.cli", "demo", *options],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+Start = Callable[..., Any]
 
 
 def pair_distances(release: Path, folder: Path) -> tuple[float, float]:
@@ -50,12 +40,40 @@ def pair_distances(release: Path, folder: Path) -> tuple[float, float]:
     return distances[0], distances[1]
 
 
-def test_the_demo_writes_a_release_and_leaves_no_process(tmp_path: Path, left_over: Callable[[str], list[str]]) -> None:
-    demo = start(tmp_path, "--steps", "15", "--seed", "1")
-    output, _ = demo.communicate(timeout=400)
-    assert demo.returncode == 0, output
-    assert "AUC on real rows" in output
-    release = tmp_path / "release"
+def released(output: str) -> Path:
+    """Return the folder that a demo says it has written."""
+    line = next(line for line in output.splitlines() if line.startswith("release: "))
+    return Path(line.removeprefix("release: ").partition("   ")[0])
+
+
+def test_two_demos_together_write_two_releases_though_processes_of_one_are_killed(
+    tmp_path: Path, start_demo: Start
+) -> None:
+    demo, disturbed = start_demo("--steps", "15", "--seed", "1"), start_demo("--steps", "4")
+    disturbed.wait_for_output("training:")
+    # Two of six sites are not a quorum: it can only end well if the others come back.
+    disturbed.kill("client agent .*site-1 ")
+    disturbed.kill("flower-supernode .*site-2/")
+    parents = {site: disturbed.wait_for(f"flower-supernode .*{site}/").pid for site in ("site-3", "site-4")}
+    disturbed.kill(f"flower-superexec .*--parent-pid {parents['site-3']} ")
+    executor = disturbed.wait_for(f"flower-superexec .*--parent-pid {parents['site-4']} ").pid
+    disturbed.kill(f"flwr-clientapp .*--parent-pid {executor} ")
+    assert demo.end(disturbed) == 0, demo.output
+    assert disturbed.end() == 0, disturbed.output
+
+    assert [disturbed.starts(f"client agent .*site-{site} ") for site in range(1, 7)] == [2, 1, 1, 1, 1, 1]
+    nodes = {site: disturbed.starts(f"flower-supernode .*site-{site}/") for site in range(1, 7)}
+    assert nodes.pop(2) >= 2, "Flower turns a killed node's successor away until it has missed the node's heartbeat"
+    assert nodes == {1: 1, 3: 2, 4: 1, 5: 1, 6: 1}
+    assert [demo.starts(program) for program in ("client agent", "flower-supernode", "flwr-serverapp")] == [6, 6, 1]
+    assert len(demo.ports) == 8, "SuperLink, steps, six nodes"
+    assert not demo.ports & disturbed.ports
+    assert demo.home != disturbed.home
+    assert {released(each.output) for each in (demo, disturbed)} == {tmp_path / "release", tmp_path / "release-2"}
+    assert (released(disturbed.output) / "report.html").exists()
+
+    assert "AUC on real rows" in demo.output
+    release = released(demo.output)
     evidence = json.loads((release / "evidence.json").read_text())
     assert evidence["mode"] == "distributed"
     assert [site["id"] for site in evidence["sites"]] == [f"site-{number}" for number in range(1, 7)]
@@ -67,19 +85,42 @@ def test_the_demo_writes_a_release_and_leaves_no_process(tmp_path: Path, left_ov
     assert {row["admitted"] for row in rows} == {"yes", "no"}
     own, independent = pair_distances(release, tmp_path)
     assert own < independent, "closer to real pairs of columns than independent histograms of the same release"
-    assert not left_over("synthfed-demo-")
 
 
-def test_an_interrupted_demo_leaves_no_process_and_no_folder(
-    tmp_path: Path, left_over: Callable[[str], list[str]]
+@pytest.mark.parametrize("moment", ["client init", "client agent"])
+def test_an_interrupted_demo_leaves_no_process_no_port_and_no_folder(
+    tmp_path: Path, start_demo: Start, moment: str
 ) -> None:
-    demo = start(tmp_path)
-    time.sleep(12)  # the SuperLink and the first agents are up
-    assert left_over("synthfed-demo-")
-    os.kill(demo.pid, signal.SIGINT)
-    output, _ = demo.communicate(timeout=60)
-    assert demo.returncode == 130, output
-    assert "Traceback" not in output
-    assert not left_over("synthfed-demo-")
-    assert not list(Path("/tmp").glob("synthfed-demo-*"))
+    demo = start_demo()
+    demo.wait_for(moment)
+    demo.interrupt()
+    assert demo.end() == 130, demo.output
     assert not (tmp_path / "release").exists()
+
+
+@pytest.mark.parametrize(
+    ("victim", "moment", "reason"),
+    [
+        ("flower-superlink", "6 sites make their keys", "SuperLink ended with code -9"),
+        # Before it has said a word, Flower may start it again.
+        ("flwr-serverapp", "waiting: 0 of 6 sites", "the coordinator's process died"),
+    ],
+)
+def test_a_demo_that_loses_its_coordinator_says_so_and_ends(
+    tmp_path: Path, start_demo: Start, victim: str, moment: str, reason: str
+) -> None:
+    demo = start_demo("--steps", "4")
+    demo.wait_for_output(moment)
+    demo.kill(victim)
+    assert demo.end() == 6, demo.output
+    last = f"synthfed: {reason}; the demo has ended and removed its files: start it again"
+    assert demo.output.splitlines()[-1] == last, demo.output
+    assert not (tmp_path / "release").exists()
+
+
+def test_a_held_port_is_given_to_nobody_else_but_a_server_can_listen_on_it() -> None:
+    with held_port() as port:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        with socket.create_server(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)):
+            pass

@@ -21,9 +21,10 @@ _PERMANENT: Final = frozenset({3, 4, 5, 9})  # exit codes of faults that only a 
 
 @dataclass(slots=True)
 class Watched:
-    """A child and when it may be started again."""
+    """A child, the program that it starts and cannot do without, and when it may be started again."""
 
     child: Child
+    part: str = ""
     started_s: float = 0.0
     wait_s: float = _FIRST_WAIT_S
     not_before_s: float = 0.0
@@ -65,7 +66,7 @@ def supervise(home: Home, stop: Callable[[], bool], say: Callable[[str], None], 
     node = confined_node_command(home, allow_unconfined=allow_unconfined)
     watched = [
         Watched(Child("agent", agent_command(home), home.path / "agent.log", environment)),
-        Watched(Child("node", node, home.path / "node.log", environment)),
+        Watched(Child("node", node, home.path / "node.log", environment), "flower-superexec"),
     ]
     try:
         while not stop():
@@ -80,6 +81,10 @@ def _tend(each: Watched, say: Callable[[str], None]) -> None:
     """Start a child that is not running and whose wait is over."""
     now = time.monotonic()
     code = each.child.exit_code()
+    if each.part and each.child.has_lost(each.part):
+        say(f"{each.child.name} lost its {each.part}")
+        close_all([each.child])  # politely: one that signs off may connect again at once
+        code = each.child.exit_code()
     if each.child.is_running():
         if now - each.started_s > _STABLE_S:
             each.wait_s = _FIRST_WAIT_S

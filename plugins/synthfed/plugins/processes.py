@@ -13,14 +13,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
 from synthfed.protocols.errors import ConfigError
 
 _PARENT_DEATH: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
-_GRACE_S: Final = 5.0
+GRACE_S: Final = 5.0
+"""How long a child has to end by itself; one that has children of its own needs longer than they do."""
+
+_REAPED_S: Final = 1.0
+_INTERRUPTIONS: Final = (signal.SIGINT, signal.SIGTERM)
 _LIBC: Final = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
@@ -60,17 +64,32 @@ def this_program(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "synthfed.plugins.cli", *arguments]
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that was free a moment ago.
+@contextlib.contextmanager
+def held_port(host: str = "127.0.0.1") -> Iterator[int]:
+    """Yield a port that no other caller is given meanwhile; a program of ours can listen on it.
 
-    Drawn outside the range from which the kernel serves outgoing connections, so that nothing
-    but another listener is likely to take it before it is used.
+    Drawn outside the range from which the kernel serves outgoing connections. Only Linux lets two
+    sockets share a port of which one listens; elsewhere the port was merely free a moment ago.
     """
     while True:
-        port = 12_000 + secrets.randbelow(18_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((host, port))
-            return port
+        with socket.socket() as holder:
+            try:
+                holder.bind((host, port := 12_000 + secrets.randbelow(18_000)))
+            except OSError:
+                continue
+            if sys.platform.startswith("linux"):
+                # Only now: before, it would let this bind succeed beside another holder's.
+                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            else:
+                holder.close()
+            yield port
+            return
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that was free a moment ago, for a program that is started again if it has lost it."""
+    with held_port(host) as port:
+        return port
 
 
 def is_alive(pid: int) -> bool:
@@ -116,6 +135,7 @@ class Child:
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._file: IO[bytes] | None = None
+        self._had_part = False
 
     @property
     def pid(self) -> int | None:
@@ -124,17 +144,20 @@ class Child:
 
     def start(self) -> None:
         """Start the process; only from the main thread, whose end the kernel would take for ours."""
+        self.signal(signal.SIGKILL)  # what an earlier one that died had started would disturb this one
         self._close_log()
         self._file = self.log.open("ab")
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._file,
-            stderr=subprocess.STDOUT,
-            env=self._environment,
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
+        self._had_part = False
+        with _uninterrupted():  # a process that runs before it is remembered here would stay
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._file,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
 
     def exit_code(self) -> int | None:
         """Return the exit code of a process that has ended, None while it runs."""
@@ -144,19 +167,30 @@ class Child:
         """Return whether the process was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the process and everything it started."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
+    def has_lost(self, part: str) -> bool:
+        """Return whether the process runs on after a program that it had started has ended (Linux).
 
-    def close(self) -> None:
-        """End the process and everything it started: politely, then surely."""
-        self.signal(signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE_S
-        while self.is_running() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self.signal(signal.SIGKILL)
+        Args:
+            part: the program's name; it must be asked for while it runs to be missed later.
+        """
+        if not self.is_running():
+            return False
+        is_there = any(part in _command_line(child) for child in _children(self.pid))
+        self._had_part |= is_there
+        return self._had_part and not is_there
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to the process and everything it started; return whether there was anything."""
+        if self._process is None:
+            return False
+        try:
+            os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def reap(self) -> None:
+        """Wait for a process that ends or was killed, and close its log."""
         if self._process is not None:
             self._process.wait()
         self._close_log()
@@ -172,9 +206,49 @@ class Child:
             self._file = None
 
 
-def close_all(children: Sequence[Child]) -> None:
-    """End all of them: every one is told before the first is waited for."""
+def close_all(children: Sequence[Child], grace_s: float = GRACE_S) -> None:
+    """End all of them and everything they started: politely at first, after the grace surely."""
     for child in children:
         child.signal(signal.SIGTERM)
+    _wait_while(lambda: any(child.is_running() for child in children), grace_s)
     for child in children:
-        child.close()
+        child.signal(signal.SIGKILL)
+    for child in children:
+        child.reap()
+    # What they had started is reaped by another process, which in a container may never do it.
+    _wait_while(lambda: any(child.signal(0) for child in children), _REAPED_S)
+
+
+def _children(pid: int | None) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+
+
+def _command_line(pid: str) -> str:
+    """Return a process's program and arguments; nothing of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _wait_while(condition: Callable[[], bool], longest_s: float) -> None:
+    deadline = time.monotonic() + longest_s
+    while condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back an interruption until the end of the block."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda received, _: came.append(received)) for number in _INTERRUPTIONS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for received in came:
+            signal.raise_signal(received)

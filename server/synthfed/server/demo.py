@@ -6,8 +6,8 @@ Never takes a short cut: it runs the commands that operators and sites run.
 import contextlib
 import itertools
 import os
+import re
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from synthfed.plugins.pinning import pin
-from synthfed.plugins.processes import Child, close_all, flower_environment, free_port, this_program
-from synthfed.protocols.errors import ConfigError
+from synthfed.plugins.processes import GRACE_S, Child, close_all, flower_environment, held_port, this_program
+from synthfed.protocols.errors import ConfigError, QuorumLost, TransportError
 from synthfed.protocols.study import ModelTerms, Privacy, Site, Study
 
 from .conduct import Request, conduct
@@ -38,6 +38,7 @@ _MEASURES: Final = {
     "utility-kept": "gain kept",
 }
 _WAIT_S: Final = 180.0
+_POLL_S: Final = 0.05
 
 
 def demo_study(sites: Sequence[Site], epsilon: float, steps: int) -> Study:
@@ -79,11 +80,15 @@ def run_demo(
         seed: fixes initial weights and the coordinator's draws.
         console: where to print.
         watch: shows the run's status.
+
+    Raises:
+        TransportError, QuorumLost: the coordinator, or too many sites, ended before the release was made.
     """
     start = time.monotonic()
-    with _folder() as folder:
+    with _folder() as folder, held_port() as port, held_port() as steps_port:
         tables = write_demo_tables(folder)
-        home = _coordinator(folder)
+        home = ServerHome(folder / "coordinator")
+        init_home(home, "127.0.0.1", "127.0.0.1", port, steps_port)
         console.print(f"{len(tables.sites)} sites make their keys and enrol ...")
         homes = _make_sites(folder, home, tables)
         study_file = folder / "study.toml"
@@ -93,7 +98,7 @@ def run_demo(
             shutil.copy(study_file, site / "study.toml")
         request = Request(study_file, out, _ROWS, seed, _WAIT_S, "session", resume=False)
         began = _Stopwatch(watch)
-        with _running(homes) as begin:
+        with _no_resuming(), _running(homes) as begin:
             conduct(home, request, began.see, begin)
         console.print(
             f"first step after {began.first_step_s - start:.0f} s, trained after {time.monotonic() - start:.0f} s"
@@ -147,24 +152,35 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _coordinator(folder: Path) -> ServerHome:
-    home = ServerHome(folder / "coordinator")
-    init_home(home, "127.0.0.1", "127.0.0.1", free_port(), free_port())
-    return home
+@contextlib.contextmanager
+def _no_resuming() -> Iterator[None]:
+    """Replace the advice to resume or to read a log: a demo that ends early takes both with it."""
+    try:
+        yield
+    except (TransportError, QuorumLost) as error:
+        kind = TransportError if isinstance(error, TransportError) else QuorumLost
+        reason = re.split(r"; | \(log:", str(error))[0]
+        raise kind(f"{reason}; the demo has ended and removed its files: start it again") from None
 
 
 def _make_sites(folder: Path, home: ServerHome, tables: DemoTables) -> list[Path]:
     """Let every site run ``client init`` for itself and enrol what it sends back."""
     homes = {site: folder / site for site in tables.sites}
-    running = []
+    children = []
     for site, path in homes.items():
         arguments = ["client", "init", "--invitation", str(home.invitation), "--site", site, "--home", str(path)]
         command = this_program(*arguments, "--data", str(tables.sites[site]), "--controller", f"operator of {site}")
-        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
-    for process in running:
-        _, problem = process.communicate()
-        if process.returncode:
-            raise ConfigError(f"a site could not be made: {problem.decode(errors='replace').strip()}")
+        children.append(Child(site, command, folder / f"{site}.log", os.environ))
+    try:
+        for child in children:
+            child.start()
+        while any(child.is_running() for child in children):
+            time.sleep(_POLL_S)
+    finally:
+        close_all(children)
+    for child in children:
+        if child.exit_code():
+            raise ConfigError(f"{child.name} could not be made: {child.last_words(1)}")
     for path in homes.values():
         enrol(home, path / "enrolment.json")
     return list(homes.values())
@@ -190,7 +206,7 @@ def _running(homes: Sequence[Path]) -> Iterator[Callable[[], None]]:
     try:
         yield begin
     finally:
-        close_all(children)
+        close_all(children, 2 * GRACE_S)  # each first ends two children of its own
 
 
 def _audit(study: Study, out: Path, tables: DemoTables, seed: int) -> tuple[Finding, ...]:

@@ -49,6 +49,7 @@ class SuperLink:
             *("--runtime-api-address", self._local, "--root-certificates", authority),
             *("--superexec-auth-secret-file", secret),
         ]
+        self._is_orphaned = False
         self.children = [
             Child("SuperLink", superlink, home.logs / "superlink.log", self._environment),
             Child("SuperExec", superexec, home.logs / "superexec.log", self._environment),
@@ -67,7 +68,13 @@ class SuperLink:
             close_all(list(reversed(self.children)))
 
     def check(self) -> None:
-        """Raise TransportError if one of the programs has ended."""
+        """Raise TransportError if one of the programs, or the run's own process, has ended.
+
+        The latter only from the second look on, so that the run's last word can be read in between.
+        """
+        if self._is_orphaned:
+            raise TransportError("the run's process ended without a word; go on with --resume")
+        self._is_orphaned = self.children[1].has_lost("flwr-serverapp")
         for child in self.children:
             if child.exit_code() is not None:
                 raise TransportError(
@@ -80,7 +87,7 @@ class SuperLink:
             for output in pool.map(lambda key: self._flwr("supernode", "register", str(key), _FEDERATION), keys):
                 is_known = "already" in output.lower()
                 if not is_known and '"success": true' not in output:
-                    raise TransportError(f"a node could not be registered: {_one_line(output)}")
+                    raise self._failure("a node could not be registered", output)
 
     def submit(self, app: Path, run_folder: Path, transport: str) -> str:
         """Start one run of the app and return Flower's number for it."""
@@ -90,7 +97,7 @@ class SuperLink:
             answer = json.loads(output[output.index("{") : output.rindex("}") + 1])
             return str(answer["run-id"])
         except (ValueError, KeyError):
-            raise TransportError(f"the run could not be started: {_one_line(output)}") from None
+            raise self._failure("the run could not be started", output) from None
 
     def stop(self, run: str) -> None:
         """Tell Flower to end a run, so that no later SuperLink starts it again."""
@@ -114,6 +121,11 @@ class SuperLink:
             raise TransportError(f"`flwr {arguments[0]}` did not answer within {_COMMAND_S:.0f} s") from None
         return done.stdout.decode(errors="replace")
 
+    def _failure(self, what: str, output: str) -> TransportError:
+        """Return what a command's failure means; that a program has ended explains more than its output."""
+        self.check()
+        return TransportError(f"{what}: {_one_line(output)}")
+
     def _write_settings(self) -> None:
         folder = self._home.path / "flwr"
         folder.mkdir(exist_ok=True)
@@ -133,7 +145,10 @@ class SuperLink:
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             child = self.children[0]
-            if child.exit_code() is not None:
+            code = child.exit_code()
+            if code is not None and code < 0:  # killed: no port's fault
+                self.check()
+            if code is not None:
                 raise ConfigError(
                     f"the SuperLink could not start on port {self._config.port}; another program may use it: choose "
                     f"another `port`, and look at {child.log}",
