@@ -18,7 +18,7 @@ from synthfed.client.enrol import node_public
 from synthfed.protocols.enrolment import Enrolment
 from synthfed.protocols.errors import ConfigError, PluginError
 from synthfed.protocols.schema import Categorical, Column, Integer
-from synthfed.protocols.study import Cohort, ModelTerms, Privacy, Site, Study, parse_study
+from synthfed.protocols.study import Aggregation, Cohort, ModelTerms, Privacy, Site, Study, parse_study
 from synthfed.server.drafting import draft_study, make_roster, make_study, read_options, render_study, with_sites
 from synthfed.server.home import ServerHome, init_home
 
@@ -100,6 +100,7 @@ def studies(draw: st.DrawFn) -> Study:
                 "delta": draw(st.floats(1e-300, 0.0099)),
                 "unit": unit,
                 "records_per_unit": 1 if unit is None else draw(st.integers(1, 100_000)),
+                "sites_per_unit": draw(st.integers(1, 10)),
                 "units_per_site": draw(st.integers(1, 10_000_000)),
                 "clip_norm": draw(st.floats(1e-6, 1e6)),
                 "sample_rate": draw(st.floats(1e-9, 1)),
@@ -113,6 +114,10 @@ def studies(draw: st.DrawFn) -> Study:
                 "quorum": count,
                 "epsilon_if_secagg_fails_at_most": draw(st.none() | st.floats(1e-9, 1e9)),
                 "sites": sites,
+            },
+            "aggregation": {
+                "clip_total": draw(st.none() | st.floats(1e-9, 1e9)),
+                "mask_cipher": draw(st.sampled_from(["aes256-ctr", "chacha20"])),
             },
             "columns": columns,
         }
@@ -369,7 +374,7 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
         "--clip-norm": "2.0", "--answer-time": "0.5", "--statistic-time": "4", "--domain": "table",
         "--model": "tabular-gan",
         "--tolerated": "2", "--quorum": "4", "--controller": "a=trust", "--epsilon-if-secagg-fails-at-most": "90",
-        "--name": "first", "--option": "bins=16",
+        "--name": "first", "--option": "bins=16", "--clip-total": "50", "--mask-cipher": "chacha20",
     }  # fmt: skip
     base = ("study", "new", "--from", "public.csv", "--target", "ill", "--epsilon", "2", "--out", "study.toml")
     given = [part for flag in flags.items() for part in flag]
@@ -386,6 +391,7 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
     cohort = study.cohort
     assert (cohort.tolerated, cohort.quorum, cohort.epsilon_if_secagg_fails_at_most) == (2, 4, 90.0)
     assert [site.controller for site in cohort.sites] == ["trust", "", "", ""]
+    assert study.aggregation == Aggregation(clip_total=50.0, mask_cipher="chacha20")
 
 
 @pytest.mark.parametrize(
@@ -394,6 +400,8 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
         ((*NEW, "--site", "a"), 3, "at least two sites"),
         ((*NEW, *THREE, "--mode", "central"), 3, "--mode: must be 'distributed' or 'local' (is 'central')"),
         ((*NEW, *THREE, "--delta", "0.5"), 3, "--delta: must be less than 0.01 (is 0.5)"),
+        ((*NEW, *THREE, "--combine", "mean"), 3, "--combine: must be 'sum', 'median' or 'trimmed-mean'"),
+        ((*NEW, *THREE, "--combine", "median"), 3, "needs to see every site's own vector"),
         ((*NEW, *THREE, "--model", "nope"), 9, "plugin 'nope'"),
         ((*NEW, "--site", "A", "--site", "b"), 3, "--site A: must be 1-32 lower-case letters"),
         ((*NEW, *THREE, "--enrolment", "nowhere.json"), 3, "nowhere.json: cannot be read"),

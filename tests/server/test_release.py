@@ -126,6 +126,7 @@ def evidence(**changes: Any) -> Evidence:
         "delta": 1e-6,
         "epsilon": 2.0,
         "epsilon_if_secagg_fails": 3.5,
+        "combine": "sum",
         "sites_per_unit": 1,
         "epsilon_by_bad_sites": [[1, 1.0], [2, 3.5]],
         "epsilon_by_sites_of_unit": [[1, 1.0], [2, 2.25], [3, None]],

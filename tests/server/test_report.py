@@ -79,6 +79,7 @@ def evidence(mode: str = "distributed", **changes: Any) -> Evidence:
         "delta": 1e-6,
         "epsilon": 1.0,
         "epsilon_if_secagg_fails": 2.0,
+        "combine": "sum",
         "sites_per_unit": 1,
         "epsilon_by_bad_sites": [[1, 1.0], [2, 2.0]],
         "epsilon_by_sites_of_unit": [[1, 1.0], [2, 2.25], [3, None]],

@@ -17,12 +17,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from .errors import ConfigError
 from .errors import describe as describe  # by this name for whoever validates more than studies
 from .ids import SITE_ID, digest
+from .keystream import StreamCipher
 from .schema import Columns, Name, Strict, check_names
 
 FORMAT: Final = 1
 MAX_SITES: Final = 50
 
 Mode = Literal["distributed", "local"]
+Combination = Literal["sum", "median", "trimmed-mean"]
 
 _STUDY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -109,6 +111,23 @@ class Site(Strict):
         return base64.b64decode(self.key)
 
 
+class Aggregation(Strict):
+    """How the sites' vectors of one round become one.
+
+    ``sum`` adds them up under masks. ``median`` and ``trimmed-mean`` (per coordinate, ``tolerated``
+    values cut at either end, both scaled to the cohort as a sum is) withstand vectors that bad sites
+    make up; for them the coordinator must see every site's own noised vector, so they need ``local``
+    mode, in which that vector alone keeps the promise, and no masks are applied.
+
+    ``clip_total`` is the largest norm of a released gradient sum in clip norms: a longer one is
+    scaled down before the model sees it. ``mask_cipher`` is for sites without AES instructions.
+    """
+
+    combine: Combination = "sum"
+    clip_total: Annotated[float, Field(gt=0)] | None = None
+    mask_cipher: StreamCipher = "aes256-ctr"
+
+
 class Cohort(Strict):
     """Who takes part: at most ``tolerated`` sites may be bad, at least ``quorum`` answer each step.
 
@@ -154,6 +173,7 @@ class Study(Strict):
     privacy: Privacy
     model: ModelTerms
     cohort: Cohort
+    aggregation: Aggregation = Aggregation()
     columns: Columns
 
     @field_validator("name")
@@ -172,6 +192,7 @@ class Study(Strict):
         if self.privacy.unit in names:
             raise ValueError(f"the unit column {self.privacy.unit!r} names persons and must not be a column to learn")
         _check_cohort(self.cohort, self.privacy.mode)
+        _check_combination(self.aggregation, self.cohort, self.privacy.mode)
         return self
 
     @property
@@ -226,6 +247,21 @@ def _check_cohort(cohort: Cohort, mode: Mode) -> None:
     least = least_quorum(sites, tolerated, mode)
     if cohort.quorum < least:
         raise ValueError(f"cohort.quorum must be at least {least} for {sites} sites with {tolerated} tolerated")
+
+
+def _check_combination(aggregation: Aggregation, cohort: Cohort, mode: Mode) -> None:
+    if aggregation.combine == "sum":
+        return
+    if mode != "local":
+        raise ValueError(
+            f"aggregation.combine = {aggregation.combine!r} needs to see every site's own vector, which only "
+            'privacy.mode = "local" protects; change one of them'
+        )
+    if cohort.quorum <= 2 * cohort.tolerated:
+        raise ValueError(
+            f"aggregation.combine = {aggregation.combine!r} withstands {cohort.tolerated} bad sites only in cohorts "
+            f"of more than {2 * cohort.tolerated}; raise cohort.quorum"
+        )
 
 
 def canonical_json(value: object) -> bytes:

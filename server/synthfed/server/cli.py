@@ -148,12 +148,19 @@ def study_new(
     epsilon_if_secagg_fails_at_most: Annotated[
         float | None, typer.Option(help="Refuse a study that would promise less if secure aggregation failed.")
     ] = None,
+    combine: Annotated[
+        str, typer.Option(help="`sum`, or in `local` `median` or `trimmed-mean`, against sites that lie.")
+    ] = "sum",
+    clip_total: Annotated[
+        float | None, typer.Option(help="Largest norm of a released gradient sum, in clip norms.")
+    ] = None,
+    mask_cipher: Annotated[str, typer.Option(help="`aes256-ctr`, or `chacha20` without AES hardware.")] = "aes256-ctr",
     name: Annotated[str | None, typer.Option(help="The study's name; the file's by default.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; repeat.")] = None,
 ) -> None:
     """Draft a complete study file from a public or dummy table."""
     from synthfed.plugins.files import write_whole
-    from synthfed.protocols.study import ModelTerms, Privacy
+    from synthfed.protocols.study import Aggregation, ModelTerms, Privacy
 
     from .drafting import draft_study, make_roster, read_options, render_study
 
@@ -173,6 +180,7 @@ def study_new(
         "answer_time_s": answer_time,
         "statistic_time_s": statistic_time,
     }
+    aggregation = {"combine": combine, "clip_total": clip_total, "mask_cipher": mask_cipher}
     options = read_options(_pairs(option or [], "NAME=VALUE", where="--option"))
     controllers = _pairs(controller or [], "SITE=NAME", where="--controller")
     sites = make_roster(site or [], enrolment or [], controllers)
@@ -190,6 +198,7 @@ def study_new(
         tolerated=tolerated,
         quorum=quorum,
         epsilon_if_secagg_fails_at_most=epsilon_if_secagg_fails_at_most,
+        aggregation=_from_flags(Aggregation, aggregation),
     )
     write_whole(out, [render_study(drafted).encode()])
     console = _console()

@@ -19,6 +19,7 @@ from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.schema import Categorical, Column, Integer, Real
 from synthfed.protocols.study import (
     FORMAT,
+    Aggregation,
     ModelTerms,
     Privacy,
     Site,
@@ -27,6 +28,7 @@ from synthfed.protocols.study import (
     least_tolerated,
 )
 
+_AGGREGATION: Final = Aggregation()
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _HEAD: Final = """\
 # The terms of a study: every site agrees to this file, byte by byte, before a record is read.
@@ -48,6 +50,7 @@ def draft_study(
     tolerated: int | None = None,
     quorum: int | None = None,
     epsilon_if_secagg_fails_at_most: float | None = None,
+    aggregation: Aggregation = _AGGREGATION,
 ) -> Study:
     """Return a complete study whose schema is drafted from a public or dummy file.
 
@@ -63,6 +66,7 @@ def draft_study(
         tolerated: bad sites allowed for; None for the largest controller's or a third, in `local` one.
         quorum: sites each round needs; None for the least that the policy allows.
         epsilon_if_secagg_fails_at_most: refuse a study whose promise would fall further.
+        aggregation: how the sites' vectors become one.
 
     Raises:
         ConfigError: the file or an argument does not give a valid study.
@@ -85,6 +89,7 @@ def draft_study(
         quorum=quorum,
         columns=columns,
         epsilon_if_secagg_fails_at_most=epsilon_if_secagg_fails_at_most,
+        aggregation=aggregation,
     )
     if model.options:  # only the plugin knows what they may be, and importing one takes seconds
         plugin.make(study)
@@ -158,6 +163,7 @@ def make_study(
     quorum: int,
     columns: Sequence[Column],
     epsilon_if_secagg_fails_at_most: float | None = None,
+    aggregation: Aggregation = _AGGREGATION,
 ) -> Study:
     """Return a validated study; ConfigError says which of the parts do not fit."""
     try:
@@ -176,6 +182,7 @@ def make_study(
                 "privacy": privacy,
                 "model": model,
                 "cohort": cohort,
+                "aggregation": aggregation,
                 "columns": tuple(columns),
             }
         )
@@ -200,6 +207,7 @@ def with_sites(study: Study, sites: Sequence[Site]) -> Study:
         quorum=quorum,
         columns=study.columns,
         epsilon_if_secagg_fails_at_most=study.cohort.epsilon_if_secagg_fails_at_most,
+        aggregation=study.aggregation,
     )
 
 
@@ -236,6 +244,12 @@ def render_study(study: Study) -> str:
     ]
     if cohort.epsilon_if_secagg_fails_at_most is not None:
         lines += _pairs(epsilon_if_secagg_fails_at_most=cohort.epsilon_if_secagg_fails_at_most)
+    aggregation = study.aggregation
+    lines += ["", "[aggregation]"]
+    lines += _note("sum, under masks; in local also median or trimmed-mean, without", combine=aggregation.combine)
+    if aggregation.clip_total is not None:
+        lines += _note("largest norm of a released gradient sum, in clip norms", clip_total=aggregation.clip_total)
+    lines += _note("aes256-ctr, or chacha20 where processors lack AES", mask_cipher=aggregation.mask_cipher)
     for site in cohort.sites:
         lines += ["", "[[cohort.sites]]", *_pairs(id=site.id, key=site.key, controller=site.controller)]
     for column in study.columns:

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Strict
-from synthfed.protocols.study import Mode, describe
+from synthfed.protocols.study import Combination, Mode, describe
 
 FORMAT: Final = 1
 
@@ -86,6 +86,7 @@ class Evidence(Strict):
     study: Text
     study_hash: Hash
     mode: Mode
+    combine: Combination
     tolerated: Count
     quorum: Count
     delta: Delta

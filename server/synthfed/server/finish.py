@@ -113,6 +113,7 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
         study=study.name,
         study_hash=study.hash.hex(),
         mode=study.privacy.mode,
+        combine=study.aggregation.combine,
         tolerated=study.cohort.tolerated,
         quorum=study.cohort.quorum,
         delta=study.privacy.delta,

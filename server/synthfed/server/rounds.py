@@ -17,6 +17,7 @@ import numpy.typing as npt
 from synthfed.protocols.errors import QuorumLost, RemoteProtocolError
 from synthfed.protocols.secagg import messages
 from synthfed.protocols.secagg.aggregator import Aggregator
+from synthfed.protocols.secagg.combination import noise_factor
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.sums import Kind, answer_time_s, noise_shares
 
@@ -131,9 +132,12 @@ class Session:
             self._aggregator.give_up()
             return Attempt(cohort, None, 0.0)
         shares = noise_shares(self._policy.study, len(cohort))
+        terms, tolerated = self._policy.study.aggregation, self._policy.study.cohort.tolerated
+        own_std = kind.noise_multiplier * kind.sum.clip_norm / math.sqrt(shares)
+        noise_std = own_std * noise_factor(len(cohort), terms.combine, tolerated)
         total = self._aggregator.total().astype(np.float64) * kind.grid_step(shares)
-        noise_std = kind.noise_multiplier * kind.sum.clip_norm * math.sqrt(len(cohort) / shares)
-        return Attempt(cohort, total, noise_std)
+        factor = _shrinking(total, kind, terms.clip_total)
+        return Attempt(cohort, total * factor, noise_std * factor)
 
     def _agree(self, fresh: Callable[[], bytes]) -> Aggregator:
         """Shake hands until all members hold the same keys and their masks cancel.
@@ -259,3 +263,11 @@ class Session:
             except RemoteProtocolError as error:
                 _LOG.warning("left out: %s", error)
         return taken
+
+
+def _shrinking(total: npt.NDArray[np.float64], kind: Kind, clip_total: float | None) -> float:
+    """Return the factor that brings a gradient sum to the study's largest norm; it is released, so this is free."""
+    if clip_total is None or kind.sum.family != "gradient":
+        return 1.0
+    limit = clip_total * kind.sum.clip_norm
+    return min(1.0, limit / max(float(np.linalg.norm(total)), limit))

@@ -13,6 +13,7 @@ from ..errors import LocalProtocolError, RemoteProtocolError
 from ..privacy.plan import largest_entry
 from ..sums import GRID, PROBE, Kind
 from . import keys, ring, table
+from .combination import combine
 from .messages import CANARY_WORDS, PROBE_BITS, Confirm, Hello, Masked, Open, Roll, Round, Seal
 from .policy import Policy
 
@@ -98,8 +99,10 @@ class Aggregator:
             raise RemoteProtocolError("its sum answers another round", peer=site)
         keys.verify(self._keys[site], masked.signed(site), masked.signature, peer=site)
         kind, bits = self._kind(message)
-        ring.from_bytes(masked.words, kind.sum.dim if kind else 0, bits, peer=site)
+        words = ring.from_bytes(masked.words, kind.sum.dim if kind else 0, bits, peer=site)
         ring.from_bytes(masked.canary, CANARY_WORDS, bits, peer=site)
+        if kind and not self._policy.is_masked and not self._is_within_reach(ring.centred(words), kind, 1):
+            raise RemoteProtocolError("its vector is larger than clipping and noise allow", peer=site)
         self._masked[site] = masked
 
     def give_up(self) -> None:
@@ -108,7 +111,7 @@ class Aggregator:
         self._masked = {}
 
     def total(self) -> npt.NDArray[np.int64]:
-        """Return the centred sum over the complete cohort, in grid steps, shape ``(dim,)``.
+        """Return the complete cohort's combined vector on the scale of a sum, in grid steps, shape ``(dim,)``.
 
         Raises:
             SumCorrupt: the canaries or the sum's size show that masks did not cancel.
@@ -118,15 +121,18 @@ class Aggregator:
             raise LocalProtocolError("a sum needs every site of its cohort")
         kind, bits = self._kind(message)
         canary = self._add({site: masked.canary for site, masked in self._masked.items()}, CANARY_WORDS, bits)
-        total = self._add(
-            {site: masked.words for site, masked in self._masked.items()}, kind.sum.dim if kind else 0, bits
-        )
-        if (canary != len(message.cohort)).any() or (kind and not self._is_within_reach(total, kind)):
+        sites, dim = len(message.cohort), kind.sum.dim if kind else 0
+        words = {site: masked.words for site, masked in self._masked.items()}
+        total = self._add(words, dim, bits)
+        if (canary != sites).any() or (kind and not self._is_within_reach(total, kind, sites)):
             self.state = table.aggregate_next(self.state, table.Got.SUM_CORRUPT)
             raise SumCorrupt("the masks of a complete cohort did not cancel; the study pauses", peer="cohort")
         self.state = table.aggregate_next(self.state, table.Got.SUM_COMPLETE)
         self._masked = {}
-        return total
+        if self._policy.is_masked:
+            return total
+        parts = [ring.centred(ring.from_bytes(words[site], dim, bits, peer=site)) for site in message.cohort]
+        return combine(parts, self._policy.study.aggregation.combine, self._policy.study.cohort.tolerated)
 
     def _current(self) -> Round:
         if self._round is None:
@@ -137,13 +143,12 @@ class Aggregator:
         kind = self._policy.plan.kind(message.kind)
         return kind, kind.ring_bits if kind else PROBE_BITS
 
-    def _is_within_reach(self, total: npt.NDArray[np.int64], kind: Kind) -> bool:
-        """Return whether every entry, and the sum's norm, are what clipped sums and noise can reach.
+    def _is_within_reach(self, total: npt.NDArray[np.int64], kind: Kind, sites: int) -> bool:
+        """Return whether every entry, and the norm, are what the clipped sums and noise of so many sites can reach.
 
         The norm of d noise values is below its root mean square by a factor sqrt(d) plus 16 standard
         deviations (Gaussian concentration: it is a 1-Lipschitz function of them).
         """
-        sites = len(self._current().cohort)
         clipped, noise = sites * largest_entry(self._policy.study, kind), GRID * math.sqrt(sites)
         reach = clipped + _NOISE_REACH * noise
         length = clipped + (math.sqrt(len(total)) + _NOISE_REACH) * noise

@@ -8,20 +8,21 @@ from typing import Final
 
 import numpy as np
 
-from ..keystream import KeyStream
+from ..keystream import KeyStream, StreamCipher
 from .ring import Words
 
 _CHUNK_BYTES: Final = 256 * 1024  # chunk outside, peers inside: the chunk stays in cache
 
 
-def apply_masks(words: Words, keys: Sequence[tuple[bytes, bool]]) -> None:
+def apply_masks(words: Words, keys: Sequence[tuple[bytes, bool]], cipher: StreamCipher = "aes256-ctr") -> None:
     """Add or subtract every key's stream to the words, in place, modulo the ring.
 
     Args:
         words: the site's encoded sum; overwritten by its masked form.
         keys: per peer the mask key and whether it is added (the peer's name is the greater one).
+        cipher: the stream's cipher, the same for all sites of a study.
     """
-    streams = [(KeyStream(key), added) for key, added in keys]
+    streams = [(KeyStream(key, cipher), added) for key, added in keys]
     per_chunk = _CHUNK_BYTES // words.itemsize
     for start in range(0, len(words), per_chunk):
         chunk = words[start : start + per_chunk]

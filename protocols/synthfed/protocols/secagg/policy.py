@@ -10,7 +10,8 @@ from ..ids import digest
 from ..privacy.plan import Plan
 from ..study import Study, canonical_json
 
-SUITE: Final = "ed25519+x25519+mlkem768+hkdf-sha256+aes256ctr/1"
+SUITE: Final = "ed25519+x25519+mlkem768+hkdf-sha256/1"
+"""The suite of keys; the cipher of masks is a term of the study."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ class Policy:
     study: Study
     plan: Plan
     code: bytes
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether sites mask their vectors; only in ``local``, by the study's choice, they do not."""
+        return self.study.aggregation.combine == "sum"
 
     @property
     def hash(self) -> bytes:

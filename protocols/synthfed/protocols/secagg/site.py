@@ -184,7 +184,7 @@ class SiteMachine:
         session.masks = [
             (ratchet.derive("mask", context), ratchet.derive("canary", context), site > self._site)
             for site, ratchet in session.ratchets.items()
-            if site in accepted.round.cohort
+            if site in accepted.round.cohort and self._policy.is_masked
         ]
         seeds = Seeds(session.own.derive("sample", context), session.own.derive("noise", context))
         for ratchet in (session.own, *session.ratchets.values()):
@@ -207,8 +207,9 @@ class SiteMachine:
         bits = accepted.kind.ring_bits if accepted.kind else PROBE_BITS
         words = to_words(values, bits)
         canary = to_words(np.ones(CANARY_WORDS, dtype=np.int64), bits)
-        apply_masks(words, [(mask, added) for mask, _, added in session.masks])
-        apply_masks(canary, [(key, added) for _, key, added in session.masks])
+        cipher = self._policy.study.aggregation.mask_cipher
+        apply_masks(words, [(mask, added) for mask, _, added in session.masks], cipher)
+        apply_masks(canary, [(key, added) for _, key, added in session.masks], cipher)
         unsigned = Masked(accepted.context, words.tobytes(), canary.tobytes(), bytes(SIGNATURE_BYTES))
         masked = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed(self._site)))
         session.masks, session.sent = [], masked
