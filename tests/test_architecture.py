@@ -1,12 +1,16 @@
 """The architecture checks itself: arrows, entry points, imports of the help page, sizes of files."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from synthfed.plugins import api
+from synthfed.server.simulate import SiteInMemory
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for part in ("protocols", "plugins", "client", "server") for path in (ROOT / part).rglob("*.py"))
@@ -89,6 +93,25 @@ def test_every_entry_point_loads() -> None:
     assert len(points) >= 11
     for point in points:
         assert callable(point.load()), point
+
+
+PROTOCOLS: dict[str, type] = {
+    "models": api.Model,
+    "domains": api.Domain,
+    "audits": api.Audit,
+    "sites": SiteInMemory,
+}
+
+
+@pytest.mark.parametrize("group", PROTOCOLS)
+def test_every_plugin_has_the_methods_of_its_contract_with_the_same_parameters(group: str) -> None:
+    for point in metadata.entry_points(group=f"synthfed.{group}"):
+        plugin = point.load()
+        for name, wanted in inspect.getmembers(PROTOCOLS[group], inspect.isfunction):
+            if name.startswith("_"):
+                continue
+            found = inspect.signature(getattr(plugin, name))
+            assert list(found.parameters) == list(inspect.signature(wanted).parameters), f"{point.value}.{name}"
 
 
 def test_the_help_page_loads_no_heavy_package() -> None:

@@ -85,24 +85,13 @@ def simulate(
         pinned = pin(study)
         for each in sites.values():
             each.open(pinned)
-        run = _WatchedRun.begin(folder / "run", render_study(study), {}, resume=False)
-        run.watch = watch
+        run = Run.begin(folder / "run", render_study(study), {}, resume=False, watch=watch)
         trainer = pinned.model.trainer(seed)
         link = MemoryLink({site: each.answer for site, each in sites.items()})
         stack.callback(link.close)
         Training(pinned.policy, trainer, link, run, lambda: secrets.token_bytes(32), Waiting()).run()
         finish(run, pinned, trainer, out, rows, seed, "simulation")
     return study
-
-
-class _WatchedRun(Run):
-    """A run whose watcher is in the same process."""
-
-    watch: Callable[[Status], None] = staticmethod(lambda _: None)
-
-    def report(self, status: Status) -> None:
-        super().report(status)
-        self.watch(status)
 
 
 def _site(folder: Path, site: str, table: Path) -> SiteInMemory:

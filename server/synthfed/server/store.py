@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
@@ -79,18 +79,27 @@ class Status:
 class Run:
     """One study's folder at the coordinator."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use a folder that exists."""
+    def __init__(self, folder: Path, watch: Callable[[Status], None] | None = None) -> None:
+        """Use a folder that exists; ``watch`` is called with every status that is reported here."""
         self.folder = folder
+        self._watch = watch
 
     @classmethod
-    def begin(cls, folder: Path, study_text: str, settings: Mapping[str, Any], *, resume: bool) -> Self:
+    def begin(
+        cls,
+        folder: Path,
+        study_text: str,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool,
+        watch: Callable[[Status], None] | None = None,
+    ) -> Self:
         """Prepare a folder for a new run, or check that an old one can go on.
 
         Raises:
             ConfigError: there is a run already (without ``resume``), none (with it), or another study's.
         """
-        run = cls(folder)
+        run = cls(folder, watch)
         exists = run._study_file.exists()
         if resume:
             if not exists:
@@ -162,6 +171,8 @@ class Run:
         part = self.folder / f".status.{status.pid}.part"
         part.write_text(json.dumps(asdict(status)), encoding="utf-8")
         part.replace(self.folder / "status.json")
+        if self._watch is not None:
+            self._watch(status)
 
     def status(self) -> Status:
         """Return the last reported status."""

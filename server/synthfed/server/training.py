@@ -18,14 +18,14 @@ import numpy.typing as npt
 
 from synthfed.plugins.api import Answer, Ask, Payload, Trainer
 from synthfed.protocols.errors import LocalProtocolError, QuorumLost
-from synthfed.protocols.privacy.accountant import epsilon
+from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
 from synthfed.protocols.privacy.plan import charge
 from synthfed.protocols.secagg.messages import Code
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.sums import Kind
 
 from .link import Link
-from .rounds import Attempt, Memory, Session
+from .rounds import Memory, Session
 from .store import Run, Status, Tally
 
 State = Mapping[str, npt.NDArray[Any]]
@@ -73,6 +73,8 @@ class Training:
         self._reported_s = 0.0
         self._welcomed: Counter[str] = Counter()
         self._began_s, self._began_step = time.monotonic(), 0
+        # Sites of one cohort mostly share their counts, and composing loss distributions takes a tenth of a second.
+        self._epsilon = functools.lru_cache(maxsize=64)(epsilon)
         checkpoint = run.load(policy.study)
         self.tally = Tally(started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
         if checkpoint is not None:
@@ -156,7 +158,7 @@ class Training:
         seconds = time.monotonic() - start
         self.tally.seconds += seconds
         if attempt.total is not None:
-            self._release(ask, attempt, seconds)
+            self._release(Answer(ask.sum, attempt.total, attempt.noise_std, len(attempt.cohort)), seconds)
 
     def _overlap(self, ask: Ask, cohort: tuple[str, ...], state: State) -> None:
         """Do the coordinator's public work while the sites compute.
@@ -167,10 +169,9 @@ class Training:
         self._trainer.overlap()
         self._tell("training", f"sum {ask.sum!r}", cohort=cohort)
 
-    def _release(self, ask: Ask, attempt: Attempt, seconds: float) -> None:
-        assert attempt.total is not None  # noqa: S101 - the caller's branch
-        self.tally.released[ask.sum] += 1
-        self._trainer.receive(Answer(ask.sum, attempt.total, attempt.noise_std, len(attempt.cohort)))
+    def _release(self, answer: Answer, seconds: float) -> None:
+        self.tally.released[answer.sum] += 1
+        self._trainer.receive(answer)
         numbers = {name: float(value) for name, value in self._trainer.progress().items()}
         self._status.numbers = numbers
         self.tally.history.append({"step": float(self._step), "seconds": seconds, **numbers})
@@ -210,20 +211,21 @@ class Training:
         status.left_s = (status.steps - status.step) / status.rate if status.rate else 0.0
         here = self._link.connected() if cohort is None else frozenset(cohort)
         status.sites = {
-            site: {"present": site in here, "epsilon": spent(self._policy, self.tally.charged.get(site, Counter()))}
+            site: {
+                "present": site in here,
+                "epsilon": spent(self._policy, self.tally.charged.get(site, Counter()), self._epsilon),
+            }
             for site in self._policy.study.cohort.roster
         }
         self._run.report(status)
 
 
-def spent(policy: Policy, rounds: Mapping[str, int]) -> float:
+def spent(
+    policy: Policy, rounds: Mapping[str, int], account: Callable[[tuple[SampledGaussian, ...], float], float] = epsilon
+) -> float:
     """Return epsilon of the rounds a site was asked for, as the coordinator counts them."""
     events = tuple(charge(kind, policy.study, rounds.get(kind.sum.name, 0)) for kind in policy.plan.kinds)
-    return _epsilon(events, policy.study.privacy.delta)
-
-
-# Sites of one cohort mostly share their counts, and composing loss distributions takes a tenth of a second.
-_epsilon: Final = functools.lru_cache(maxsize=64)(epsilon)
+    return account(events, policy.study.privacy.delta)
 
 
 def _payload_bytes(kind: Kind, payload: Payload) -> bytes:
