@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import secrets
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from synthfed.server.drafting import render_study
 from synthfed.server.link import Link, MemoryLink
 from synthfed.server.store import Run, Status, Tally
 from synthfed.server.training import Training, Waiting
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # so that tests can import `tests.federation.coordinator`
 
 UNITS = 120
 KINDS, ANSWERS = ("a", "b", "c", "d"), ("no", "yes")
@@ -164,6 +167,19 @@ class Tampering:
 
     def drop_reply(self, site: str, rounds: Collection[int]) -> None:
         self._on_replies.append(_only(rounds, lambda frames: _without(frames, site)))
+
+    def lose_first(self, site: str, wanted: Callable[[messages.Message], bool]) -> None:
+        """Lose the first frame to or from a site whose message is a wanted one."""
+        lost: list[str] = []
+
+        def lose(_: int, frames: Frames) -> Frames:
+            if lost or site not in frames or not wanted(messages.decode(frames[site])[0]):
+                return frames
+            lost.append(site)
+            return _without(frames, site)
+
+        self._on_requests.append(lose)
+        self._on_replies.append(lose)
 
     def rewrite_request(self, site: str, rounds: Collection[int], change: Change) -> None:
         self._on_requests.append(_only(rounds, lambda frames: _rewritten(frames, site, change)))

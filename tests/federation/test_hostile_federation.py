@@ -3,23 +3,22 @@
 The rows of the threat table in docs/security.md that need a whole federation.
 """
 
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.federation.coordinator import OTHER_SCALE, SCALE, Coordinator
 
 from synthfed.protocols.errors import RemoteProtocolError
 from synthfed.protocols.secagg import messages, ring
-from synthfed.protocols.secagg.aggregator import Aggregator, SumCorrupt
+from synthfed.protocols.secagg.aggregator import SumCorrupt
 from synthfed.protocols.sums import PROBE
+from synthfed.protocols.wire import Frame
 
 Federate = Callable[..., Any]
 ALL_DONE = "every planned round is done"
-SCALE = np.ones(1, dtype="<f4").tobytes()
-OTHER_SCALE = np.full(1, 0.5, dtype="<f4").tobytes()
 
 
 def flipped(data: bytes, byte: int, bit: int) -> bytes:
@@ -44,34 +43,6 @@ def released_sums_are_true(federation: Any, outcome: Any) -> bool:
         if min(errors) > 7 * answer.noise_std:
             return False
     return True
-
-
-class Coordinator:
-    """A coordinator that shakes hands properly and then sends each site whatever it likes."""
-
-    def __init__(self, federation: Any) -> None:
-        self.federation = federation
-        self.aggregator = Aggregator(federation.pinned.policy, secrets.token_bytes(32))
-        for site, hello in self.all(self.aggregator.open()).items():
-            self.aggregator.add_hello(site, hello)
-        for site, confirm in self.all(self.aggregator.roll()).items():
-            self.aggregator.add_confirm(site, confirm)
-        assert set(self.all(self.aggregator.seal()).values()) == {messages.Ready()}
-
-    def all(self, message: messages.Message) -> dict[str, Any]:
-        return {site: self.send(site, message) for site in self.federation.sites}
-
-    def send(self, site: str, message: messages.Message) -> Any:
-        answer, _ = messages.decode(self.federation.answers[site](messages.encode(message, 1)))
-        return answer
-
-    def round(self) -> messages.Round:
-        return self.aggregator.round(tuple(sorted(self.federation.sites)), "mean", SCALE)
-
-    def add_up_regardless(self, answers: dict[str, messages.Masked]) -> Any:
-        """Return the total over the answers with no check but that of the sum itself."""
-        self.aggregator._masked = answers
-        return self.aggregator.total()
 
 
 def assert_nothing_can_be_learnt(answers: dict[str, messages.Masked]) -> None:
@@ -344,3 +315,44 @@ def test_masks_and_noise_of_one_site_never_repeat(federate: Federate) -> None:
         for other in words[i + 1 :]:
             # The expected number of equal 32-bit words is 5e-7 a pair; two would be a repeated pad.
             assert np.sum(one == other) < 2
+
+
+STAGES = ("IDLE", "HELLO", "KEYED", "ACTIVE", "SENT")
+KNOWN_REQUESTS = (1, 3, 5, 7)
+
+
+def brought_to(federation: Any, stage: str) -> Any:
+    """Return the machine of site s0 in a state of the protocol, without a charge."""
+    federation.restart("s0")
+    coordinator = Coordinator(federation, until=stage)
+    if stage == "SENT":
+        coordinator.all(coordinator.aggregator.probe(tuple(sorted(federation.sites))))
+    machine = federation.sites["s0"]._agent.machine
+    assert machine.state.name == stage
+    return machine
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_message_of_an_unknown_type_is_answered_by_nothing_at_all_in_every_state(
+    federate: Federate, stage: str
+) -> None:
+    federation = federate()
+    answer = federation.answers["s0"]
+    for number in (0, 10, 99, 255):
+        for body in (b"", bytes(36), b"\xff" * 200):
+            machine = brought_to(federation, stage)
+            assert answer(Frame(number, 5, body).encode()) == b""
+            assert (machine.state.name, machine.transcript) == ("IDLE", b"")
+            assert machine._session is None
+    assert federation.charges("s0") == {}
+
+
+def test_every_type_that_is_no_request_is_answered_alike_by_sites_with_other_records_and_secrets(
+    federate: Federate,
+) -> None:
+    federation = federate()
+    Coordinator(federation)
+    for number in sorted({*range(256)} - {*KNOWN_REQUESTS}):
+        replies = {federation.answers[site](Frame(number, number, bytes(64)).encode()) for site in federation.sites}
+        assert replies == {b""}
+    assert all(federation.charges(site) == {} for site in federation.sites)

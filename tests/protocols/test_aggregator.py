@@ -113,9 +113,27 @@ def test_the_canary_catches_equivocation_pauses_and_allows_no_retry(active: Fede
 
 def assert_paused(aggregator: Aggregator) -> None:
     assert aggregator.state is table.Aggregate.PAUSED
-    for action in (lambda: aggregator.round(NAMES, "steps", b""), aggregator.give_up, aggregator.roll):
+    for action in (
+        lambda: aggregator.round(NAMES, "steps", b""),
+        lambda: aggregator.probe(NAMES),
+        aggregator.total,
+        aggregator.give_up,
+        aggregator.roll,
+    ):
         with pytest.raises(LocalProtocolError, match="cannot happen in state PAUSED"):
             action()
+    for name, masked in aggregator._masked.items():  # not even the same answers again
+        assert "answers another round" in refusal(lambda: aggregator.add_masked(name, masked))  # noqa: B023
+
+
+def test_a_probe_whose_canaries_do_not_sum_up_pauses_before_any_record_is_touched(active: Federation) -> None:
+    active.collect(active.aggregator.probe(NAMES), dict.fromkeys(NAMES, NOTHING))
+    honest = active.aggregator._masked["c"]
+    wrong_canary = bytes([honest.canary[0] ^ 1]) + honest.canary[1:]
+    active.aggregator.add_masked("c", resigned("c", replace(honest, canary=wrong_canary)))
+    with pytest.raises(SumCorrupt):
+        active.aggregator.total()
+    assert_paused(active.aggregator)
 
 
 @pytest.mark.parametrize(("part", "shift"), [("words", 2**30), ("canary", 1)])
@@ -158,6 +176,52 @@ def test_a_dropped_site_costs_one_round_and_the_next_works_with_fewer(active: Fe
     rejoined = active.aggregator.round(NAMES, "steps", b"two")
     active.collect(rejoined, values)
     np.testing.assert_array_equal(active.aggregator.total(), sum(values.values()))
+
+
+def test_an_answer_that_comes_when_the_retry_is_done_is_refused_and_changes_nothing(active: Federation) -> None:
+    values = values_of(3)
+    message = active.aggregator.round(NAMES, "steps", b"one")
+    late = {name: active.answer(name, message, values[name]) for name in NAMES}
+    active.aggregator.give_up()
+    active.collect(active.aggregator.round(NAMES[:4], "steps", b"one"), values)
+    for name in NAMES:
+        assert "answers another round" in refusal(lambda: active.aggregator.add_masked(name, late[name]))  # noqa: B023
+    np.testing.assert_array_equal(active.aggregator.total(), sum(values[name] for name in NAMES[:4]))
+    for name in NAMES:
+        assert "answers another round" in refusal(lambda: active.aggregator.add_masked(name, late[name]))  # noqa: B023
+    assert active.aggregator.state is table.Aggregate.ACTIVE
+
+
+def test_an_answer_replayed_from_an_earlier_session_is_refused_though_the_round_reads_alike(
+    active: Federation,
+) -> None:
+    message = active.aggregator.round(NAMES, "steps", b"one")
+    old = {name: active.answer(name, message, ONES[name]) for name in NAMES}
+    active.aggregator = Aggregator(active.policy, bytes(32))
+    active.active()
+    again = active.aggregator.round(NAMES, "steps", b"one")
+    assert again == message
+    for name in NAMES:
+        assert "answers another round" in refusal(lambda: active.aggregator.add_masked(name, old[name]))  # noqa: B023
+    active.collect(again, ONES)
+    np.testing.assert_array_equal(active.aggregator.total(), np.full(DIM, len(NAMES)))
+
+
+@pytest.mark.parametrize("replayed", ["of another site", "of an earlier round"])
+def test_words_that_a_lying_site_copies_and_signs_as_its_own_answer_pause_the_study(
+    active: Federation, replayed: str
+) -> None:
+    active.collect(active.aggregator.round(NAMES, "steps", b"one"), ONES)
+    earlier = active.aggregator._masked
+    active.aggregator.total()
+    message = active.aggregator.round(NAMES, "steps", b"one")
+    active.collect(message, ONES)
+    source = active.aggregator._masked["a"] if replayed == "of another site" else earlier["c"]
+    assert "c: " in refusal(lambda: active.aggregator.add_masked("c", source))  # as it is, it is not c's
+    active.aggregator.add_masked("c", active.relabelled("c", source, message))
+    with pytest.raises(SumCorrupt):
+        active.aggregator.total()
+    assert_paused(active.aggregator)
 
 
 def test_answers_that_come_after_giving_up_are_refused_and_there_is_no_total(active: Federation) -> None:

@@ -1,8 +1,10 @@
 """Signatures, key agreement and ratchets."""
 
+import hashlib
 import hmac
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
@@ -67,6 +69,40 @@ def test_a_signature_verifies_under_its_own_key_and_message_only() -> None:
     ]:
         expected = "a: a signature does not verify under the pinned key"
         assert refusal(lambda: keys.verify(key, message, mark, peer="a")) == expected  # noqa: B023
+
+
+ORDER = 2**252 + 27742317777372353535851937790883648493
+PRIME = 2**255 - 19
+
+
+@pytest.mark.parametrize("times", [1, 2, 7, 14])
+def test_a_signature_whose_scalar_is_not_reduced_is_refused(times: int) -> None:
+    public, signature = identity("a").public_key().public_bytes_raw(), keys.sign(identity("a"), b"message")
+    scalar = int.from_bytes(signature[32:], "little") + times * ORDER
+    malleable = signature[:32] + scalar.to_bytes(32, "little")
+    assert "does not verify" in refusal(lambda: keys.verify(public, b"message", malleable, peer="a"))
+    keys.verify(public, b"message", signature, peer="a")
+
+
+@pytest.mark.parametrize(
+    ("point", "is_canonical"),
+    [(1, True), (PRIME + 1, False), (2**255 + 1, False), (2**255 + PRIME + 1, False)],
+    ids=["canonical", "not reduced", "a sign of zero", "both"],
+)
+def test_a_signature_whose_point_has_a_second_spelling_is_refused(point: int, is_canonical: bool) -> None:
+    """The signer itself picks the neutral element, whose nonce is zero: the one point that it can spell anew."""
+    public, message = identity("a").public_key().public_bytes_raw(), b"message"
+    half = bytearray(hashlib.sha512(identity("a").private_bytes_raw()).digest()[:32])
+    half[0] &= 248
+    half[31] = half[31] & 63 | 64
+    spelled = point.to_bytes(32, "little")
+    challenge = int.from_bytes(hashlib.sha512(spelled + public + message).digest(), "little")
+    scalar = challenge * int.from_bytes(half, "little") % ORDER
+    signature = spelled + scalar.to_bytes(32, "little")
+    if is_canonical:  # the construction is right
+        keys.verify(public, message, signature, peer="a")
+    else:
+        assert "does not verify" in refusal(lambda: keys.verify(public, message, signature, peer="a"))
 
 
 def test_an_identity_secret_is_a_hash_of_the_private_key() -> None:
@@ -164,3 +200,34 @@ def test_erasing_a_ratchet_overwrites_its_key_in_place() -> None:
     ratchet.erase()
     assert held is ratchet._key
     assert held == bytes(32)
+
+
+# Points of small order.
+
+
+def doubled(y: int) -> int:
+    """Return the y coordinate of twice a point of the curve, from y alone (RFC 8032, section 5.1.4)."""
+    field, d = 2**255 - 19, -121665 * pow(121666, -1, 2**255 - 19)
+    x2 = (y * y - 1) * pow(d * y * y + 1, -1, field) % field
+    return (y * y + x2) * pow(1 - d * x2 * y * y, -1, field) % field
+
+
+def test_every_point_whose_eightfold_is_neutral_is_no_identity_however_it_is_spelt() -> None:
+    for y in keys._SMALL_ORDER:
+        assert doubled(doubled(doubled(y))) == 1
+        for spelt in (y, y + 2**255 - 19):
+            for sign in (0, 1):
+                if spelt < 2**255:
+                    assert not keys.is_identity((spelt + (sign << 255)).to_bytes(32, "little"))
+
+
+def test_under_a_point_of_small_order_one_signature_is_good_for_every_message_so_no_site_may_have_one() -> None:
+    neutral = (1).to_bytes(32, "little")
+    for message in (b"one", b"other"):
+        keys.verify(neutral, message, neutral + bytes(32), peer="a")
+    assert not keys.is_identity(neutral)
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_the_key_of_any_private_key_is_an_identity(seed: bytes) -> None:
+    assert keys.is_identity(Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw())

@@ -244,6 +244,17 @@ def test_a_sum_that_could_not_be_bounded_is_refused(change: dict[str, Any]) -> N
         replace(STEPS, **change)
 
 
+def test_a_sum_cannot_have_the_name_of_the_probe() -> None:
+    with pytest.raises(UnsupportedMechanism, match="'probe': the name is reserved"):
+        replace(STEPS, name="probe")
+
+
+@pytest.mark.parametrize("sums", [[], [STEPS, STEPS]], ids=["none", "two of one name"])
+def test_a_plan_needs_sums_with_names_of_their_own(sums: list[Sum]) -> None:
+    with pytest.raises(UnsupportedMechanism, match="at least one sum, each under a name of its own"):
+        make_plan(study(), sums)
+
+
 def test_a_sum_of_an_unknown_family_or_with_a_malformed_name_is_refused() -> None:
     with pytest.raises(UnsupportedMechanism, match="family 'median' is not known"):
         replace(STEPS, family="median")  # type: ignore[arg-type]

@@ -46,6 +46,8 @@ def test_every_kind_of_column_is_read_by_its_kind() -> None:
         ({"kind": "integer", "lower": 0.0, "upper": 1}, "valid integer"),
         ({"kind": "integer", "lower": 0, "upper": 1, "scale": "cubic"}, "'linear' or 'log'"),
         ({"kind": "real", "lower": 2.0, "upper": 1.0}, "lower must be less than upper"),
+        ({"kind": "real", "lower": 0.0, "upper": 1e300}, "beyond 2**53 cannot be held exactly"),
+        ({"kind": "real", "lower": 1e6, "upper": 1e6 + 1e-9}, "too close to tell values apart"),
         ({"kind": "real", "lower": float("-inf"), "upper": 1.0}, "finite number"),
         ({"kind": "real", "lower": 0.0, "upper": float("nan")}, "finite number"),
         ({"kind": "real", "lower": False, "upper": 1.0}, "valid number"),

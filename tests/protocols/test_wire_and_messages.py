@@ -289,3 +289,9 @@ def test_a_context_binds_transcript_counter_cohort_kind_and_payload() -> None:
 def test_masked_words_up_to_the_bodys_limit_are_read() -> None:
     large = replace(MASKED, words=bytes(2**20))
     assert decode(encode(large, 0))[0] == large
+
+
+def test_a_journal_longer_than_any_ledger_can_hold_is_refused() -> None:
+    decode(encode(replace(HELLO, journal_length=2**63 - 1), 0))
+    longer = encode(replace(HELLO, journal_length=2**63), 0)
+    assert "beyond any ledger's" in refusal(lambda: decode(longer))

@@ -86,7 +86,10 @@ def studies(draw: st.DrawFn) -> Study:
     columns = [{"name": name, **draw(st.one_of(*KINDS))} for name in names]
     unit = draw(st.none() | NAMES.filter(lambda name: name not in names))
     mode, count = draw(st.sampled_from(["distributed", "local"])), draw(st.integers(3, 5))
-    keys = [base64.b64encode(bytes([number]) * 32).decode() if draw(st.booleans()) else "" for number in range(count)]
+    held = [draw(st.booleans()) for _ in range(count)]
+    keys = [base64.b64encode(bytes([n + 2]) * 32).decode() if has else "" for n, has in enumerate(held)]
+        base64.b64encode(bytes([number + 2]) * 32).decode() if draw(st.booleans()) else "" for number in range(count)
+    ]
     controller = draw(TEXTS)
     sites = [{"id": f"site-{n}", "key": key, "controller": f"{controller}{n}"} for n, key in enumerate(keys)]
     return Study.model_validate(

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -19,6 +20,7 @@ from .errors import describe as describe  # by this name for whoever validates m
 from .ids import SITE_ID, digest
 from .keystream import StreamCipher
 from .schema import Columns, Name, Strict, check_names
+from .secagg.keys import is_identity
 
 FORMAT: Final = 1
 MAX_SITES: Final = 50
@@ -101,8 +103,8 @@ class Site(Strict):
         except binascii.Error:
             key = b""
         # One key has one spelling, so that one roster has one hash and a key cannot stand in it twice.
-        if value and (len(key) != 32 or base64.b64encode(key).decode() != value):
-            raise ValueError("must be an Ed25519 public key: 32 bytes in base64")
+        if value and (not is_identity(key) or base64.b64encode(key).decode() != value):
+            raise ValueError("must be an Ed25519 public key: 32 bytes in base64, no point of small order")
         return value
 
     @property
@@ -131,12 +133,14 @@ class Aggregation(Strict):
 class Cohort(Strict):
     """Who takes part: at most ``tolerated`` sites may be bad, at least ``quorum`` answer each step.
 
+    ``operator`` names who runs the coordinator: sites under the same controller count as bad always.
     ``epsilon_if_secagg_fails_at_most`` refuses a study in which the promise would fall further
     than that if every other site colluded with the coordinator.
     """
 
     tolerated: Annotated[int, Field(ge=1)]
     quorum: Annotated[int, Field(ge=2)]
+    operator: str = ""
     epsilon_if_secagg_fails_at_most: Annotated[float, Field(gt=0)] | None = None
     sites: Annotated[tuple[Site, ...], Field(min_length=2, max_length=MAX_SITES, strict=False)]
 
@@ -223,11 +227,10 @@ def least_quorum(sites: int, tolerated: int, mode: Mode) -> int:
     return max(tolerated + 2, two_thirds) if mode == "distributed" else max(2, two_thirds)
 
 
-def least_tolerated(sites: Sequence[Site]) -> int:
-    """Return the default number of bad sites: the largest controller's, at least a third of the rest."""
-    controllers = [site.controller or site.id for site in sites]
-    largest = max(controllers.count(name) for name in controllers)
-    return max(largest, (len(sites) - 1) // 3, 1)
+def least_tolerated(sites: Sequence[Site], operator: str = "") -> int:
+    """Return the default number of bad sites: a third, or one controller's, and those of the coordinator's operator."""
+    _, largest, operated = _controlled(sites, operator)
+    return max(largest, (len(sites) - 1) // 3) + operated
 
 
 def _check_cohort(cohort: Cohort, mode: Mode) -> None:
@@ -237,16 +240,29 @@ def _check_cohort(cohort: Cohort, mode: Mode) -> None:
             f"cohort: `distributed` with {tolerated} tolerated needs at least {tolerated + 2} sites, "
             f'the roster has {sites}; use mode = "local"'
         )
-    controllers = [site.controller for site in cohort.sites if site.controller]
-    for name in controllers:
-        if controllers.count(name) > tolerated and mode == "distributed":
-            raise ValueError(
-                f"cohort.tolerated is {tolerated} but controller {name!r} runs {controllers.count(name)} sites; "
-                "raise it"
-            )
+    name, largest, operated = _controlled(cohort.sites, cohort.operator)
+    if largest + operated > tolerated and mode == "distributed":
+        more = f" and the coordinator's operator {operated} more" if operated else ""
+        raise ValueError(
+            f"cohort.tolerated is {tolerated} but controller {name!r} runs {largest} sites{more}; raise it to "
+            f"{largest + operated}"
+        )
     least = least_quorum(sites, tolerated, mode)
     if cohort.quorum < least:
         raise ValueError(f"cohort.quorum must be at least {least} for {sites} sites with {tolerated} tolerated")
+
+
+def _controlled(sites: Sequence[Site], operator: str) -> tuple[str, int, int]:
+    """Return the controller of most sites and their number, and that of the coordinator's operator."""
+    counts = Counter(_folded(site.controller) or site.id for site in sites)
+    operated = counts.pop(_folded(operator), 0)
+    (name, largest), *_ = counts.most_common(1) or [("", 0)]
+    return name, largest, operated
+
+
+def _folded(name: str) -> str:
+    """Return a name in which spelling, case and spaces make no second controller."""
+    return " ".join(name.split()).casefold()
 
 
 def _check_combination(aggregation: Aggregation, cohort: Cohort, mode: Mode) -> None:

@@ -145,6 +145,7 @@ def study_new(
     controller: Annotated[
         list[str] | None, typer.Option(help="SITE=NAME, who controls a site if its enrolment does not say so; repeat.")
     ] = None,
+    operator: Annotated[str, typer.Option(help="Who runs the coordinator, if a site has the same controller.")] = "",
     epsilon_if_secagg_fails_at_most: Annotated[
         float | None, typer.Option(help="Refuse a study that would promise less if secure aggregation failed.")
     ] = None,
@@ -197,6 +198,7 @@ def study_new(
         drop=drop or [],
         tolerated=tolerated,
         quorum=quorum,
+        operator=operator,
         epsilon_if_secagg_fails_at_most=epsilon_if_secagg_fails_at_most,
         aggregation=_from_flags(Aggregation, aggregation),
     )

@@ -49,6 +49,7 @@ def draft_study(
     domain: str = "table",
     tolerated: int | None = None,
     quorum: int | None = None,
+    operator: str = "",
     epsilon_if_secagg_fails_at_most: float | None = None,
     aggregation: Aggregation = _AGGREGATION,
 ) -> Study:
@@ -65,6 +66,7 @@ def draft_study(
         domain: the domain plugin, which reads the file.
         tolerated: bad sites allowed for; None for the largest controller's or a third, in `local` one.
         quorum: sites each round needs; None for the least that the policy allows.
+        operator: who runs the coordinator, where that is the controller of a site, too.
         epsilon_if_secagg_fails_at_most: refuse a study whose promise would fall further.
         aggregation: how the sites' vectors become one.
 
@@ -75,7 +77,7 @@ def draft_study(
     plugin = find("synthfed.models", model.plugin)
     columns = _draft_columns(table, domain, drop, privacy.unit)
     if tolerated is None:
-        tolerated = 1 if privacy.mode == "local" else least_tolerated(sites)
+        tolerated = 1 if privacy.mode == "local" else least_tolerated(sites, operator)
     if quorum is None:
         quorum = min(len(sites), least_quorum(len(sites), tolerated, privacy.mode))
     study = make_study(
@@ -88,6 +90,7 @@ def draft_study(
         tolerated=tolerated,
         quorum=quorum,
         columns=columns,
+        operator=operator,
         epsilon_if_secagg_fails_at_most=epsilon_if_secagg_fails_at_most,
         aggregation=aggregation,
     )
@@ -162,6 +165,7 @@ def make_study(
     tolerated: int,
     quorum: int,
     columns: Sequence[Column],
+    operator: str = "",
     epsilon_if_secagg_fails_at_most: float | None = None,
     aggregation: Aggregation = _AGGREGATION,
 ) -> Study:
@@ -170,6 +174,7 @@ def make_study(
         cohort = {
             "tolerated": tolerated,
             "quorum": quorum,
+            "operator": operator,
             "epsilon_if_secagg_fails_at_most": epsilon_if_secagg_fails_at_most,
             "sites": tuple(sites),
         }
@@ -206,6 +211,7 @@ def with_sites(study: Study, sites: Sequence[Site]) -> Study:
         tolerated=tolerated,
         quorum=quorum,
         columns=study.columns,
+        operator=study.cohort.operator,
         epsilon_if_secagg_fails_at_most=study.cohort.epsilon_if_secagg_fails_at_most,
         aggregation=study.aggregation,
     )
@@ -242,6 +248,7 @@ def render_study(study: Study) -> str:
             "sites that may be bad, and sites that every round needs", tolerated=cohort.tolerated, quorum=cohort.quorum
         ),
     ]
+    lines += _note("who runs the coordinator; sites of the same controller count as bad", operator=cohort.operator)
     if cohort.epsilon_if_secagg_fails_at_most is not None:
         lines += _pairs(epsilon_if_secagg_fails_at_most=cohort.epsilon_if_secagg_fails_at_most)
     aggregation = study.aggregation

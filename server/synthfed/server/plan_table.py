@@ -24,6 +24,10 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
     console.print(
         f"if masks fail    epsilon {plan.epsilon_if_secagg_fails:.3f} (every other site works with the coordinator)"
     )
+    if privacy.mode == "distributed" and len(cohort.sites) == 3:
+        console.print(
+            "note             with three sites every round needs all, and two bad ones leave one share of noise"
+        )
     table = Table("sum", "values", "rounds", "rate", "clip", "noise", "slots", "ring", box=None, padding=(0, 2))
     for kind in plan.kinds:
         table.add_row(

@@ -20,6 +20,24 @@ from ..ids import digest
 KEY_BYTES: Final = 32
 
 
+_FIELD: Final = 2**255 - 19
+_EIGHTH: Final = 55188659117513257062467267217118295137698188065244968500265048394206261417927
+_SMALL_ORDER: Final = frozenset({0, 1, _FIELD - 1, _EIGHTH, _FIELD - _EIGHTH})
+"""The y coordinates of the curve's points of order 1, 2, 4 and 8 (RFC 8032, section 5.1)."""
+
+
+def is_identity(public: bytes) -> bool:
+    """Return whether bytes can be a site's Ed25519 public key.
+
+    A point of small order is none: under it one signature is good for every message.
+
+    >>> is_identity(bytes(32)), is_identity(bytes([9] * 32)), is_identity(b"short")
+    (False, True, False)
+    """
+    y = int.from_bytes(public, "little") & (2**255 - 1)
+    return len(public) == KEY_BYTES and y % _FIELD not in _SMALL_ORDER
+
+
 def sign(identity: Ed25519PrivateKey, message: bytes) -> bytes:
     """Return the Ed25519 signature over a domain-separated digest, 64 bytes."""
     return identity.sign(message)

@@ -1,0 +1,217 @@
+"""Feeds stored frames to real machines, layer after layer as a site and a coordinator do, and says which layer refused.
+
+Every layer of a party is asked in its order; a layer behind the one that refuses is never reached.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.vectors.generate import FOLDER, ephemeral
+from tests.vectors.session import POLICY
+
+from synthfed.client.train import read_payload
+from synthfed.protocols.errors import SynthfedError
+from synthfed.protocols.secagg.aggregator import Aggregator
+from synthfed.protocols.secagg.keys import Ratchet
+from synthfed.protocols.secagg.messages import (
+    Confirm,
+    Hello,
+    Masked,
+    Message,
+    Open,
+    Roll,
+    Round,
+    Seal,
+    decode,
+    encode,
+)
+from synthfed.protocols.secagg.site import Fresh, SiteMachine
+from synthfed.protocols.study import parse_study
+from synthfed.protocols.wire import Frame
+
+raw = bytes.fromhex
+LAYERS = ("frame", "message", "site", "payload", "terms", "aggregator")
+
+
+class Refused(Exception):
+    """A layer refused.
+
+    Attributes:
+        layer: which one.
+        error: with what.
+    """
+
+    def __init__(self, layer: str, error: SynthfedError) -> None:
+        super().__init__(f"{layer}: {error}")
+        self.layer, self.error = layer, error
+
+
+@contextmanager
+def asking(layer: str) -> Iterator[None]:
+    """Name the layer whose error passes."""
+    try:
+        yield
+    except SynthfedError as error:
+        raise Refused(layer, error) from None
+
+
+def stored_session() -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads((FOLDER / "session.json").read_text(encoding="ascii"))
+    return stored
+
+
+def decoded(frame: bytes) -> tuple[Message, int]:
+    """Return a frame's message and sequence number, asking the two lowest layers."""
+    with asking("frame"):
+        Frame.decode(frame)
+    with asking("message"):
+        return decode(frame)
+
+
+class SiteParty:
+    """The site under test, started from the bytes of the stored session."""
+
+    def __init__(self, session: Mapping[str, Any], journal_floors: Mapping[str, int]) -> None:
+        start = session["site"]
+        identity = Ed25519PrivateKey.from_private_bytes(raw(start["identity_private"]))
+        self._floors, self._values = journal_floors, np.array(start["values"], dtype=np.int64)
+        self._fresh = Fresh(
+            ephemeral(raw(start["x25519_private"]), raw(start["kem_seed"])),
+            raw(start["nonce"]),
+            raw(start["entropy"]),
+            start["journal_length"],
+            raw(start["journal_head"]),
+        )
+        self.machine = SiteMachine(POLICY, start["name"], identity)
+
+    def hear(self, frame: bytes, sender: str = "") -> bytes:
+        """Return the answer to a frame of the coordinator; what refuses raises Refused."""
+        message, sequence = decoded(frame)
+        return encode(self._answer(message), sequence)
+
+    def held(self) -> object:
+        """Return everything that the machine holds, keys included, as plain values."""
+        return plain({name: value for name, value in vars(self.machine).items() if name != "_policy"})
+
+    def _answer(self, message: Message) -> Message:
+        with asking("site"):
+            match message:
+                case Open():
+                    return self.machine.hello(message, self._fresh)
+                case Roll():
+                    return self.machine.confirm(message, self._floors)
+                case Seal():
+                    return self.machine.activate(message)
+                case Round():
+                    accepted = self.machine.accept(message)
+                case _:
+                    raise AssertionError(f"{type(message).__name__} is not for a site")
+        if accepted.kind is not None:
+            with asking("payload"):
+                read_payload(accepted.kind, message.payload)
+        self.machine.commit(accepted)
+        return self.machine.mask(accepted, self._values)
+
+
+class CoordinatorParty:
+    """An aggregator of the stored session."""
+
+    def __init__(self, session: Mapping[str, Any]) -> None:
+        self.machine = Aggregator(POLICY, raw(session["session"]))
+        self.total: list[int] = []
+
+    def act(self, what: str) -> Message:
+        """Return what the coordinator sends of its own accord."""
+        cohort, machine = self.machine.members, self.machine
+        if what != "round":
+            return {"open": machine.open, "roll": machine.roll, "seal": machine.seal}[what]()
+        sent, _ = decode(raw(stored_session()["frames"]["round"]))
+        assert isinstance(sent, Round)
+        return machine.round(cohort, sent.kind, sent.payload)
+
+    def hear(self, frame: bytes, sender: str = "") -> None:
+        """Take a frame of a site; what refuses raises Refused."""
+        message, _ = decoded(frame)
+        with asking("aggregator"):
+            match message:
+                case Hello():
+                    self.machine.add_hello(sender, message)
+                case Confirm():
+                    self.machine.add_confirm(sender, message)
+                case Masked():
+                    self.machine.add_masked(sender, message)
+                case _:
+                    raise AssertionError(f"{type(message).__name__} is not for a coordinator")
+
+    def add_up(self) -> None:
+        with asking("aggregator"):
+            self.total = self.machine.total().tolist()
+
+    def held(self) -> object:
+        """Return everything that the aggregator holds, as plain values."""
+        return plain({name: value for name, value in vars(self.machine).items() if name != "_policy"})
+
+
+def plain(value: object) -> object:
+    """Return a value that shares nothing with the one given, for comparing before with after."""
+    if isinstance(value, Ratchet):
+        return bytes(value._key), value._counter
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, *(plain(getattr(value, each.name)) for each in fields(value))]
+    return value
+
+
+def party_of(inputs: Mapping[str, Any], session: Mapping[str, Any]) -> SiteParty | CoordinatorParty:
+    """Return who hears a scenario's frames, with all that comes before heard, answered and compared with the session.
+
+    An entry of ``after`` is a frame of the session by its name, or one of the scenario's own.
+    """
+    is_site = inputs["party"] == "site"
+    party = SiteParty(session, inputs.get("journal_floors", {})) if is_site else CoordinatorParty(session)
+    for step in inputs["after"]:
+        if isinstance(step, dict):
+            party.hear(raw(step["frame"]), step.get("from", ""))
+        else:
+            go_on(party, step, session["frames"])
+    return party
+
+
+def go_on(party: SiteParty | CoordinatorParty, step: str, frames: Mapping[str, str]) -> None:
+    """Let a party hear, or the coordinator send, one frame of the stored session."""
+    sender = step.partition(" ")[2]
+    if isinstance(party, SiteParty):
+        answers = {"open": "hello south", "roll": "confirm south", "seal": "ready", "round": "masked south"}
+        assert party.hear(raw(frames[step])).hex() == frames[answers[step]], step
+    elif sender:
+        party.hear(raw(frames[step]), sender)
+    else:
+        assert encode(party.act(step), Frame.decode(raw(frames[step])).sequence).hex() == frames[step], step
+
+
+def replay(inputs: Mapping[str, Any], party: SiteParty | CoordinatorParty | None) -> None:
+    """Ask every layer about a scenario's last input; the one that refuses raises Refused.
+
+    Args:
+        inputs: the scenario's.
+        party: from ``party_of``, where there is one; None for a frame or terms alone.
+    """
+    if "toml" in inputs:
+        tomllib.loads(inputs["toml"])
+        with asking("terms"):
+            parse_study(inputs["toml"], where="study.toml")
+    elif party is None:
+        decoded(raw(inputs["frame"]))
+    elif "frame" in inputs:
+        party.hear(raw(inputs["frame"]), inputs.get("from", ""))
+    elif isinstance(party, CoordinatorParty):
+        party.add_up()
