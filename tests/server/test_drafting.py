@@ -88,8 +88,6 @@ def studies(draw: st.DrawFn) -> Study:
     mode, count = draw(st.sampled_from(["distributed", "local"])), draw(st.integers(3, 5))
     held = [draw(st.booleans()) for _ in range(count)]
     keys = [base64.b64encode(bytes([n + 2]) * 32).decode() if has else "" for n, has in enumerate(held)]
-        base64.b64encode(bytes([number + 2]) * 32).decode() if draw(st.booleans()) else "" for number in range(count)
-    ]
     controller = draw(TEXTS)
     sites = [{"id": f"site-{n}", "key": key, "controller": f"{controller}{n}"} for n, key in enumerate(keys)]
     return Study.model_validate(
