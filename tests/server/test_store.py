@@ -106,6 +106,43 @@ def test_a_later_checkpoint_replaces_an_earlier_one(run: Run, study: Study) -> N
     assert not list(run.folder.glob(".*.part"))
 
 
+def asked(attempts: int) -> Tally:
+    return Tally(attempts=Counter(marginals=2, critic=attempts), charged={"a": Counter(critic=attempts)})
+
+
+def test_a_round_that_was_asked_for_after_the_checkpoint_is_not_forgotten(run: Run, study: Study) -> None:
+    run.save(study, STATE, tally())
+    run.note_asked(asked(6))
+    run.note_asked(asked(7))
+    loaded = run.load(study)
+    assert loaded is not None
+    assert (loaded[1].attempts, loaded[1].charged) == (asked(7).attempts, asked(7).charged)
+    assert (loaded[1].released, loaded[1].history) == (tally().released, tally().history)
+
+
+def test_a_note_that_a_crash_tore_or_that_is_older_than_the_checkpoint_changes_nothing(run: Run, study: Study) -> None:
+    run.save(study, STATE, tally())
+    run.note_asked(asked(1))
+    with (run.folder / "asked.jsonl").open("a") as file:
+        file.write('{"attempts": {"critic": 99')
+    loaded = run.load(study)
+    assert loaded is not None
+    assert loaded[1] == tally()
+
+
+def test_a_checkpoint_takes_the_place_of_the_notes_before_it(run: Run, study: Study) -> None:
+    run.save(study, STATE, tally())
+    run.note_asked(asked(6))
+    run.save(study, STATE, asked(6))
+    assert (run.folder / "asked.jsonl").read_bytes() == b""
+
+
+def test_a_note_that_cannot_be_written_stops_the_run_before_the_round_is_posted(run: Run) -> None:
+    (run.folder / "asked.jsonl").mkdir()
+    with pytest.raises(ConfigError, match=r"asked\.jsonl: cannot be written"):
+        run.note_asked(tally())
+
+
 def test_a_new_run_keeps_study_and_settings(run: Run, study: Study) -> None:
     assert run.study_text() == STUDY
     assert run.study() == study

@@ -100,7 +100,7 @@ class Trainer(Protocol):
         ...
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the whole state as named arrays: a checkpoint from which training goes on exactly."""
+        """Return a copy of the whole state as named arrays: a checkpoint from which training goes on exactly."""
         ...
 
     def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -136,12 +136,24 @@ class Run:
         settings: dict[str, Any] = json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))
         return settings
 
+    def note_asked(self, tally: Tally) -> None:
+        """Make durable what the sites have been asked for, before they are: a crash must not forget a charge."""
+        line = json.dumps({"attempts": tally.attempts, "charged": tally.charged}) + "\n"
+        try:
+            with self._asked_file.open("a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise ConfigError(f"cannot be written: {error.strerror}", where=str(self._asked_file)) from None
+
     def save(self, study: Study, state: Mapping[str, npt.NDArray[Any]], tally: Tally) -> None:
         """Write the checkpoint: all or nothing, durable when this returns."""
         arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
         counts = json.dumps(_fields(tally))
         header = {"format": str(FORMAT), "study": study.hash.hex(), "tally": counts, "hash": _hash(arrays, counts)}
         self._write("checkpoint.safetensors", save(arrays, metadata=header))
+        self._asked_file.write_bytes(b"")  # the checkpoint holds it now
 
     def load(self, study: Study) -> tuple[dict[str, npt.NDArray[Any]], Tally] | None:
         """Return the last checkpoint, or None where there is none yet.
@@ -163,7 +175,7 @@ class Run:
         counts = header.get("tally", "")
         if header.get("hash") != _hash(state, counts):
             raise ConfigError("is damaged; restore it from a backup", where=str(path))
-        return state, _tally(json.loads(counts))
+        return state, self._with_asked(_tally(json.loads(counts)))
 
     def report(self, status: Status) -> None:
         """Replace the status; not made durable, it is for watching only."""
@@ -180,6 +192,23 @@ class Run:
             return Status(**json.loads((self.folder / "status.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return Status()
+
+    def _with_asked(self, tally: Tally) -> Tally:
+        """Return the tally with what was asked for after it was saved."""
+        if self._asked_file.exists():
+            for line in self._asked_file.read_text(encoding="utf-8").splitlines():
+                try:
+                    asked = json.loads(line)
+                except ValueError:  # torn by the crash, so its round was never posted
+                    continue
+                if sum(asked["attempts"].values()) > tally.attempts.total():
+                    tally.attempts = Counter(asked["attempts"])
+                    tally.charged = {site: Counter(counts) for site, counts in asked["charged"].items()}
+        return tally
+
+    @property
+    def _asked_file(self) -> Path:
+        return self.folder / "asked.jsonl"
 
     @property
     def _study_file(self) -> Path:

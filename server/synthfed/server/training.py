@@ -88,6 +88,7 @@ class Training:
             QuorumLost: too few sites for too long; the checkpoint stands.
             SumCorrupt: a person must look before the study goes on.
         """
+        self._save()  # from now on there is a checkpoint to which what is asked for can be added
         self._wait(len(self._policy.study.cohort.sites), self._waiting.all_s)
         reason = ""
         while not reason:
@@ -150,10 +151,11 @@ class Training:
             raise LocalProtocolError(f"the trainer asked for more rounds of {ask.sum!r} than it declared")
         payload = _payload_bytes(kind, ask.payload)
         start = time.monotonic()
-        # Counted before it is posted: an interruption in between may state a charge too many, never one too few.
+        # Durable before it is posted: a crash in between may state a charge too many, never one too few.
         self.tally.attempts[ask.sum] += 1
         for site in cohort:
             self.tally.charged.setdefault(site, Counter())[ask.sum] += 1
+        self._run.note_asked(self.tally)
         attempt = session.attempt(cohort, kind, payload, lambda: self._overlap(ask, cohort, state))
         seconds = time.monotonic() - start
         self.tally.seconds += seconds
@@ -163,10 +165,11 @@ class Training:
     def _overlap(self, ask: Ask, cohort: tuple[str, ...], state: State) -> None:
         """Do the coordinator's public work while the sites compute.
 
-        The checkpoint counts this round as asked for: a crash costs its sum, never a second charge.
+        The checkpoint counts this round as asked for: a crash costs its sum, never a second charge. It comes
+        second, when the sites have their charges on disk, which may be the same disk.
         """
-        self._run.save(self._policy.study, state, self.tally)
         self._trainer.overlap()
+        self._run.save(self._policy.study, state, self.tally)
         self._tell("training", f"sum {ask.sum!r}", cohort=cohort)
 
     def _release(self, answer: Answer, seconds: float) -> None:
