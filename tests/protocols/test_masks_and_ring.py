@@ -11,9 +11,9 @@ from scipy import stats  # type: ignore[import-untyped]
 from tests.protocols.federation import refusal
 
 from synthfed.protocols.ids import digest
-from synthfed.protocols.keystream import KeyStream
+from synthfed.protocols.keystream import CHUNK_BYTES, KeyStream
 from synthfed.protocols.secagg import masks, ring
-from synthfed.protocols.secagg.masks import _CHUNK_BYTES, apply_masks
+from synthfed.protocols.secagg.masks import apply_masks
 
 BITS = (32, 64)
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -61,7 +61,7 @@ def test_the_key_stream_is_aes_256_of_the_block_number_from_zero() -> None:
     assert KeyStream(bytes(32)).read(16).hex() == "dc95c078a2408989ad48a21492842087"  # AESAVS, zero key
 
 
-@given(sizes=st.lists(st.integers(0, 3 * _CHUNK_BYTES), max_size=4))
+@given(sizes=st.lists(st.integers(0, 3 * CHUNK_BYTES), max_size=4))
 def test_a_stream_does_not_depend_on_how_it_is_cut(sizes: list[int]) -> None:
     stream = KeyStream(bytes(32))
     assert b"".join(stream.read(size) for size in sizes) == KeyStream(bytes(32)).read(sum(sizes))
@@ -148,7 +148,7 @@ def test_clamping_and_rounding_enlarge_a_difference_by_at_most_one_step(
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("extra", [-1, 0, 1, 5])
 def test_masks_do_not_depend_on_the_chunks_they_are_applied_in(bits: int, extra: int) -> None:
-    dim = 2 * _CHUNK_BYTES // (bits // 8) + extra
+    dim = 2 * CHUNK_BYTES // (bits // 8) + extra
     words = ring.to_words(np.zeros(dim, dtype=np.int64), bits)
     apply_masks(words, [(key_of("x"), True), (key_of("y"), False)])
     streams = [np.frombuffer(KeyStream(key_of(name)).read(dim * bits // 8), dtype=words.dtype) for name in "xy"]
@@ -163,7 +163,7 @@ def test_masks_are_the_same_for_every_size_of_chunk(
     keys = [(key_of("x"), True), (key_of("y"), False), (key_of("z"), True)]
     whole, cut = (ring.to_words(np.arange(1001), bits) for _ in range(2))
     apply_masks(whole, keys)
-    monkeypatch.setattr(masks, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(masks, "CHUNK_BYTES", chunk_bytes)
     apply_masks(cut, keys)
     assert cut.tobytes() == whole.tobytes()
 

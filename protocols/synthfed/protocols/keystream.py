@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-_CHUNK_BYTES: Final = 256 * 1024  # stays in the second-level cache beside the array it is added to
-_ZEROS: Final = memoryview(bytes(_CHUNK_BYTES))
+CHUNK_BYTES: Final = 256 * 1024  # stays in the second-level cache beside the array it is added to
+_ZEROS: Final = memoryview(bytes(CHUNK_BYTES))
 
 StreamCipher = Literal["aes256-ctr", "chacha20"]
 """Both are pseudorandom under a 32-byte key; ChaCha20 is the faster one on processors without AES instructions."""
@@ -26,12 +26,21 @@ class KeyStream:
         else:
             self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
 
+    def fill(self, block: npt.NDArray[np.uint8]) -> None:
+        """Overwrite a contiguous block with the next bytes of the stream."""
+        for start in range(0, len(block), CHUNK_BYTES):
+            chunk = block[start : start + CHUNK_BYTES]
+            self._encryptor.update_into(_ZEROS[: len(chunk)], chunk.data)
+
     def read(self, size_bytes: int) -> bytes:
         """Return the next bytes of the stream."""
-        whole, rest = divmod(size_bytes, _CHUNK_BYTES)
-        parts = [self._encryptor.update(_ZEROS) for _ in range(whole)]
-        return b"".join([*parts, self._encryptor.update(_ZEROS[:rest])])
+        return self._next(size_bytes).tobytes()
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
         """Return the next ``count`` uniform 64-bit words, shape ``(count,)``, read as little-endian."""
-        return np.frombuffer(self.read(8 * count), dtype="<u8").astype(np.uint64, copy=False)
+        return self._next(8 * count).view("<u8").astype(np.uint64, copy=False)
+
+    def _next(self, size_bytes: int) -> npt.NDArray[np.uint8]:
+        block = np.empty(size_bytes, dtype=np.uint8)
+        self.fill(block)
+        return block

@@ -38,6 +38,7 @@ class Aggregator:
         self._transcript = b""
         self._counter = 0
         self._round: Round | None = None
+        self._context = b""
         self._masked: dict[str, Masked] = {}
         self.state = table.Aggregate.HELLOS
 
@@ -84,6 +85,7 @@ class Aggregator:
         self.state = table.aggregate_next(self.state, table.Got.ROUND_SENT)
         self._counter += 1
         self._round = Round(self._counter, tuple(sorted(cohort)), kind, payload)
+        self._context = self._round.context(self._transcript)
         self._masked = {}
         return self._round
 
@@ -95,7 +97,7 @@ class Aggregator:
         """Take a site's masked words; wrong ones raise RemoteProtocolError and leave the site out."""
         message = self._round
         is_wanted = self.state is table.Aggregate.COLLECTING and message is not None and site in message.cohort
-        if message is None or not is_wanted or masked.context != message.context(self._transcript):
+        if message is None or not is_wanted or masked.context != self._context:
             raise RemoteProtocolError("its sum answers another round", peer=site)
         keys.verify(self._keys[site], masked.signed(site), masked.signature, peer=site)
         kind, bits = self._kind(message)

@@ -4,14 +4,11 @@ Never applies a mask twice: the caller derives each key for one context.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
-from ..keystream import KeyStream, StreamCipher
+from ..keystream import CHUNK_BYTES, KeyStream, StreamCipher
 from .ring import Words
-
-_CHUNK_BYTES: Final = 256 * 1024  # chunk outside, peers inside: the chunk stays in cache
 
 
 def apply_masks(words: Words, keys: Sequence[tuple[bytes, bool]], cipher: StreamCipher = "aes256-ctr") -> None:
@@ -23,9 +20,12 @@ def apply_masks(words: Words, keys: Sequence[tuple[bytes, bool]], cipher: Stream
         cipher: the stream's cipher, the same for all sites of a study.
     """
     streams = [(KeyStream(key, cipher), added) for key, added in keys]
-    per_chunk = _CHUNK_BYTES // words.itemsize
-    for start in range(0, len(words), per_chunk):
+    per_chunk = CHUNK_BYTES // words.itemsize
+    block = np.empty(min(CHUNK_BYTES, words.nbytes), dtype=np.uint8)
+    for start in range(0, len(words), per_chunk):  # chunk outside, peers inside: the chunk stays in cache
         chunk = words[start : start + per_chunk]
+        mask = block[: chunk.nbytes]
         for stream, added in streams:
-            mask = np.frombuffer(stream.read(chunk.nbytes), dtype=words.dtype)
-            (np.add if added else np.subtract)(chunk, mask, out=chunk)
+            stream.fill(mask)
+            (np.add if added else np.subtract)(chunk, mask.view(words.dtype), out=chunk)
+    block[:] = 0  # no mask stays behind in memory that others may get

@@ -26,7 +26,9 @@ def to_grid(total: npt.NDArray[np.float64], step: float, box: float) -> npt.NDAr
     """
     if not np.isfinite(total).all():
         raise ValueError("a sum to encode is not finite")
-    return np.rint(np.clip(total / step, -box, box)).astype(np.int64)
+    steps = total / step
+    np.clip(steps, -box, box, out=steps)
+    return np.rint(steps, out=steps).astype(np.int64)
 
 
 def to_words(values: npt.NDArray[np.int64], bits: int) -> Words:

@@ -172,8 +172,10 @@ class SiteMachine:
 
     def repeated(self, message: Round) -> Masked | None:
         """Return the bytes already sent for this very round, or None: sending them again is free."""
-        sent = self._session.sent if self._session else None
-        return sent if sent is not None and message.context(self.transcript) == sent.context else None
+        session = self._session
+        if session is None or session.sent is None or message.counter != session.counter:
+            return None  # without hashing a long payload
+        return session.sent if message.context(session.transcript) == session.context else None
 
     def commit(self, accepted: Accepted) -> Seeds:
         """Burn the counter and return the round's secret seeds; the charge has been made durable before."""
