@@ -102,14 +102,15 @@ def read_frame(connection: socket.socket) -> bytes:
     Raises:
         RemoteProtocolError: what came is not a frame.
     """
-    header = _read_exactly(connection, HEADER.size)
-    if not header:
+    header = bytearray(HEADER.size)
+    if not _fills(connection, header):
         return b""
-    _, _, length = read_header(header)
-    body = _read_exactly(connection, length)
-    if len(body) != length:
+    _, _, length = read_header(bytes(header))
+    frame = bytearray(HEADER.size + length)
+    frame[: HEADER.size] = header
+    if not _fills(connection, memoryview(frame)[HEADER.size :]):
         raise RemoteProtocolError("the connection ended inside a frame", peer="relay")
-    return header + body
+    return bytes(frame)
 
 
 def _serve_one(agent: Answers, connection: socket.socket, clock: Clock) -> bool:
@@ -134,15 +135,15 @@ def _serve_one(agent: Answers, connection: socket.socket, clock: Clock) -> bool:
     return True
 
 
-def _read_exactly(connection: socket.socket, size: int) -> bytes:
-    buffer = bytearray(size)
-    view, got = memoryview(buffer), 0
-    while got < size:
-        count = connection.recv_into(view[got:])
+def _fills(connection: socket.socket, buffer: bytearray | memoryview) -> bool:
+    """Fill the buffer, and return whether the peer sent as much before it closed."""
+    view = memoryview(buffer)
+    while view:
+        count = connection.recv_into(view)
         if not count:
-            return b""
-        got += count
-    return bytes(buffer)
+            return False
+        view = view[count:]
+    return True
 
 
 def _drop(waiting: selectors.BaseSelector, connection: socket.socket | None) -> None:
