@@ -9,6 +9,7 @@ Prints a table and writes JSON; it is no test. Never compares runs of different 
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -17,6 +18,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
+
+from synthfed.client.train import seconds_per_step
+from synthfed.plugins.models.training import CRITIC
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import Child, close_all, flower_environment, free_port, this_program
 from synthfed.protocols.schema import Categorical
@@ -29,10 +34,10 @@ from synthfed.server.store import Run
 SITES = 5
 COLUMNS = tuple(Categorical(name=f"c{number}", values=tuple("abcdefghij")) for number in range(20))
 WIDTHS = {100_000: 230, 1_000_000: 905}
-ANSWER_S = {100_000: 0.3, 1_000_000: 2.0}
+HEADROOM = 20  # five sites and the coordinator share the cores, perhaps with others
 
 
-def study(home: ServerHome, dim: int, steps: int) -> Study:
+def study(home: ServerHome, dim: int, steps: int, answer_time_s: float = 1.0) -> Study:
     """Return a study whose critic has about ``dim`` parameters."""
     options = {
         "start": "marginals",
@@ -48,7 +53,7 @@ def study(home: ServerHome, dim: int, steps: int) -> Study:
         units_per_site=300,
         sample_rate=0.05,
         steps=steps,
-        answer_time_s=ANSWER_S[dim],
+        answer_time_s=answer_time_s,
         statistic_time_s=0.5,
     )
     return make_study(
@@ -62,6 +67,15 @@ def study(home: ServerHome, dim: int, steps: int) -> Study:
         quorum=4,
         columns=COLUMNS,
     )
+
+
+def step_s(terms: Study) -> float:
+    """Return the time of one critic step on made-up rows, one thread, in seconds."""
+    torch.set_num_threads(1)
+    pinned = pin(terms)
+    kind = pinned.policy.plan.kind(CRITIC)
+    assert kind is not None
+    return statistics.median([seconds_per_step(pinned, kind) for _ in range(12)][2:])
 
 
 def make_sites(folder: Path, home: ServerHome) -> list[Path]:
@@ -79,13 +93,16 @@ def make_sites(folder: Path, home: ServerHome) -> list[Path]:
 
 def measure(dim: int, steps: int, transport: str) -> dict[str, object]:
     """Return the overhead of the critic's rounds, in milliseconds."""
+    load = os.getloadavg()[0]
     folder = Path(tempfile.mkdtemp(prefix="synthfed-bench-", dir="/tmp"))
     home = ServerHome(folder / "coordinator")
     children: list[Child] = []
     try:
         init_home(home, "127.0.0.1", "127.0.0.1", free_port(), free_port())
         homes = make_sites(folder, home)
-        terms = study(home, dim, steps)
+        alone_s = step_s(study(home, dim, steps))
+        answer_s = math.ceil(20 * HEADROOM * alone_s) / 20
+        terms = study(home, dim, steps, answer_s)
         file = folder / "study.toml"
         file.write_text(render_study(terms), encoding="utf-8")
         for path in homes:
@@ -106,14 +123,16 @@ def measure(dim: int, steps: int, transport: str) -> dict[str, object]:
         loaded = Run(home.run_folder(terms.name)).load(terms)
         assert loaded is not None
         rounds = [each["seconds"] for each in loaded[1].history][2:]  # the marginals come first
-        over_ms = sorted(1000 * (seconds - ANSWER_S[dim]) for seconds in rounds)
-        kind = pin(terms).policy.plan.kind("critic")
+        over_ms = sorted(1000 * (seconds - answer_s) for seconds in rounds)
+        kind = pin(terms).policy.plan.kind(CRITIC)
         assert kind is not None
         return {
             "transport": transport,
             "dim": kind.sum.dim,
             "rounds": len(rounds),
-            "answer_time_ms": 1000 * ANSWER_S[dim],
+            "load_before": load,
+            "step_on_made_up_rows_ms": 1000 * alone_s,
+            "answer_time_ms": 1000 * answer_s,
             "overhead_ms_median": statistics.median(over_ms),
             "overhead_ms_90": over_ms[int(0.9 * (len(over_ms) - 1))],
         }
@@ -132,12 +151,10 @@ def main() -> None:
         measure(1_000_000, 30, "session"),
         measure(100_000, 3, "messages"),
     ]
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     machine = {
         "cores": os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "load": load,
     }
     out.write_text(
         json.dumps({"sites": SITES, "machine": machine, "results": results}, indent=2) + "\n", encoding="utf-8"

@@ -63,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("site.json"))
     out = parser.parse_args().out
+    load = os.getloadavg()[0]
     steps = step_times_ms()
     peaks: dict[str, float] = {}
     done = threading.Event()
@@ -86,7 +87,12 @@ def main() -> None:
     seconds = time.monotonic() - start
     done.set()
     watcher.join()
-    machine = {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()}
+    machine = {
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "load_before": load,
+    }
     result = {"step_ms": steps, "peak_mb": peaks, "demo_s": seconds, "first_step_s": first_step[0], "machine": machine}
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
