@@ -3,16 +3,15 @@
 Every layer of a party is asked in its order; a layer behind the one that refuses is never reached.
 """
 
-import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.vectors.generate import FOLDER, ephemeral
+from tests.vectors.generate import ephemeral
 from tests.vectors.session import POLICY
 
 from synthfed.client.train import read_payload
@@ -61,11 +60,6 @@ def asking(layer: str) -> Iterator[None]:
         raise Refused(layer, error) from None
 
 
-def stored_session() -> dict[str, Any]:
-    stored: dict[str, Any] = json.loads((FOLDER / "session.json").read_text(encoding="ascii"))
-    return stored
-
-
 def decoded(frame: bytes) -> tuple[Message, int]:
     """Return a frame's message and sequence number, asking the two lowest layers."""
     with asking("frame"):
@@ -90,7 +84,7 @@ class SiteParty:
         )
         self.machine = SiteMachine(POLICY, start["name"], identity)
 
-    def hear(self, frame: bytes, sender: str = "") -> bytes:
+    def hear(self, frame: bytes) -> bytes:
         """Return the answer to a frame of the coordinator; what refuses raises Refused."""
         message, sequence = decoded(frame)
         return encode(self._answer(message), sequence)
@@ -124,18 +118,23 @@ class CoordinatorParty:
 
     def __init__(self, session: Mapping[str, Any]) -> None:
         self.machine = Aggregator(POLICY, raw(session["session"]))
+        self._round = raw(session["frames"]["round"])
         self.total: list[int] = []
 
     def act(self, what: str) -> Message:
         """Return what the coordinator sends of its own accord."""
-        cohort, machine = self.machine.members, self.machine
-        if what != "round":
-            return {"open": machine.open, "roll": machine.roll, "seal": machine.seal}[what]()
-        sent, _ = decode(raw(stored_session()["frames"]["round"]))
+        machine = self.machine
+        sent, _ = decode(self._round)
         assert isinstance(sent, Round)
-        return machine.round(cohort, sent.kind, sent.payload)
+        acts: dict[str, Callable[[], Message]] = {
+            "open": machine.open,
+            "roll": machine.roll,
+            "seal": machine.seal,
+            "round": lambda: machine.round(machine.members, sent.kind, sent.payload),
+        }
+        return acts[what]()
 
-    def hear(self, frame: bytes, sender: str = "") -> None:
+    def hear(self, frame: bytes, sender: str) -> None:
         """Take a frame of a site; what refuses raises Refused."""
         message, _ = decoded(frame)
         with asking("aggregator"):
@@ -171,7 +170,10 @@ def plain(value: object) -> object:
     return value
 
 
-def party_of(inputs: Mapping[str, Any], session: Mapping[str, Any]) -> SiteParty | CoordinatorParty:
+Party = SiteParty | CoordinatorParty
+
+
+def party_of(inputs: Mapping[str, Any], session: Mapping[str, Any]) -> Party:
     """Return who hears a scenario's frames, with all that comes before heard, answered and compared with the session.
 
     An entry of ``after`` is a frame of the session by its name, or one of the scenario's own.
@@ -180,25 +182,35 @@ def party_of(inputs: Mapping[str, Any], session: Mapping[str, Any]) -> SiteParty
     party = SiteParty(session, inputs.get("journal_floors", {})) if is_site else CoordinatorParty(session)
     for step in inputs["after"]:
         if isinstance(step, dict):
-            party.hear(raw(step["frame"]), step.get("from", ""))
+            hear(party, step)
         else:
             go_on(party, step, session["frames"])
     return party
 
 
-def go_on(party: SiteParty | CoordinatorParty, step: str, frames: Mapping[str, str]) -> None:
-    """Let a party hear, or the coordinator send, one frame of the stored session."""
+def go_on(party: Party, step: str, frames: Mapping[str, str]) -> None:
+    """Let a party hear, or the coordinator send, one frame of the stored session; "sum" is the coordinator's adding."""
     sender = step.partition(" ")[2]
     if isinstance(party, SiteParty):
         answers = {"open": "hello south", "roll": "confirm south", "seal": "ready", "round": "masked south"}
         assert party.hear(raw(frames[step])).hex() == frames[answers[step]], step
     elif sender:
         party.hear(raw(frames[step]), sender)
+    elif step == "sum":
+        party.add_up()
     else:
         assert encode(party.act(step), Frame.decode(raw(frames[step])).sequence).hex() == frames[step], step
 
 
-def replay(inputs: Mapping[str, Any], party: SiteParty | CoordinatorParty | None) -> None:
+def hear(party: Party, step: Mapping[str, str]) -> None:
+    """Let a party hear a scenario's own frame."""
+    if isinstance(party, SiteParty):
+        party.hear(raw(step["frame"]))
+    else:
+        party.hear(raw(step["frame"]), step["from"])
+
+
+def replay(inputs: Mapping[str, Any], party: Party | None) -> None:
     """Ask every layer about a scenario's last input; the one that refuses raises Refused.
 
     Args:
@@ -212,6 +224,6 @@ def replay(inputs: Mapping[str, Any], party: SiteParty | CoordinatorParty | None
     elif party is None:
         decoded(raw(inputs["frame"]))
     elif "frame" in inputs:
-        party.hear(raw(inputs["frame"]), inputs.get("from", ""))
+        hear(party, inputs)
     elif isinstance(party, CoordinatorParty):
         party.add_up()

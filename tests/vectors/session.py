@@ -171,8 +171,3 @@ def session() -> dict[str, Any]:
         "sum": sum(VALUES.values(), np.zeros(6, dtype=np.int64)).tolist(),
         "frames": {name: hexadecimal(message) for name, message in frames.items()},
     }
-
-
-def text() -> str:
-    """Return the content of the stored file."""
-    return json.dumps(session(), indent=1) + "\n"

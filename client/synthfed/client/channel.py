@@ -18,6 +18,7 @@ from synthfed.protocols.errors import RemoteProtocolError, TransportError
 from synthfed.protocols.wire import HEADER, read_header
 
 _LOG: Final = logging.getLogger(__name__)
+_PART_BYTES: Final = 2**20
 _STALLED_S: Final = 10.0  # a relay that stops in the middle of a frame does not hold the agent for ever
 
 Clock = Callable[[], float]
@@ -102,14 +103,19 @@ def read_frame(connection: socket.socket) -> bytes:
     Raises:
         RemoteProtocolError: what came is not a frame.
     """
-    header = bytearray(HEADER.size)
-    if not _fills(connection, header):
-        return b""
+    header = bytearray()
+    while len(header) < HEADER.size:
+        part = connection.recv(HEADER.size - len(header))
+        if not part:
+            return b""
+        header += part
     _, _, length = read_header(bytes(header))
-    frame = bytearray(HEADER.size + length)
-    frame[: HEADER.size] = header
-    if not _fills(connection, memoryview(frame)[HEADER.size :]):
-        raise RemoteProtocolError("the connection ended inside a frame", peer="relay")
+    frame = header
+    while len(frame) < HEADER.size + length:  # grows as bytes come: a header alone must not cost what it announces
+        part = connection.recv(min(_PART_BYTES, HEADER.size + length - len(frame)))
+        if not part:
+            raise RemoteProtocolError("the connection ended inside a frame", peer="relay")
+        frame += part
     return bytes(frame)
 
 
@@ -132,17 +138,6 @@ def _serve_one(agent: Answers, connection: socket.socket, clock: Clock) -> bool:
     except OSError as error:
         _LOG.warning("the relay left before its answer: %s", error)
         return False
-    return True
-
-
-def _fills(connection: socket.socket, buffer: bytearray | memoryview) -> bool:
-    """Fill the buffer, and return whether the peer sent as much before it closed."""
-    view = memoryview(buffer)
-    while view:
-        count = connection.recv_into(view)
-        if not count:
-            return False
-        view = view[count:]
     return True
 
 

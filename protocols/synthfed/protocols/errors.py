@@ -157,11 +157,13 @@ def _place(finding: ErrorDetails, document: Any) -> str:
 
 
 def _entry(fields: list[str], index: int, entry: object) -> str:
-    what, field = _NAMED.get(fields[-1], ("", ""))
+    what, field = _NAMED.get(fields[-1], ("", "")) if fields else ("", "")
     name = entry.get(field) if isinstance(entry, dict) else None
     if isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME:
         return f"{what} {name!r}"
-    return f"{what} {index + 1}" if what else f"entry {index + 1} of {'.'.join(fields)}"
+    if what:
+        return f"{what} {index + 1}"
+    return f"entry {index + 1}" + (f" of {'.'.join(fields)}" if fields else "")
 
 
 def _shown(value: object) -> str:

@@ -10,19 +10,23 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from synthfed.plugins.files import write_whole
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import digest
+from synthfed.protocols.schema import Strict
 from synthfed.protocols.study import Study, parse_study
 
 FORMAT: Final = 1
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(slots=True)
@@ -138,7 +142,7 @@ class Run:
 
     def note_asked(self, tally: Tally) -> None:
         """Make durable what the sites have been asked for, before they are: a crash must not forget a charge."""
-        line = json.dumps({"attempts": tally.attempts, "charged": tally.charged}) + "\n"
+        line = _Asked(attempts=tally.attempts, charged=tally.charged).model_dump_json() + "\n"
         try:
             with self._asked_file.open("a", encoding="utf-8") as file:
                 file.write(line)
@@ -168,14 +172,19 @@ class Run:
             with safe_open(path, framework="numpy") as file:
                 header = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, OSError) as error:
+        # The others for kinds of numbers and shapes that numpy does not know or cannot hold.
+        except (SafetensorError, OSError, AttributeError, TypeError, ValueError) as error:
             raise ConfigError(f"cannot be read ({error}); restore it from a backup", where=str(path)) from None
         if header.get("format") != str(FORMAT) or header.get("study") != study.hash.hex():
             raise ConfigError("was written for other terms or by another version", where=str(path))
         counts = header.get("tally", "")
         if header.get("hash") != _hash(state, counts):
             raise ConfigError("is damaged; restore it from a backup", where=str(path))
-        return state, self._with_asked(_tally(json.loads(counts)))
+        try:
+            tally = _Counts.model_validate_json(counts).tally()
+        except ValidationError:  # the digest is no signature
+            raise ConfigError("is damaged; restore it from a backup", where=str(path)) from None
+        return state, self._with_asked(tally)
 
     def report(self, status: Status) -> None:
         """Replace the status; not made durable, it is for watching only."""
@@ -198,12 +207,11 @@ class Run:
         if self._asked_file.exists():
             for line in self._asked_file.read_text(encoding="utf-8").splitlines():
                 try:
-                    asked = json.loads(line)
-                except ValueError:  # torn by the crash, so its round was never posted
+                    asked = _Asked.model_validate_json(line)
+                except ValidationError:  # torn by the crash, so its round was never posted
                     continue
-                if sum(asked["attempts"].values()) > tally.attempts.total():
-                    tally.attempts = Counter(asked["attempts"])
-                    tally.charged = {site: Counter(counts) for site, counts in asked["charged"].items()}
+                if sum(asked.attempts.values()) > tally.attempts.total():
+                    tally.attempts, tally.charged = Counter(asked.attempts), _by_site(asked.charged)
         return tally
 
     @property
@@ -231,12 +239,32 @@ def _fields(tally: Tally) -> dict[str, Any]:
     return {each.name: getattr(tally, each.name) for each in fields(tally)}
 
 
-def _tally(values: dict[str, Any]) -> Tally:
-    return Tally(
-        attempts=Counter(values["attempts"]),
-        released=Counter(values["released"]),
-        charged={site: Counter(counts) for site, counts in values["charged"].items()},
-        history=values["history"],
-        started=values["started"],
-        seconds=values["seconds"],
-    )
+class _Asked(Strict):
+    """What the sites were asked for, as it is written down."""
+
+    attempts: dict[str, Count]
+    charged: Mapping[str, Mapping[str, Count]]
+
+
+class _Counts(_Asked):
+    """A whole tally, as it is written down."""
+
+    released: dict[str, Count]
+    history: list[dict[str, float]]
+    started: str
+    seconds: Annotated[float, Field(ge=0)]
+
+    def tally(self) -> Tally:
+        """Return it as it is used."""
+        return Tally(
+            attempts=Counter(self.attempts),
+            released=Counter(self.released),
+            charged=_by_site(self.charged),
+            history=self.history,
+            started=self.started,
+            seconds=self.seconds,
+        )
+
+
+def _by_site(charged: Mapping[str, Mapping[str, int]]) -> dict[str, Counter[str]]:
+    return {site: Counter(counts) for site, counts in charged.items()}

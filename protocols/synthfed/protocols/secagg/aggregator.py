@@ -68,7 +68,8 @@ class Aggregator:
 
     def add_confirm(self, site: str, confirm: Confirm) -> None:
         """Take a site's confirmation; a wrong one raises RemoteProtocolError."""
-        if site not in self._hellos or confirm.site != site or confirm.transcript != self._transcript:
+        is_wanted = self.state is table.Aggregate.CONFIRMS and site in self._hellos
+        if not is_wanted or confirm.site != site or confirm.transcript != self._transcript:
             raise RemoteProtocolError("it confirmed another transcript", peer=site)
         keys.verify(self._keys[site], confirm.signed(), confirm.signature, peer=site)
         self._confirms[site] = confirm
