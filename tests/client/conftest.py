@@ -1,6 +1,10 @@
 """A roster of three sites, a tiny model plugin and the policies pinned for it."""
 
 import base64
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,9 @@ from synthfed.protocols.privacy.plan import make_plan
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # so that tests can import `tests.client.federation`
+from tests.client.federation import Federation, Identities, Join, join_at
 
 SITES = ("a", "b", "c")
 SUMS = (
@@ -69,6 +76,18 @@ def other_policy(identities: dict[str, Ed25519PrivateKey]) -> Policy:
     """A later study of the same sites and sums, with more noise."""
     study = terms(identities, "second", 2.0)
     return Policy(study, make_plan(study, SUMS), b"code")
+
+
+@pytest.fixture
+def join(tmp_path: Path, policy: Policy, identities: Identities, tiny: PrivatePart) -> Iterator[Join]:
+    """Return a function that starts three agents over the ledgers of this test, anew at every call."""
+    with ExitStack() as stack:
+        yield join_at(stack, tmp_path, policy, identities, tiny)
+
+
+@pytest.fixture
+def federation(join: Join) -> Federation:
+    return join()
 
 
 def terms(identities: dict[str, Ed25519PrivateKey], name: str, epsilon: float) -> Study:

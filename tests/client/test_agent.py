@@ -1,76 +1,40 @@
 """The agent, fed with encoded frames only: what it refuses, charges, repeats, delays, and when it stops."""
 
-import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.client.federation import (
+    GRADIENT_S,
+    STATISTIC_S,
+    UNITS,
+    WEIGHTS,
+    Clock,
+    Federation,
+    Identities,
+    Join,
+    Plugin,
+    answered,
+    decoded,
+    is_sum,
+    records,
+)
 
-from synthfed.client.agent import OVERRUNS_ALLOWED, Agent
-from synthfed.client.channel import Reply
+from synthfed.client.agent import OVERRUNS_ALLOWED
 from synthfed.client.config import Ceiling
 from synthfed.client.data import UnitData
-from synthfed.client.gate import Gate
-from synthfed.client.vault import Ledger
-from synthfed.plugins.api import Array, Payload, PrivatePart, Records
+from synthfed.plugins.api import Array, PrivatePart
 from synthfed.protocols.errors import BudgetExceeded, PrivacyError, RemoteProtocolError
 from synthfed.protocols.secagg import keys, messages, table
 from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.messages import Code, Refusal
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.wire import HEADER, MAGIC, VERSION, Frame
-
-Identities = dict[str, Ed25519PrivateKey]
-
-UNITS = 20
-STATISTIC_S = 3.0
-GRADIENT_S = 0.25
-AMPLE = Ceiling(epsilon=100.0, delta=1e-5)
-WEIGHTS = np.linspace(-1, 1, 10, dtype="<f4").tobytes()
-
-
-@dataclass
-class Clock:
-    """A clock that moves only when told to, or by ``tick_s`` at every look."""
-
-    now: float = 100.0
-    tick_s: float = 0.0
-
-    def __call__(self) -> float:
-        self.now += self.tick_s
-        return self.now
-
-
-@dataclass
-class Plugin:
-    """The tiny plugin, calling ``meet`` with every batch of records before it computes."""
-
-    tiny: PrivatePart
-    meet: Callable[[Array], object] = len
-
-    def encode(self, records: Records) -> Array:
-        return self.tiny.encode(records)
-
-    def statistic(self, name: str, batch: Array, payload: Payload) -> Array:
-        self.meet(batch)
-        return self.tiny.statistic(name, batch, payload)
-
-    def module(self, name: str) -> torch.nn.Module:
-        return self.tiny.module(name)
-
-    def loss(self, name: str, module: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        self.meet(batch.detach().numpy())
-        return self.tiny.loss(name, module, batch)
 
 
 class Watched(UnitData):
@@ -79,112 +43,6 @@ class Watched(UnitData):
     def draw(self, stream: object, sample_rate: float, slots: int) -> Array:  # noqa: ARG002
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("not reached")
-
-
-def records(cls: type[UnitData] = UnitData, offset: float = 0.0) -> UnitData:
-    encoded = (np.arange(UNITS) / UNITS + offset)[:, None]
-    return cls(encoded, np.arange(UNITS, dtype=np.int64), np.ones(UNITS, dtype=np.int64))
-
-
-@dataclass
-class Federation:
-    """Three agents, each with a ledger file, and the coordinator's aggregator between them."""
-
-    policy: Policy
-    agents: dict[str, Agent]
-    clock: Clock
-    aggregator: Aggregator = field(init=False)
-    sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-    @property
-    def a(self) -> Agent:
-        return self.agents["a"]
-
-    def ask(self, site: str, message: messages.Message) -> messages.Message:
-        number = next(self.sequence)
-        answer, echoed = messages.decode(answered(self.agents[site], messages.encode(message, number)).frame)
-        assert echoed == number
-        return answer
-
-    def shake_hands(self, session: bytes = b"n" * 32) -> None:
-        self.aggregator = Aggregator(self.policy, session)
-        for site in self.agents:
-            hello = self.ask(site, self.aggregator.open())
-            assert isinstance(hello, messages.Hello)
-            self.aggregator.add_hello(site, hello)
-        roll = self.aggregator.roll()
-        for site in self.agents:
-            confirm = self.ask(site, roll)
-            assert isinstance(confirm, messages.Confirm)
-            self.aggregator.add_confirm(site, confirm)
-        seal = self.aggregator.seal()
-        for site in self.agents:
-            assert self.ask(site, seal) == messages.Ready()
-
-    def round(self, kind: str) -> bytes:
-        """Return the next round's frame, the same for every site."""
-        message = self.aggregator.round(tuple(self.agents), kind, WEIGHTS if kind == "critic" else b"")
-        return messages.encode(message, next(self.sequence))
-
-    def reply(self, kind: str = "count") -> Reply:
-        """Give site a alone a fresh round; the coordinator gives it up."""
-        reply = answered(self.a, self.round(kind))
-        self.aggregator.give_up()
-        return reply
-
-    def code(self, kind: str = "count") -> Code:
-        answer = decoded(self.reply(kind))
-        assert isinstance(answer, Refusal)
-        return answer.code
-
-
-Join = Callable[..., Federation]
-
-
-@pytest.fixture
-def join(tmp_path: Path, policy: Policy, identities: Identities, tiny: PrivatePart) -> Iterator[Join]:
-    with ExitStack() as stack:
-
-        def joined(
-            data: UnitData | None = None,
-            private: PrivatePart = tiny,
-            clock: Clock | None = None,
-            ceiling: Ceiling = AMPLE,
-            shaken: bool = True,
-        ) -> Federation:
-            clock = clock or Clock()
-            agents = {}
-            for site, identity in identities.items():
-                ledger = stack.enter_context(closing(Ledger(tmp_path / f"{site}.db", create=True)))
-                gate, machine = Gate(policy, ceiling, ledger), SiteMachine(policy, site, identity)
-                plugin = private if site == "a" else tiny
-                agents[site] = Agent(policy, machine, gate, ledger, data or records(), plugin, clock)
-            federation = Federation(policy, agents, clock)
-            if shaken:
-                federation.shake_hands()
-            return federation
-
-        yield joined
-
-
-@pytest.fixture
-def federation(join: Join) -> Federation:
-    return join()
-
-
-def answered(agent: Agent, frame: bytes) -> Reply:
-    """Return the agent's reply; the session stands."""
-    reply = agent.answer(frame)
-    assert reply is not None
-    return reply
-
-
-def decoded(reply: Reply) -> messages.Message:
-    return messages.decode(reply.frame)[0]
-
-
-def is_sum(reply: Reply) -> bool:
-    return isinstance(decoded(reply), messages.Masked)
 
 
 def test_three_agents_answer_a_statistic_with_the_sum_of_their_records_and_noise(federation: Federation) -> None:

@@ -5,6 +5,8 @@ import re
 import shutil
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import pytest
 from synthfed.client.check import preflight
 from synthfed.client.config import Home
 from synthfed.client.enrol import init_home
+from synthfed.client.site import open_agent
 from synthfed.client.vault import Charge, Ledger, load_identity
 from synthfed.protocols.enrolment import Invitation
 from synthfed.protocols.privacy.accountant import SampledGaussian
@@ -372,3 +375,34 @@ def test_an_address_with_an_empty_label_is_a_finding(home: Home) -> None:
     without_study(home)
     edit(home.config, "127.0.0.1:", "coordinator..example:")
     assert "coordinator.address" in details(home, "settings")
+
+
+SECOND = """
+import sys
+from pathlib import Path
+from typer.testing import CliRunner
+from synthfed.client.cli import app
+from synthfed.client.config import Home
+from synthfed.client.site import open_agent
+
+try:
+    with open_agent(Home(Path(sys.argv[1]))):
+        print("opened")
+except Exception as error:
+    print(type(error).__name__, error)
+result = CliRunner().invoke(app, ["clear", "--home", sys.argv[1]])
+print(type(result.exception).__name__, result.exception)
+"""
+
+
+def test_while_an_agent_has_a_home_no_second_process_can_open_or_clear_it(home: Home) -> None:
+    with open_agent(home) as agent:
+        charge = Charge(b"s" * 32, "first", "critic", b"t" * 32, 1, b"c" * 32, SampledGaussian(0.5, 2.0, 1))
+        agent.ledger.charge(charge)
+        command = [sys.executable, "-c", SECOND, str(home.path)]
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        refusals = tried.stdout.splitlines()
+        assert len(refusals) == 2, tried.stderr
+        assert all(line.startswith("ConfigError") for line in refusals)
+        assert all("another agent is using this home; stop it first" in line for line in refusals)
+        assert agent.ledger.unsettled() == (1,)

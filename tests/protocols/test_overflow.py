@@ -49,7 +49,7 @@ def test_all_sites_at_the_edge_of_the_box_with_sixteen_deviations_of_noise_give_
     bits: int, sites: int
 ) -> None:
     """Both edges, with the noise outwards, inwards, at one site or spread over all."""
-    edge = math.floor(box(study_of(sites), bits))
+    edge = box(study_of(sites), bits)
     noise = deviations(sites)
     corners = []
     for sign in (1, -1):
@@ -68,11 +68,11 @@ def test_all_sites_at_the_edge_of_the_box_with_sixteen_deviations_of_noise_give_
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("sites", SIZES)
 def test_the_box_leaves_room_for_the_noise_by_exact_arithmetic(bits: int, sites: int) -> None:
-    """The floating-point box is never above the exact one by more than its own last bit."""
+    """Computed in floats and rounded down to a whole step, the box is the exact one to within a step."""
     found = Fraction(box(study_of(sites), bits))
     wanted = (2 ** (bits - 1) - 1 - 16 * GRID * Fraction(math.isqrt(sites * 10**40), 10**20)) / sites
     assert found <= min(wanted * (1 + Fraction(1, 2**51)), 2**52)
-    assert found >= min(wanted * (1 - Fraction(1, 2**51)), 2**52) or bits == 64
+    assert found >= min(wanted * (1 - Fraction(1, 2**51)), 2**52) - 1 or bits == 64
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -102,13 +102,13 @@ def test_any_values_sum_up_under_masks_as_python_integers_modulo_the_ring(data: 
     far=st.sampled_from([1.0, 1 + 2**-52, 2.0, 1e250]),
     step=st.sampled_from([1.0, 0.1, 1e-9, 7e5, 2.0**-40]),
 )
-def test_a_sum_at_or_beyond_the_box_is_brought_to_an_integer_of_the_ring_within_half_a_step_of_the_box(
+def test_a_sum_at_or_beyond_the_box_is_brought_to_an_integer_of_the_ring_inside_the_box(
     ends: list[float], bits: int, sites: int, far: float, step: float
 ) -> None:
     limit = box(study_of(sites), bits)
     grid = ring.to_grid(np.array(ends) * limit * step * far, step, limit)
     for value, end in zip(grid.tolist(), ends, strict=True):
-        assert abs(value) <= Fraction(limit) + Fraction(1, 2)
+        assert abs(value) <= limit
         assert value * end >= 0
         assert -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
 
@@ -118,7 +118,7 @@ def test_machines_at_the_edge_of_their_boxes_and_sixteen_deviations_of_noise_sum
     """Through real handshakes, rounds, masks and signatures; the sum is read before any test of its size."""
     federation = fed.Federation().active()
     message = federation.aggregator.round(fed.NAMES, WIDE[bits], b"w")
-    edge, noise = math.floor(box(federation.policy.study, bits)), deviations(len(fed.NAMES))
+    edge, noise = box(federation.policy.study, bits), deviations(len(fed.NAMES))
     total = [0] * fed.DIM
     words = ring.to_words(np.zeros(fed.DIM, dtype=np.int64), bits)
     canary = ring.to_words(np.zeros(CANARY_WORDS, dtype=np.int64), bits)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.pinning import Pinned, pin
 from synthfed.plugins.processes import exclusive
-from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.errors import ConfigError, PluginError, SynthfedError
 from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import Study
 
@@ -39,10 +39,24 @@ def open_agent(home: Home) -> Iterator[Agent]:
             agent = _agent(
                 pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), time.monotonic
             )
-            for kind in pinned.policy.plan.kinds:
-                if kind.sum.family == "gradient":  # a process's first step is slow and would overrun its time
-                    seconds_per_step(pinned, kind)
+            _warm_up(pinned)
             yield agent
+
+
+def _warm_up(pinned: Pinned) -> None:
+    """Compute one gradient step on made-up rows: a process's first one is slow and would overrun its time."""
+    for kind in pinned.policy.plan.kinds:
+        if kind.sum.family == "gradient":
+            try:
+                seconds_per_step(pinned, kind)
+            except SynthfedError:
+                raise
+            except Exception as error:  # the edge to foreign code; no record is near
+                raise PluginError(
+                    f"cannot compute {kind.sum.name!r} on made-up rows ({type(error).__name__}: {error})",
+                    plugin=pinned.plugin.name,
+                    distribution=pinned.plugin.distribution,
+                ) from error
 
 
 def check_roster(config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:

@@ -4,7 +4,7 @@ Never returns one unit's contribution, its norm, or how many units there were.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -19,6 +19,8 @@ from synthfed.protocols.errors import RemoteProtocolError, UnsupportedMechanism
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, Kind, Sum
+
+from .residue import changed, state_of
 
 LARGEST_WEIGHT: Final = 1e4
 
@@ -87,9 +89,9 @@ def _gradients(private: PrivatePart, each: Sum, payload: Payload, batch: Array, 
     parameters = sum(parameter.numel() for parameter in module.parameters())
     if parameters != each.dim:
         raise UnsupportedMechanism(f"the module of {each.name!r} has {parameters} parameters, declared {each.dim}")
-    before = {name: value.clone() for name, value in module.state_dict().items()}
     with _refusals():
         gradients = _UnitGradients(module)
+        before = state_of(module)
         # Opacus' hooks want an input that asks for a gradient; none is used.
         losses = private.loss(each.name, gradients, torch.from_numpy(batch).requires_grad_())
         if losses.shape != (len(batch),):
@@ -97,7 +99,8 @@ def _gradients(private: PrivatePart, each: Sum, payload: Payload, batch: Array, 
         losses.sum().backward()  # type: ignore[no-untyped-call]
     scales = _scales(gradients.norms(len(batch)), each.clip_norm, real)
     total = gradients.weighted_sum(torch.from_numpy(scales))
-    _check_untouched(each.name, module, before)
+    if residue := changed(before, state_of(module)):
+        raise UnsupportedMechanism(f"the module of {each.name!r} changed its {residue} while it saw records")
     return total
 
 
@@ -127,13 +130,6 @@ def _refusals() -> Iterator[None]:
         yield
     except NotImplementedError as error:
         raise UnsupportedMechanism(f"Opacus refuses the module: {error}") from None
-
-
-def _check_untouched(name: str, module: nn.Module, before: Mapping[str, torch.Tensor]) -> None:
-    """Refuse a module that keeps something from one batch to the next, as BatchNorm does."""
-    after = module.state_dict()
-    if set(after) != set(before) or any(not torch.equal(after[key], before[key]) for key in before):
-        raise UnsupportedMechanism(f"the module of {name!r} changed its own state while it saw records")
 
 
 class _UnitGradients(GradSampleModuleFastGradientClipping):  # type: ignore[misc]

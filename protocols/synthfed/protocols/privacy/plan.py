@@ -150,10 +150,10 @@ def _fits(study: Study, kind: Kind, bits: int) -> bool:
     return box(study, bits) >= largest_entry(study, kind)
 
 
-def box(study: Study, bits: int) -> float:
-    """Return the largest grid value one site may submit so that the sum of all cannot wrap around."""
+def box(study: Study, bits: int) -> int:
+    """Return the largest whole grid value one site may submit so that the sum of all cannot wrap around."""
     sites = len(study.cohort.sites)
-    return min(((1 << (bits - 1)) - 1 - 16 * GRID * math.sqrt(sites)) / sites, 2**52)
+    return math.floor(min(((1 << (bits - 1)) - 1 - 16 * GRID * math.sqrt(sites)) / sites, 2**52))
 
 
 def largest_entry(study: Study, kind: Kind) -> float:
