@@ -169,7 +169,7 @@ def test_an_agent_answers_again_after_an_overrun(join: Join, tiny: PrivatePart) 
 
 @pytest.mark.parametrize("kind", ["count", "critic"])
 @pytest.mark.parametrize("error", [ValueError, ZeroDivisionError, MemoryError, RemoteProtocolError, BudgetExceeded])
-def test_a_plugin_that_raises_on_a_record_is_answered_by_noise_on_time_and_stops_the_agent(
+def test_a_plugin_that_raises_on_a_record_is_answered_by_noise_on_time_like_every_later_step(
     join: Join, tiny: PrivatePart, error: type[Exception], kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(batch: Array) -> None:
@@ -186,18 +186,43 @@ def test_a_plugin_that_raises_on_a_record_is_answered_by_noise_on_time_and_stops
     assert "a record" not in caplog.text
     assert error.__name__ in caplog.text
     assert federation.a.ledger.length == 1
-    assert federation.a.ledger.unsettled() == (1,)
-    assert federation.code(kind) == Code.STOPPED
-    assert federation.a.ledger.length == 1
+    assert (federation.a.ledger.unsettled(), federation.a.ledger.failures()) == ((), 1)
+    assert is_sum(federation.reply(kind))  # nobody outside sees that something failed
+    assert federation.a.ledger.length == 2
 
 
-def test_a_step_that_was_never_settled_stops_the_agent_until_a_person_clears_it(join: Join, tiny: PrivatePart) -> None:
+def test_after_a_failure_no_record_is_met_until_a_person_clears_the_ledger(join: Join, tiny: PrivatePart) -> None:
     def fail(batch: Array) -> None:
         raise ValueError("a record")
 
-    first = join(private=Plugin(tiny, fail))
+    assert is_sum(join(private=Plugin(tiny, fail)).reply())
+    met: list[Array] = []
+    again = join(private=Plugin(tiny, met.append))  # the agent is started anew over the same ledger
+    assert is_sum(again.reply("count"))
+    assert is_sum(again.reply("critic"))
+    assert (met, again.a.ledger.length) == ([], 3)
+    assert again.a.ledger.clear() == 1
+    assert is_sum(again.reply())
+    assert (len(met), again.a.ledger.length) == (1, 4)
+
+
+def test_a_failure_in_a_step_that_also_overran_is_not_forgotten(join: Join, tiny: PrivatePart) -> None:
+    clock = Clock()
+
+    def fail(batch: Array) -> None:
+        clock.now += 10.0
+        raise ValueError("a record")
+
+    federation = join(private=Plugin(tiny, fail), clock=clock)
+    assert federation.code() == Code.ABANDONED
+    assert federation.a.ledger.failures() == 1
+
+
+def test_a_step_that_was_never_settled_stops_the_agent_until_a_person_clears_it(join: Join) -> None:
+    first = join()
     assert is_sum(first.reply())
-    again = join()  # the agent is started anew over the same ledger
+    first.a.ledger._db.execute("DELETE FROM outcomes")  # as if it had died before it noted the outcome
+    again = join()
     assert again.code("count") == Code.STOPPED
     assert again.code("critic") == Code.STOPPED
     assert again.a.ledger.length == 1

@@ -142,6 +142,30 @@ def test_more_slots_than_are_computed_at_once_give_the_same_sum(build: Build) ->
     assert np.abs(fast - oracle(build, weights, 1.0, batch)).max() <= 1e-10
 
 
+@pytest.mark.parametrize("family", ["gradient", "statistic"])
+def test_subnormal_numbers_are_zero_while_a_plugin_sees_records(family: str) -> None:
+    """Arithmetic on them is many times slower, so weights could make records show in a step's time."""
+    left: list[float] = []
+
+    def look() -> None:
+        left.append(float(np.multiply(np.array([1e-200]), 1e-110)[0]))
+        left.append(float(torch.tensor([1e-200], dtype=torch.float64).mul(1e-110)))
+
+    def loss(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        look()
+        return squared(module, batch)
+
+    def count(batch: Array) -> Array:
+        look()
+        return batch
+
+    kind = gradient(mlp) if family == "gradient" else statistic(WIDTH)
+    clipped_sum(Plugin(mlp, loss, count), kind, payload(mlp, np.random.default_rng(0)), np.ones((3, WIDTH)))
+    assert left == [0.0, 0.0]
+    look()
+    assert left[2:] == [1e-310, 1e-310]  # and only then
+
+
 @pytest.mark.parametrize("size", [0, 1, 63, 64])
 @pytest.mark.parametrize("family", ["gradient", "statistic"])
 def test_the_plugin_sees_every_slot_whatever_the_batch_holds(family: str, size: int) -> None:

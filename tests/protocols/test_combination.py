@@ -1,5 +1,6 @@
 """Median and trimmed mean of sites that need no masks, and ChaCha20 for masks without AES instructions."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.protocols.federation import DIM, NAMES, Federation, policy, round_of, terms
+from tests.protocols.federation import DIM, NAMES, Federation, identity, policy, round_of, terms
 
 from synthfed.protocols.errors import RemoteProtocolError
 from synthfed.protocols.keystream import KeyStream
+from synthfed.protocols.secagg import keys
 from synthfed.protocols.secagg.combination import combine, noise_factor
+from synthfed.protocols.secagg.messages import CANARY_WORDS
 from synthfed.protocols.study import Combination, Study
 
 HONEST = {name: np.arange(DIM, dtype=np.int64) * 100 + place for place, name in enumerate(NAMES)}
@@ -59,6 +62,28 @@ def test_a_single_vector_beyond_reach_leaves_its_site_out_where_it_can_be_seen()
     huge = seen.answer("b", message, np.full(DIM, 2**30, dtype=np.int64))
     with pytest.raises(RemoteProtocolError, match="larger than clipping and noise allow"):
         seen.aggregator.add_masked("b", huge)
+
+
+def test_a_liar_who_can_be_seen_is_left_out_and_does_not_stop_the_study() -> None:
+    """A wrong canary, or several vectors that are long together, would pause a study whose masks hide who sent them."""
+    seen = federation(combine="median")
+    message = seen.aggregator.round(NAMES, "steps", b"")
+    honest = {name: seen.answer(name, message, HONEST[name]) for name in NAMES}
+    lie = replace(honest["b"], canary=bytes(4 * CANARY_WORDS))
+    lie = replace(lie, signature=keys.sign(identity("b"), lie.signed("b")))
+    with pytest.raises(RemoteProtocolError, match="canary words are not those of an unmasked vector"):
+        seen.aggregator.add_masked("b", lie)
+    for name, masked in honest.items():
+        seen.aggregator.add_masked(name, masked)
+    seen.aggregator.total()
+
+
+def test_a_robust_combination_must_withstand_all_sites_of_one_controller() -> None:
+    fields = terms(mode="local", quorum=4, tolerated=1) | {"aggregation": {"combine": "median"}}
+    for site in fields["cohort"]["sites"][:2]:
+        site["controller"] = "trust"
+    with pytest.raises(ValidationError, match=r"all sites of one controller; raise cohort\.tolerated to 2"):
+        Study.model_validate(fields)
 
 
 @pytest.mark.parametrize("combination", ["median", "trimmed-mean"])

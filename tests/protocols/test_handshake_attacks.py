@@ -160,6 +160,10 @@ def signatures_of_b() -> tuple[Federation, dict[str, Any]]:
     federation = Federation()
     roll = federation.roll()
     confirms = federation.confirms(roll)
+    unsealed = Aggregator(federation.policy, fed.SESSION)
+    for hello in roll.hellos:
+        unsealed.add_hello(hello.site, hello)
+    unsealed.roll()
     for name, confirm in confirms.items():
         federation.aggregator.add_confirm(name, confirm)
     seal = federation.aggregator.seal()
@@ -167,7 +171,8 @@ def signatures_of_b() -> tuple[Federation, dict[str, Any]]:
         site.activate(seal)
     masked = federation.answer("b", federation.aggregator.round(NAMES, "steps", b""), np.zeros(fed.DIM, dtype=np.int64))
     enrolment = Enrolment.signed("b", "", identity("b"), NODE)
-    return federation, {"hello": roll.hellos[1], "confirm": confirms["b"], "masked": masked, "enrolment": enrolment}
+    found = {"hello": roll.hellos[1], "confirm": confirms["b"], "masked": masked, "enrolment": enrolment}
+    return federation, {**found, "unsealed": unsealed}
 
 
 @pytest.mark.parametrize("lent", SIGNED)
@@ -184,7 +189,7 @@ def test_a_signature_of_one_kind_of_message_is_good_for_no_other(lent: str, want
     other = Federation()  # where no Hello was taken yet
     takes: dict[str, Any] = {
         "hello": lambda: other.aggregator.add_hello("b", borrowed),
-        "confirm": lambda: federation.aggregator.add_confirm("b", borrowed),
+        "confirm": lambda: found["unsealed"].add_confirm("b", borrowed),
         "masked": lambda: federation.aggregator.add_masked("b", borrowed),
         "enrolment": lambda: borrowed.verify(where="b.json"),
     }

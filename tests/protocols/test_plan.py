@@ -304,3 +304,16 @@ def test_epsilon_is_told_for_a_unit_at_one_two_and_three_sites(distributed: Plan
 def test_each_of_the_sites_that_hold_a_unit_may_overflow(distributed: Plan) -> None:
     kinds = {each: make_plan(study(sites_per_unit=each, mode="local"), [STEPS]).kinds[0] for each in (1, 3)}
     assert kinds[3].slots >= kinds[1].slots
+
+
+def test_where_the_slots_overflow_too_often_for_more_sites_no_epsilon_is_told() -> None:
+    """Slots come in tiles of 64, so the bound is broken by hand: one tile fewer than the plan wants."""
+    plan = make_plan(study(), [STEPS])
+    (kind,) = plan.kinds
+    tight = replace(plan, kinds=(replace(kind, slots=kind.slots - 64),))
+    assert all(math.isinf(value) for _, value in epsilon_by_sites(study(), tight))
+
+
+def test_a_sum_whose_messages_would_not_fit_into_a_frame_is_refused() -> None:
+    with pytest.raises(UnsupportedMechanism, match="do not fit into one message"):
+        make_plan(study(), [replace(STEPS, dim=MAX_DIM, payload=(("weights", (2, MAX_DIM)),))])

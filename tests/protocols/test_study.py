@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tests.protocols import federation
 from tests.protocols.federation import public_text, terms
 
@@ -324,3 +325,10 @@ def test_the_policy_hash_covers_the_study_every_kind_and_the_code() -> None:
     hashes = {policy.hash for policy in itertools.chain([base], others)}
     assert len(hashes) == 6
     assert base.hash == federation.policy().hash
+
+
+def test_a_target_with_one_category_is_refused() -> None:
+    fields = terms()
+    fields["columns"][0]["values"] = ["no"]
+    with pytest.raises(ValidationError, match="has one category only, so there is nothing to predict"):
+        Study.model_validate(fields)

@@ -84,6 +84,7 @@ OPTIONS = st.dictionaries(
 def studies(draw: st.DrawFn) -> Study:
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
     columns = [{"name": name, **draw(st.one_of(*KINDS))} for name in names]
+    columns[-1] = {"name": names[-1], "kind": "categorical", "values": ["no", "yes"]}  # the target
     unit = draw(st.none() | NAMES.filter(lambda name: name not in names))
     mode, count = draw(st.sampled_from(["distributed", "local"])), draw(st.integers(3, 5))
     held = [draw(st.booleans()) for _ in range(count)]

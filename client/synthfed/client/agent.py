@@ -31,6 +31,7 @@ from .vault import Charge, Ledger
 
 _LOG: Final = logging.getLogger(__name__)
 OVERRUNS_ALLOWED: Final = 10
+_MUTED: Final = "it answers with noise alone until you stop the agent and run `synthfed client clear`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,11 @@ class Agent:
             case messages.Open():
                 return _Answer(self.machine.hello(request, self._fresh()), received_s)
             case messages.Roll():
-                confirm = self.machine.confirm(request, self.ledger.journal_floors())
-                self.ledger.remember_peers({hello.site: hello.journal_length for hello in request.hellos})
+                known, keys = self.ledger.journal_floors(), self.policy.study.cohort.keys
+                # By key: the same name in another study may be another site.
+                floors = {site: known.get(key.hex(), 0) for site, key in keys.items()}
+                confirm = self.machine.confirm(request, floors)
+                self.ledger.remember_peers({keys[hello.site].hex(): hello.journal_length for hello in request.hellos})
                 return _Answer(confirm, received_s)
             case messages.Seal():
                 return _Answer(self.machine.activate(request), received_s)
@@ -122,35 +126,37 @@ class Agent:
         )
         seeds = self.machine.commit(accepted)
         # Everything before this point took a time that no record had a part in; the clock starts here.
+        is_muted = self.ledger.failures() > 0
         slot_s = answer_time_s(study, kind.sum.family)
         due_s = self.clock() + slot_s
         with ThreadPoolExecutor(1) as beside:  # the noise is drawn while the forward pass runs
             noise = beside.submit(discrete_gaussian, KeyStream(seeds.noise), kind.sum.dim, SCALE_BITS)
-            total = self._total(kind, seeds, payload)
+            # After a failure on records every answer is noise alone, so that nobody outside sees a difference.
+            total = None if is_muted else self._total(kind, seeds, payload)
         grid = self._on_grid(accepted, kind, np.zeros(kind.sum.dim) if total is None else total)
         masked = self.machine.mask(accepted, grid + noise.result())
         if self.clock() > due_s:
             self.machine.abandon()
-            self.ledger.settle(sequence, "abandoned")
+            self.ledger.settle(sequence, "abandoned" if total is not None or is_muted else "failed")
             _LOG.error("a step overran its fixed answer time and was given up; its charge stands")
             return _Answer(messages.Refusal(messages.Code.ABANDONED), due_s + slot_s, slot_s)
-        if total is not None:  # a step that failed on records stays open in the ledger, so that a person must look
-            self.ledger.settle(sequence, "sent")
+        self.ledger.settle(sequence, "sent" if total is not None or is_muted else "failed")
         return _Answer(masked, due_s, slot_s)
 
     def _total(self, kind: Kind, seeds: Seeds, payload: Payload) -> npt.NDArray[np.float64] | None:
         """Return the sample's clipped sum; None where the plugin failed, which may depend on records.
 
-        The answer is then noise alone, at its time: neither the failure nor its text leaves the agent.
+        The answer is then noise alone, at its time, and so is every later one until a person has looked and
+        cleared the ledger: neither the failure nor its text leaves the agent.
         """
         try:
             batch = self.data.draw(KeyStream(seeds.sample), kind.sum.sample_rate, kind.slots)
             total = clipped_sum(self.private, kind, payload, batch)
         except Exception as error:  # noqa: BLE001 - foreign code on records; its text could hold a value
-            _LOG.error("the plugin failed on records (%s); the agent serves no further step", type(error).__name__)
+            _LOG.error("the plugin failed on records (%s); %s", type(error).__name__, _MUTED)
             return None
         if not np.isfinite(total).all():
-            _LOG.error("the plugin's sum is not finite; the agent serves no further step")
+            _LOG.error("the plugin's sum is not finite; %s", _MUTED)
             return None
         return total
 

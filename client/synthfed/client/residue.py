@@ -4,10 +4,13 @@ Never finds what foreign code keeps outside its module: for that a site trusts t
 """
 
 import copy
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from synthfed.protocols.errors import UnsupportedMechanism
 
 _OF_TORCH: Final = frozenset(vars(nn.Module()))
 _OF_OPACUS: Final = frozenset({"autograd_grad_sample_hooks", "activations", "max_batch_len"})
@@ -16,13 +19,22 @@ _OF_OPACUS: Final = frozenset({"autograd_grad_sample_hooks", "activations", "max
 State = dict[str, object]
 
 
-def state_of(module: nn.Module) -> State:
-    """Return copies of everything that a module could remember by, torch's random generator among it.
+class NoCoins(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses operations that draw from torch's generator, in this thread and block.
 
-    Parameters and buffers (those that are not saved, too) and every attribute of every part; a module
-    that tosses coins would make a record's contribution depend on its place in the batch.
+    A module that tosses coins would make a record's contribution depend on its place in the batch.
     """
-    found: State = {"torch's random generator": torch.get_rng_state()}
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Pass an operation on, unless it draws."""
+        if torch.Tag.nondeterministic_seeded in operation.tags:
+            raise UnsupportedMechanism(f"a module drew random numbers while it saw records ({operation})")
+        return operation(*args, **(kwargs or {}))
+
+
+def state_of(module: nn.Module) -> State:
+    """Return copies of everything that a module could remember by: parameters, buffers, attributes of every part."""
+    found: State = {}
     for path, part in module.named_modules():
         tensors = {**dict(part.named_parameters(recurse=False)), **dict(part.named_buffers(recurse=False))}
         others = {name: value for name, value in vars(part).items() if name not in _OF_TORCH | _OF_OPACUS}

@@ -20,7 +20,7 @@ from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, Kind, Sum
 
-from .residue import changed, state_of
+from .residue import NoCoins, changed, state_of
 
 LARGEST_WEIGHT: Final = 1e4
 
@@ -42,9 +42,10 @@ def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array
     padded[: len(batch)] = batch
     real = np.arange(kind.slots) < len(batch)
     total = np.zeros(kind.sum.dim)
-    for start in range(0, kind.slots, SLOTS_AT_ONCE):
-        part = slice(start, start + SLOTS_AT_ONCE)
-        total += contribute(private, kind.sum, payload, padded[part], real[part])
+    with _flushed():
+        for start in range(0, kind.slots, SLOTS_AT_ONCE):
+            part = slice(start, start + SLOTS_AT_ONCE)
+            total += contribute(private, kind.sum, payload, padded[part], real[part])
     return total
 
 
@@ -93,7 +94,8 @@ def _gradients(private: PrivatePart, each: Sum, payload: Payload, batch: Array, 
         gradients = _UnitGradients(module)
         before = state_of(module)
         # Opacus' hooks want an input that asks for a gradient; none is used.
-        losses = private.loss(each.name, gradients, torch.from_numpy(batch).requires_grad_())
+        with NoCoins():  # type: ignore[no-untyped-call]
+            losses = private.loss(each.name, gradients, torch.from_numpy(batch).requires_grad_())
         if losses.shape != (len(batch),):
             raise UnsupportedMechanism(f"the loss of {each.name!r} has shape {tuple(losses.shape)}, not one per record")
         losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -124,6 +126,20 @@ def _load(module: nn.Module, payload: Payload) -> nn.Module:
 
 
 @contextmanager
+def _flushed() -> Iterator[None]:
+    """Take subnormal numbers for zero in this thread.
+
+    Arithmetic on them is many times slower, so a coordinator's weights could make records show in a step's time.
+    """
+    if not torch.set_flush_denormal(True):
+        raise UnsupportedMechanism("this processor cannot flush subnormal numbers, so steps would not take one time")
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@contextmanager
 def _refusals() -> Iterator[None]:
     """Turn Opacus' refusals, at construction or in a hook, into ours."""
     try:
@@ -145,7 +161,7 @@ class _UnitGradients(GradSampleModuleFastGradientClipping):  # type: ignore[misc
         super().__init__(module, loss_reduction="sum", strict=True)
         self._order = [id(parameter) for parameter in module.parameters()]
         self._shapes = [tuple(parameter.shape) for parameter in module.parameters()]
-        self._squares: list[torch.Tensor] = []
+        self._norms: list[torch.Tensor] = []
         self._outer: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._formed: dict[int, torch.Tensor] = {}
 
@@ -173,12 +189,13 @@ class _UnitGradients(GradSampleModuleFastGradientClipping):  # type: ignore[misc
             for parameter, formed in sampler(module, inputs, outputs).items():
                 self._once(parameter)
                 self._formed[id(parameter)] = formed.flatten(1)
-                self._squares.append(formed.flatten(1).square().sum(1))
+                self._norms.append(_row_norms(formed.flatten(1)))
 
     def norms(self, slots: int) -> Array:
         """Return each record's gradient norm over all parameters, shape ``(slots,)``."""
-        squares = torch.stack(self._squares).sum(0) if self._squares else torch.zeros(slots, dtype=torch.float64)
-        return squares.sqrt().numpy()
+        if not self._norms:
+            return np.zeros(slots)
+        return _row_norms(torch.stack(self._norms, dim=1)).numpy()
 
     def weighted_sum(self, scales: torch.Tensor) -> Array:
         """Return the sum of the records' gradients times their scales, flat in parameter order."""
@@ -189,11 +206,11 @@ class _UnitGradients(GradSampleModuleFastGradientClipping):  # type: ignore[misc
     def _take_linear(self, module: nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         self._once(module.weight)
         self._outer[id(module.weight)] = (outputs, inputs)
-        self._squares.append(outputs.square().sum(1) * inputs.square().sum(1))
+        self._norms.append(_row_norms(outputs) * _row_norms(inputs))
         if module.bias is not None:
             self._once(module.bias)
             self._formed[id(module.bias)] = outputs
-            self._squares.append(outputs.square().sum(1))
+            self._norms.append(_row_norms(outputs))
 
     def _once(self, parameter: torch.Tensor) -> None:
         if id(parameter) in self._outer or id(parameter) in self._formed:
@@ -208,3 +225,10 @@ class _UnitGradients(GradSampleModuleFastGradientClipping):  # type: ignore[misc
         if key in self._formed:
             return (scales @ torch.where(kept[:, None], self._formed[key], 0.0)).numpy()
         return np.zeros(int(np.prod(shape, dtype=np.int64)))
+
+
+def _row_norms(rows: torch.Tensor) -> torch.Tensor:
+    """Return each row's L2 norm, shape ``(rows,)``, also where squares of its entries would leave a float's range."""
+    largest = rows.abs().amax(1)
+    scale = torch.where(largest > 0, largest, 1.0)
+    return (rows / scale[:, None]).square().sum(1).sqrt() * largest

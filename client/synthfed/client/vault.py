@@ -143,7 +143,7 @@ class Ledger:
         return sequence
 
     def settle(self, sequence: int, outcome: str) -> None:
-        """Note what became of a charged step: ``sent``, ``abandoned`` or ``cleared``; the charge stands."""
+        """Note what became of a charged step: ``sent``, ``abandoned``, ``failed`` or ``cleared``; the charge stands."""
         with self._transaction():
             self._db.execute("INSERT INTO outcomes VALUES (?, ?)", (sequence, outcome))
 
@@ -154,16 +154,24 @@ class Ledger:
 
     def overruns(self) -> int:
         """Return how many steps overran their answer time since a person last cleared the ledger."""
+        return self._count_since_clearance("abandoned")
+
+    def failures(self) -> int:
+        """Return how many steps failed on records since a person last cleared the ledger."""
+        return self._count_since_clearance("failed")
+
+    def _count_since_clearance(self, outcome: str) -> int:
         row = self._db.execute(
-            "SELECT COUNT(*) FROM outcomes WHERE outcome = 'abandoned' "
-            "AND sequence > (SELECT coalesce(max(length), 0) FROM clearances)"
+            "SELECT COUNT(*) FROM outcomes WHERE outcome = ? "
+            "AND sequence > (SELECT coalesce(max(length), 0) FROM clearances)",
+            (outcome,),
         ).fetchone()
         return int(row[0])
 
     def clear(self) -> int:
-        """Note that a person has looked: settle interrupted steps, forget overruns; return how many there were."""
+        """Note that a person has looked: settle interrupted steps, forget the others; return how many there were."""
         interrupted = self.unsettled()
-        count = len(interrupted) + self.overruns()
+        count = len(interrupted) + self.overruns() + self.failures()
         for sequence in interrupted:
             self.settle(sequence, "cleared")
         with self._transaction():
@@ -183,7 +191,7 @@ class Ledger:
         return [SampledGaussian(rate, noise, count) for rate, noise, count in rows]
 
     def journal_floors(self) -> dict[str, int]:
-        """Return the longest journal ever seen from each peer."""
+        """Return the longest journal ever seen from each peer, by its identity key in hexadecimal."""
         return dict(self._db.execute("SELECT site, journal_length FROM peers"))
 
     def remember_peers(self, lengths: dict[str, int]) -> None:

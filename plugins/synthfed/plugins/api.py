@@ -28,7 +28,21 @@ if TYPE_CHECKING:
     from synthfed.plugins.audits.estimate import Estimate
     from synthfed.protocols.study import Study
 
-__all__ = ["Answer", "Array", "Ask", "Model", "Payload", "PrivatePart", "Records", "Sum", "Trainer"]
+__all__ = [
+    "Answer",
+    "Array",
+    "Ask",
+    "Audit",
+    "Domain",
+    "Model",
+    "Payload",
+    "PrivatePart",
+    "Records",
+    "Source",
+    "Sum",
+    "Table",
+    "Trainer",
+]
 
 Array = npt.NDArray[np.float64]
 Payload = Mapping[str, npt.NDArray[np.float32]]

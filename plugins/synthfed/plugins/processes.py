@@ -61,7 +61,8 @@ def program(name: str) -> str:
 
 def this_program(*arguments: str) -> list[str]:
     """Return the command that runs ``synthfed`` with these arguments under this interpreter."""
-    return [sys.executable, "-m", "synthfed.plugins.cli", *arguments]
+    # -P: a module that was planted in the working folder is not imported.
+    return [sys.executable, "-P", "-m", "synthfed.plugins.cli", *arguments]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import tomllib
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self
@@ -193,6 +194,9 @@ class Study(Strict):
         names = [column.name for column in self.columns]
         if self.target not in names:
             raise ValueError(f"target {self.target!r} is not among the columns; name one of them")
+        target = self.columns[names.index(self.target)]
+        if target.kind == "categorical" and len(target.values) < 2:
+            raise ValueError(f"target {self.target!r} has one category only, so there is nothing to predict")
         if self.privacy.unit in names:
             raise ValueError(f"the unit column {self.privacy.unit!r} names persons and must not be a column to learn")
         _check_cohort(self.cohort, self.privacy.mode)
@@ -262,7 +266,7 @@ def _controlled(sites: Sequence[Site], operator: str) -> tuple[str, int, int]:
 
 def _folded(name: str) -> str:
     """Return a name in which spelling, case and spaces make no second controller."""
-    return " ".join(name.split()).casefold()
+    return " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
 
 
 def _check_combination(aggregation: Aggregation, cohort: Cohort, mode: Mode) -> None:
@@ -272,6 +276,12 @@ def _check_combination(aggregation: Aggregation, cohort: Cohort, mode: Mode) -> 
         raise ValueError(
             f"aggregation.combine = {aggregation.combine!r} needs to see every site's own vector, which only "
             'privacy.mode = "local" protects; change one of them'
+        )
+    _, largest, operated = _controlled(cohort.sites, cohort.operator)
+    if largest + operated > cohort.tolerated:
+        raise ValueError(
+            f"aggregation.combine = {aggregation.combine!r} must withstand all sites of one controller; raise "
+            f"cohort.tolerated to {largest + operated}"
         )
     if cohort.quorum <= 2 * cohort.tolerated:
         raise ValueError(

@@ -130,9 +130,10 @@ def study_new(
     steps: Annotated[int, typer.Option(help="Steps of the critic.")] = 300,
     clip_norm: Annotated[float, typer.Option(help="L2 bound of one unit's gradient.")] = 1.0,
     answer_time: Annotated[
-        float, typer.Option(help="Fixed seconds after which a site answers; `client check` measures what it needs.")
-    ] = 0.25,
-    statistic_time: Annotated[float, typer.Option(help="The same for statistics, rarer and larger.")] = 3.0,
+        float | None,
+        typer.Option(help="Fixed seconds after which a site answers; estimated, `client check` measures it."),
+    ] = None,
+    statistic_time: Annotated[float | None, typer.Option(help="The same for statistics, rarer and larger.")] = None,
     domain: Annotated[str, typer.Option(help="Domain plugin, which reads the table.")] = "table",
     model: Annotated[str, typer.Option(help="Model plugin.")] = "tabular-gan",
     option: Annotated[
@@ -163,7 +164,7 @@ def study_new(
     from synthfed.plugins.files import write_whole
     from synthfed.protocols.study import Aggregation, ModelTerms, Privacy
 
-    from .drafting import draft_study, make_roster, read_options, render_study
+    from .drafting import draft_study, make_roster, read_options, render_study, with_enough_time
 
     if out.exists():
         raise ConfigError("already exists and is not overwritten", where=str(out))
@@ -178,9 +179,9 @@ def study_new(
         "sample_rate": sample_rate,
         "steps": steps,
         "clip_norm": clip_norm,
-        "answer_time_s": answer_time,
-        "statistic_time_s": statistic_time,
     }
+    times = {"answer_time_s": answer_time, "statistic_time_s": statistic_time}
+    privacy |= {field: value for field, value in times.items() if value is not None}
     aggregation = {"combine": combine, "clip_total": clip_total, "mask_cipher": mask_cipher}
     options = read_options(_pairs(option or [], "NAME=VALUE", where="--option"))
     controllers = _pairs(controller or [], "SITE=NAME", where="--controller")
@@ -202,6 +203,7 @@ def study_new(
         epsilon_if_secagg_fails_at_most=epsilon_if_secagg_fails_at_most,
         aggregation=_from_flags(Aggregation, aggregation),
     )
+    drafted = with_enough_time(drafted)
     write_whole(out, [render_study(drafted).encode()])
     console = _console()
     console.print(f"study: {out}   ({len(drafted.columns)} columns, {len(drafted.cohort.sites)} sites, mode {mode})")

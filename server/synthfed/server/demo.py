@@ -25,6 +25,7 @@ from synthfed.protocols.study import ModelTerms, Privacy, Site, Study
 from .conduct import Request, conduct
 from .demo_data import COLUMNS, RECORDS_PER_PERSON, TARGET, UNIT, DemoTables, write_demo_tables
 from .drafting import make_study, render_study
+from .evidence import Evidence
 from .home import ServerHome, enrol, init_home
 from .release import audit_release
 from .report import Finding
@@ -105,7 +106,8 @@ def run_demo(
         )
         console.print("auditing the release against held-out persons ...")
         findings = _audit(study, out, tables, seed)
-    _print_result(console, study, findings)
+    spent = out / "evidence.json"
+    _print_result(console, study, Evidence.from_json(spent.read_bytes(), where=str(spent)), findings)
     console.print(f"release: {out.absolute()}   ({time.monotonic() - start:.0f} s in all); open report.html")
 
 
@@ -219,7 +221,7 @@ def _audit(study: Study, out: Path, tables: DemoTables, seed: int) -> tuple[Find
     return audit_release(out, train=read[0], holdout=read[1], seed=seed)
 
 
-def _print_result(console: Console, study: Study, findings: Sequence[Finding]) -> None:
+def _print_result(console: Console, study: Study, evidence: Evidence, findings: Sequence[Finding]) -> None:
     """Print each measure beside its trivial floor and what two sets of real rows reach."""
     estimates = [estimate for finding in findings for estimate in finding.estimates]
     table = Table("measure", "synthetic", "interval", "floor", "real", box=None, padding=(0, 2))
@@ -229,4 +231,8 @@ def _print_result(console: Console, study: Study, findings: Sequence[Finding]) -
         table.add_row(name, f"{each.value:.3f}", interval, f"{each.baseline:.3f}", f"{each.control:.3f}")
     console.print(table)
     promise = study.privacy
-    console.print(f"epsilon {promise.epsilon:g}, delta {promise.delta:g} for one {promise.unit}, mode {promise.mode}")
+    failing = evidence.epsilon_if_secagg_fails
+    console.print(
+        f"epsilon {evidence.epsilon:.2f} of {promise.epsilon:g}, delta {promise.delta:g} for one {promise.unit}, mode "
+        f"{promise.mode}; {'without bound' if failing is None else f'{failing:.1f}'} if every other site colluded"
+    )

@@ -4,6 +4,7 @@ Never reads a private table: bounds and categories must come from what is public
 """
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from synthfed.plugins.files import read_text
+from synthfed.plugins.pinning import pin
 from synthfed.plugins.registry import find
 from synthfed.protocols.enrolment import Enrolment, parse
 from synthfed.protocols.errors import ConfigError, describe
@@ -29,6 +31,8 @@ from synthfed.protocols.study import (
 )
 
 _AGGREGATION: Final = Aggregation()
+_SECONDS_PER_ENTRY: Final = {"statistic": (2e-8, "statistic_time_s"), "gradient": (2e-9, "answer_time_s")}
+_SECONDS_PER_VALUE: Final = 1e-7  # noise and masks
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _HEAD: Final = """\
 # The terms of a study: every site agrees to this file, byte by byte, before a record is read.
@@ -97,6 +101,25 @@ def draft_study(
     if model.options:  # only the plugin knows what they may be, and importing one takes seconds
         plugin.make(study)
     return study
+
+
+def with_enough_time(study: Study) -> Study:
+    """Return the study with answer times that most machines keep, where its author gave none.
+
+    Estimated from the size of the largest sum (three times what one core of the README's machine takes);
+    `synthfed client check` measures what a site really needs.
+
+    Raises:
+        ConfigError: the promise cannot be met.
+        PluginError: the model plugin does not accept its options.
+    """
+    needed_s = {"answer_time_s": study.privacy.answer_time_s, "statistic_time_s": study.privacy.statistic_time_s}
+    for kind in pin(study).policy.plan.kinds:
+        per_entry_s, field = _SECONDS_PER_ENTRY[kind.sum.family]
+        estimate_s = kind.sum.dim * (kind.slots * per_entry_s + _SECONDS_PER_VALUE)
+        needed_s[field] = min(600.0, max(needed_s[field], math.ceil(20 * estimate_s) / 20))
+    missing = {field: value for field, value in needed_s.items() if field not in study.privacy.model_fields_set}
+    return study.model_copy(update={"privacy": study.privacy.model_copy(update=missing)})
 
 
 def _draft_columns(table: Path, domain: str, drop: Sequence[str], unit: str | None) -> Sequence[Column]:

@@ -34,8 +34,9 @@ class Link(Protocol):
 class MemoryLink:
     """Sites in this process, for `synthfed simulate` and for tests, which wrap it to drop, delay or lie."""
 
-    def __init__(self, sites: Mapping[str, Answer], threads: int = 2) -> None:
-        """Connect to all sites."""
+    def __init__(self, sites: Mapping[str, Answer], threads: int = 2, *, is_patient: bool = False) -> None:
+        """Connect to all sites; a patient link waits for every answer, so that no result hangs on the load."""
+        self._is_patient = is_patient
         self._sites = dict(sites)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="site")
         self._waiting: dict[str, Future[bytes]] = {}
@@ -53,7 +54,7 @@ class MemoryLink:
 
     def collect(self, timeout_s: float) -> dict[str, bytes]:
         """Return the replies that are ready in time; a site's own failure ends the simulation."""
-        done, _ = wait(self._waiting.values(), timeout_s)
+        done, _ = wait(self._waiting.values(), None if self._is_patient else timeout_s)
         return {site: reply.result() for site, reply in self._waiting.items() if reply in done}
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
     """Print what the study's terms amount to."""
     privacy, cohort = study.privacy, study.cohort
     unit = (
-        "one record" if privacy.unit is None else f"one {privacy.unit!r} (at most {privacy.records_per_unit} records)"
+        "one record" if privacy.unit is None else f"one {privacy.unit!r} (records: at most {privacy.records_per_unit})"
     )
     console.print(f"study            {study.name}{'   (draft: sites without keys)' if study.is_draft else ''}")
     console.print(f"terms            {study.hash.hex()[:16]}")

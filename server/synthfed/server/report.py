@@ -150,6 +150,12 @@ def warn(document: Document) -> list[str]:
         for site in evidence["sites"]
         if site["epsilon_spent"] > privacy["epsilon"] * (1 + 1e-9)
     ]
+    said += [
+        f"Only {each['rounds_released']} of {each['cap']} rounds of the sum {each['name']!r} were released"
+        + (": the model was trained without it." if not each["rounds_released"] else ".")
+        for each in evidence["sums"]
+        if each["rounds_released"] < each["cap"]
+    ]
     if document["audits"] is None:
         return [*said, "Fidelity and utility were not measured: that takes real rows, and the coordinator has none."]
     return said + [sentence for each in _estimates(document) for sentence in _doubts(each)]

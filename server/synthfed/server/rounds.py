@@ -172,10 +172,13 @@ class Session:
                 return aggregator
             failed |= lost
         left_out = failed | refusing
-        raise QuorumLost(
-            f"{len(self._link.connected() - left_out)} of {self._quorum} needed sites completed the handshake; "
-            f"look at the logs of {', '.join(sorted(left_out)) or 'the missing sites'}"
-        )
+        here, roster = self._link.connected(), set(self._policy.study.cohort.roster)
+        advice = {
+            "{} never connected or left; start `synthfed client run` there": roster - here,
+            "look at the logs of {}": left_out & here,
+        }
+        said = "; ".join(text.format(", ".join(sorted(sites))) for text, sites in advice.items() if sites)
+        raise QuorumLost(f"{len(here - left_out)} of {self._quorum} needed sites completed the handshake; {said}")
 
     def _greet(self, aggregator: Aggregator, candidates: frozenset[str], failed: set[str]) -> frozenset[str]:
         """Take the candidates' Hellos, add to ``failed`` who gave none; return whose journal shrank in this run."""

@@ -87,7 +87,7 @@ def simulate(
             each.open(pinned)
         run = Run.begin(folder / "run", render_study(study), {}, resume=False, watch=watch)
         trainer = pinned.model.trainer(seed)
-        link = MemoryLink({site: each.answer for site, each in sites.items()})
+        link = MemoryLink({site: each.answer for site, each in sites.items()}, is_patient=True)
         stack.callback(link.close)
         Training(pinned.policy, trainer, link, run, lambda: secrets.token_bytes(32), Waiting()).run()
         finish(run, pinned, trainer, out, rows, seed, "simulation")

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from synthfed.plugins.files import write_whole
+from synthfed.plugins.files import sync, write_whole
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import digest
 from synthfed.protocols.schema import Strict
@@ -121,7 +121,7 @@ class Run:
             run._write("study.toml", study_text.encode())
         except OSError as error:
             raise ConfigError(f"cannot be written: {error.strerror}", where=str(folder)) from None
-        run.report(Status())
+        run.report(Status(message="starting"))
         return run
 
     def study_text(self) -> str:
@@ -144,10 +144,13 @@ class Run:
         """Make durable what the sites have been asked for, before they are: a crash must not forget a charge."""
         line = _Asked(attempts=tally.attempts, charged=tally.charged).model_dump_json() + "\n"
         try:
+            is_new = not self._asked_file.exists()
             with self._asked_file.open("a", encoding="utf-8") as file:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
+            if is_new:
+                sync(self.folder)
         except OSError as error:
             raise ConfigError(f"cannot be written: {error.strerror}", where=str(self._asked_file)) from None
 

@@ -54,7 +54,8 @@ def one_line(status: Status) -> str:
         return f"{status.phase}: {status.message}"
     tenth = 10 * status.step // max(status.steps, 1) * 10
     here = sum(bool(numbers["present"]) for numbers in status.sites.values())
-    return f"training: {tenth} % of {status.steps} steps, {here} of {len(status.sites)} sites"
+    spent = max((numbers["epsilon"] for numbers in status.sites.values()), default=0.0)
+    return f"training: {tenth} % of {status.steps} steps, {here} of {len(status.sites)} sites, epsilon {spent:.1f}"
 
 
 def _minutes(seconds: float) -> str:

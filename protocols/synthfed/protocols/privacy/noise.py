@@ -33,7 +33,7 @@ def discrete_gaussian(stream: KeyStream, count: int, scale_bits: int) -> Integer
     exponential cannot settle beyond its error (2**-38 of all) is settled by 640-bit integers, with
     further bits of the stream where its own do not suffice.
 
-    The law differs from the discrete Gaussian in its tail beyond 32 S and the tables' last bit: by less
+    The law differs from the discrete Gaussian in its tail beyond 29 S and the tables' last bit: by less
     than 2**-600 per draw in total variation, so that even 1e15 draws add less than 1e-165 to delta.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Final
 from ..errors import ConfigError, UnsupportedMechanism
 from ..study import Study
 from ..sums import GRID, SLOTS_AT_ONCE, TILE, Kind, Sum, noise_shares
+from ..wire import MAX_BODY_BYTES
 from .accountant import OVERFLOW_SHARE, SampledGaussian, epsilon, overflow_probability
 
 _LEAST_NOISE: Final = 0.3  # below this no mechanism deserves the name private
@@ -19,6 +20,7 @@ _TOLERANCE: Final = 2e-3
 _SLACK: Final = 1e-6  # what a few more slots may add through float rounding
 _LARGEST_EXPONENT: Final = 600.0
 _UNIT_ROUNDOFF: Final = 2.0**-53
+_ENVELOPE_BYTES: Final = 2**14  # cohort, context, canary, signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,20 @@ def charge(kind: Kind, study: Study, count: int) -> SampledGaussian:
 
 
 def epsilon_by_sites(study: Study, plan: Plan, most: int = 3) -> tuple[tuple[int, float], ...]:
-    """Return epsilon of all caps together to a unit that k sites hold, for k = 1 .. ``most``."""
-    return tuple((sites, _epsilon_of(study, plan.kinds, 1.0, sites)) for sites in range(1, most + 1))
+    """Return epsilon of all caps together to a unit that k sites hold, for k = 1 .. ``most``.
+
+    Infinity where the slots, sized for the declared number of sites, overflow too often for k of them.
+    """
+    found = []
+    for sites in range(1, most + 1):
+        value = _epsilon_of(study, plan.kinds, 1.0, sites)
+        spare = _spare(study, plan.kinds, value, sites)
+        is_roomy = all(
+            overflow_probability(study.privacy.units_per_site, kind.sum.sample_rate, kind.slots) <= spare
+            for kind in plan.kinds
+        )
+        found.append((sites, value if is_roomy else math.inf))
+    return tuple(found)
 
 
 def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
@@ -82,6 +96,7 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
         raise UnsupportedMechanism("a model must declare at least one sum, each under a name of its own")
     promise, delta = study.privacy.epsilon, study.privacy.delta
     kinds = _strongest(study, sums)
+    _check_frames(kinds)
     # An overflowing batch costs more where epsilon is larger: room for the worst case that is reported.
     kinds = _roomy(study, kinds, _curve(study, kinds)[-1][1])
     reached = _epsilon_of(study, kinds, 1.0)
@@ -134,10 +149,14 @@ def _roomy(study: Study, kinds: Sequence[Kind], worst: float) -> tuple[Kind, ...
     A batch that exceeds its slots is cut; each such round costs (1 + e^epsilon) times its chance
     (arXiv 2411.04205).
     """
-    rounds = sum(kind.sum.rounds for kind in kinds)
-    chances = rounds * study.privacy.sites_per_unit
-    spare = study.privacy.delta * OVERFLOW_SHARE / (chances * (1 + math.exp(min(1.01 * worst, _LARGEST_EXPONENT))))
+    spare = _spare(study, kinds, 1.01 * worst, study.privacy.sites_per_unit)
     return tuple(_kind(study, kind.sum, kind.noise_multiplier, spare) for kind in kinds)
+
+
+def _spare(study: Study, kinds: Sequence[Kind], level: float, sites: int) -> float:
+    """Return how often a batch may overflow so that all of them cost a tenth of delta at this epsilon."""
+    chances = sites * sum(kind.sum.rounds for kind in kinds)
+    return study.privacy.delta * OVERFLOW_SHARE / (chances * (1 + math.exp(min(level, _LARGEST_EXPONENT))))
 
 
 def _kind(study: Study, each: Sum, noise: float, spare: float) -> Kind:
@@ -168,6 +187,17 @@ def _epsilon_of(study: Study, kinds: Sequence[Kind], strength: float, sites: int
     costs = [charge(kind, study, kind.sum.rounds) for kind in kinds]
     events = [SampledGaussian(e.sample_rate, e.noise_multiplier * strength, e.count, held) for e in costs]
     return epsilon(events, study.privacy.delta)
+
+
+def _check_frames(kinds: Sequence[Kind]) -> None:
+    """Refuse a sum whose messages would be longer than a frame: every round of it would be charged and lost."""
+    for kind in kinds:
+        payload = 4 * sum(math.prod(shape) for _, shape in kind.sum.payload)
+        if max(kind.sum.dim * kind.ring_bits // 8, payload) + _ENVELOPE_BYTES > MAX_BODY_BYTES:
+            raise UnsupportedMechanism(
+                f"sum {kind.sum.name!r}: {kind.sum.dim} values of {kind.ring_bits} bits do not fit into one message "
+                f"of {MAX_BODY_BYTES} bytes; use a smaller model"
+            )
 
 
 def _curve(study: Study, kinds: Sequence[Kind]) -> tuple[tuple[int, float], ...]:

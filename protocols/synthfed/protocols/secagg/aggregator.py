@@ -103,9 +103,12 @@ class Aggregator:
         keys.verify(self._keys[site], masked.signed(site), masked.signature, peer=site)
         kind, bits = self._kind(message)
         words = ring.from_bytes(masked.words, kind.sum.dim if kind else 0, bits, peer=site)
-        ring.from_bytes(masked.canary, CANARY_WORDS, bits, peer=site)
-        if kind and not self._policy.is_masked and not self._is_within_reach(ring.centred(words), kind, 1):
-            raise RemoteProtocolError("its vector is larger than clipping and noise allow", peer=site)
+        canary = ring.from_bytes(masked.canary, CANARY_WORDS, bits, peer=site)
+        if not self._policy.is_masked:  # then a liar shows by itself, and must not cost the others the round
+            if (canary != 1).any():
+                raise RemoteProtocolError("its canary words are not those of an unmasked vector", peer=site)
+            if kind and not self._is_within_reach(ring.centred(words), kind, 1):
+                raise RemoteProtocolError("its vector is larger than clipping and noise allow", peer=site)
         self._masked[site] = masked
 
     def give_up(self) -> None:
@@ -123,19 +126,20 @@ class Aggregator:
         if set(self._masked) != set(message.cohort):
             raise LocalProtocolError("a sum needs every site of its cohort")
         kind, bits = self._kind(message)
-        canary = self._add({site: masked.canary for site, masked in self._masked.items()}, CANARY_WORDS, bits)
         sites, dim = len(message.cohort), kind.sum.dim if kind else 0
         words = {site: masked.words for site, masked in self._masked.items()}
-        total = self._add(words, dim, bits)
-        if (canary != sites).any() or (kind and not self._is_within_reach(total, kind, sites)):
-            self.state = table.aggregate_next(self.state, table.Got.SUM_CORRUPT)
-            raise SumCorrupt("the masks of a complete cohort did not cancel; the study pauses", peer="cohort")
+        if self._policy.is_masked:
+            total = self._add(words, dim, bits)
+            canary = self._add({site: masked.canary for site, masked in self._masked.items()}, CANARY_WORDS, bits)
+            if (canary != sites).any() or (kind and not self._is_within_reach(total, kind, sites)):
+                self.state = table.aggregate_next(self.state, table.Got.SUM_CORRUPT)
+                raise SumCorrupt("the masks of a complete cohort did not cancel; the study pauses", peer="cohort")
+        else:  # every vector was looked at when it came
+            parts = [ring.centred(ring.from_bytes(words[site], dim, bits, peer=site)) for site in message.cohort]
+            total = combine(parts, self._policy.study.aggregation.combine, self._policy.study.cohort.tolerated)
         self.state = table.aggregate_next(self.state, table.Got.SUM_COMPLETE)
         self._masked = {}
-        if self._policy.is_masked:
-            return total
-        parts = [ring.centred(ring.from_bytes(words[site], dim, bits, peer=site)) for site in message.cohort]
-        return combine(parts, self._policy.study.aggregation.combine, self._policy.study.cohort.tolerated)
+        return total
 
     def _current(self) -> Round:
         if self._round is None:
