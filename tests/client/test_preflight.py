@@ -200,13 +200,14 @@ def test_an_authority_that_did_not_certify_the_coordinator_is_found(home: Home, 
     other = write_certificates(tmp_path / "other", ["127.0.0.1"])
     (home.node / "ca.crt").write_text(other, encoding="utf-8")
     detail = details(home, "coordinator")
-    assert "its certificate is not from the authority in ca.crt; compare the invitation's fingerprint" in detail
+    assert f"is not from the authority in {home.node / 'ca.crt'}; compare the invitation's fingerprint" in detail
+    assert "then put its `ca` into that file" in detail
 
 
 def test_a_certificate_for_another_name_is_found(home: Home) -> None:
     without_study(home)
     edit(home.config, "127.0.0.1:", "localhost:")
-    assert "its certificate is not from the authority" in details(home, "coordinator")
+    assert "its certificate is for another name; mend `address` in " in details(home, "coordinator")
 
 
 def test_a_missing_authority_is_found(home: Home) -> None:
@@ -244,8 +245,11 @@ def test_a_roster_with_another_key_or_without_this_site_is_found(home: Home) -> 
     key = base64.b64encode(load_identity(home.identity).public_key().public_bytes_raw()).decode()
     edit(home.path / "study.toml", key, base64.b64encode(b"z" * 32).decode())
     assert "lists another key for site 'a'; send the coordinator this home's enrolment.json" in details(home, "roster")
+    assert details(home, "roster").startswith(f"{home.path / 'study.toml'}: the roster of study 'first'")
     edit(home.config, 'site = "a"', 'site = "z"')
-    assert "does not list site 'z'" in details(home, "roster")
+    detail = details(home, "roster")
+    assert "does not list site 'z'; ask the coordinator to add this home's enrolment.json and agree" in detail
+    assert detail.startswith(f"{home.path / 'study.toml'}: the roster of study 'first'")
 
 
 def test_a_plugin_that_is_not_installed_is_found_and_what_needs_it_is_left_out(home: Home) -> None:

@@ -31,7 +31,7 @@ from .vault import Charge, Ledger
 
 _LOG: Final = logging.getLogger(__name__)
 OVERRUNS_ALLOWED: Final = 10
-_MUTED: Final = "it answers with noise alone until you stop the agent and run `synthfed client clear`"
+_MUTED: Final = "this site answers with noise alone until you stop it and run `synthfed client clear`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,8 @@ class Agent:
         is_muted = self.ledger.failures() > 0
         slot_s = answer_time_s(study, kind.sum.family)
         due_s = self.clock() + slot_s
+        if is_muted:
+            _LOG.error("an earlier step failed on records; %s", _MUTED)
         with ThreadPoolExecutor(1) as beside:  # the noise is drawn while the forward pass runs
             noise = beside.submit(discrete_gaussian, KeyStream(seeds.noise), kind.sum.dim, SCALE_BITS)
             # After a failure on records every answer is noise alone, so that nobody outside sees a difference.

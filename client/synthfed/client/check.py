@@ -6,14 +6,13 @@ Never charges the ledger or sends a record; the timing of a step is measured on 
 import contextlib
 import math
 import shutil
-import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPSConnection
+from http.client import HTTPException
 from typing import Final, TypeVar
 
 from synthfed.plugins.pinning import Pinned, naming, pin
@@ -26,6 +25,7 @@ from .config import Home, SiteConfig, data_path, study_path
 from .data import load_units
 from .gate import Gate
 from .site import check_roster
+from .supervise import connect, unreachable
 from .train import seconds_per_step
 from .vault import Ledger, load_identity
 
@@ -33,7 +33,6 @@ _Result = TypeVar("_Result")
 
 _LEAST_FREE_BYTES: Final = 500 * 2**20
 _CLOCK_TOLERANCE_S: Final = 300.0
-_CONNECT_S: Final = 5.0
 _HEADROOM: Final = 2.0  # other sites or programs may share this machine's cores
 _LEAST_TIME_S: Final = 0.05  # an answer also takes draws, masks and a write to disk
 _TRIALS: Final = 3
@@ -83,7 +82,9 @@ def preflight(home: Home) -> Iterator[Finding]:
 def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
     identity, _ = _try("keys", lambda: load_identity(home.identity), "")
     if identity is not None:
-        _, finding = _try("roster", lambda: check_roster(config, study, identity), "lists this site with this key")
+        _, finding = _try(
+            "roster", lambda: check_roster(home, config, study, identity), "lists this site with this key"
+        )
         yield finding
         for site in study.cohort.sites:
             yield Finding(
@@ -218,32 +219,23 @@ def _rounded_up(value: float) -> float:
 
 def _coordinator(home: Home, config: SiteConfig) -> Iterator[Finding]:
     """Look whether the coordinator answers under the pinned authority, and whether the clocks agree."""
-    host, _, port = config.coordinator.address.rpartition(":")
-    authority = home.path / config.coordinator.ca
-    try:
-        context = ssl.create_default_context(cafile=str(authority))
-    except OSError as error:  # the kind for content that is no certificate is one of these
-        reason = "holds no certificate" if isinstance(error, ssl.SSLError) else f"cannot be read: {error.strerror}"
-        what = f"{reason}; put the certificate there that stands in the coordinator's invitation as `ca`"
-        yield Finding("coordinator", False, f"{authority}: {what}")
+    well = f"{config.coordinator.address} answers under the pinned authority"
+    date, finding = _try("coordinator", lambda: _date(home, config), well)
+    yield finding
+    if date is None:
         return
-    try:
-        connection = HTTPSConnection(host, int(port), timeout=_CONNECT_S, context=context)
-        connection.request("GET", "/health")
-        date = connection.getresponse().getheader("Date", "")
-        connection.close()
-    except ssl.SSLCertVerificationError:
-        what = "its certificate is not from the authority in ca.crt; compare the invitation's fingerprint by voice"
-        yield Finding("coordinator", False, f"{config.coordinator.address}: {what}")
-        return
-    except (OSError, HTTPException, UnicodeError) as error:
-        said = "it speaks no TLS" if isinstance(error, ssl.SSLError) else getattr(error, "strerror", "")
-        what = f"cannot be reached ({said or type(error).__name__}); start `synthfed server run` there, or mend"
-        yield Finding("coordinator", False, f"{config.coordinator.address}: {what} `address` in {home.config}")
-        return
-    yield Finding("coordinator", True, f"{config.coordinator.address} answers under the pinned authority")
     with contextlib.suppress(ValueError):  # no date, or none that can be read
         apart_s = abs(time.time() - parsedate_to_datetime(date).timestamp())
         detail = f"{apart_s:.0f} s from the coordinator's"
         is_ok = apart_s <= _CLOCK_TOLERANCE_S
         yield Finding("clock", is_ok, detail if is_ok else detail + "; set this machine's time")
+
+
+def _date(home: Home, config: SiteConfig) -> str:
+    """Return what the coordinator's health service says the date is; nothing where it does not say."""
+    with contextlib.closing(connect(home, config)) as connection:
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().getheader("Date", "")
+        except (OSError, HTTPException) as error:
+            raise unreachable(home, config, error) from None

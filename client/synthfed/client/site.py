@@ -19,7 +19,7 @@ from synthfed.protocols.study import Study
 
 from .agent import Agent
 from .channel import Clock
-from .config import Ceiling, Home, SiteConfig, data_path
+from .config import Ceiling, Home, SiteConfig, data_path, study_path
 from .data import load_units
 from .gate import Gate
 from .train import seconds_per_step
@@ -32,7 +32,7 @@ def open_agent(home: Home) -> Iterator[Agent]:
     config = home.load()
     study = home.load_study(config)
     identity = load_identity(home.identity)
-    check_roster(config, study, identity)
+    check_roster(home, config, study, identity)
     with exclusive(home.lock, "agent"):
         pinned = pin(study)
         with contextlib.closing(Ledger(home.ledger)) as ledger:
@@ -59,16 +59,20 @@ def _warm_up(pinned: Pinned) -> None:
                 ) from error
 
 
-def check_roster(config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:
+def check_roster(home: Home, config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:
     """Raise ConfigError unless the study's roster lists this site with this key."""
-    pinned = study.cohort.keys.get(config.site)
-    if pinned is None:
-        raise ConfigError(f"the roster of study {study.name!r} does not list site {config.site!r}", where=config.study)
-    if pinned != identity.public_key().public_bytes_raw():
+    listed, where = study.cohort.keys.get(config.site), str(study_path(home, config))
+    if listed is None:
+        raise ConfigError(
+            f"the roster of study {study.name!r} does not list site {config.site!r}; ask the coordinator to add this "
+            "home's enrolment.json and agree on the study again",
+            where=where,
+        )
+    if listed != identity.public_key().public_bytes_raw():
         raise ConfigError(
             f"the roster of study {study.name!r} lists another key for site {config.site!r}; send the coordinator "
             "this home's enrolment.json and agree on the study again",
-            where=config.study,
+            where=where,
         )
 
 
