@@ -131,7 +131,6 @@ def supervise(home: Home, stop: Callable[[], bool], say: Callable[[str], None], 
         ConfigError, DataError, PrivacyError or PluginError: as `keep_alive`; or the coordinator's certificate
             does not hold under the pinned authority.
     """
-
     has_answered = False
 
     def look() -> None:
