@@ -65,7 +65,9 @@ def test_a_killed_node_comes_back_and_losing_it_never_restarts_the_agent(lab: An
 
 
 def test_steps_can_travel_as_flower_messages_where_a_second_port_is_impossible(lab: Any) -> None:
-    lab.make(("east", "west"), "--mode", "local", "--steps", "1", "--answer-time", "0.1", "--option", 'start="marginals"')
+    lab.make(
+        ("east", "west"), "--mode", "local", "--steps", "1", "--answer-time", "0.1", "--option", 'start="marginals"'
+    )
     for site in ("east", "west"):
         lab.join(site)
     server = lab.serve("server.log", "--transport", "messages")

@@ -221,6 +221,16 @@ def test_every_point_whose_eightfold_is_neutral_is_no_identity_however_it_is_spe
                     assert not keys.is_identity((spelt + (sign << 255)).to_bytes(32, "little"))
 
 
+def test_the_five_heights_of_points_of_small_order_are_known_one_by_one() -> None:
+    field = 2**255 - 19
+    order_two, order_four = field - 1, 0
+    for y in (1, order_two, order_four):
+        assert not keys.is_identity(y.to_bytes(32, "little"))
+    eighths = [y for y in keys._SMALL_ORDER if doubled(y) == order_four]
+    assert len(eighths) == 2
+    assert sum(eighths) == field
+
+
 def test_under_a_point_of_small_order_one_signature_is_good_for_every_message_so_no_site_may_have_one() -> None:
     neutral = (1).to_bytes(32, "little")
     for message in (b"one", b"other"):
