@@ -74,6 +74,8 @@ class Source:
             return
         for node in ast.walk(function):
             match node:
+                case ast.Return(value=ast.Constant(value=None)):
+                    pass
                 case ast.Return(value=ast.expr()):
                     yield node, self.with_instead(node, "return None")
                 case ast.Expr(value=ast.Constant()):  # a docstring

@@ -417,6 +417,21 @@ def test_a_sites_own_secret_follows_from_its_entropy_identity_and_transcript(act
     assert bytes(session_of(active.sites["a"]).own._key) == own
 
 
+def test_a_pairs_key_is_bound_to_both_names_and_to_the_ciphertext_that_was_sent() -> None:
+    federation = Federation()
+    seal = federation.seal()
+    for name, peer in (("a", "c"), ("c", "a")):
+        session = session_of(federation.sites[name])
+        assert session.fresh is not None
+        ephemeral = session.fresh.ephemeral
+        ciphertext = dict(seal.confirms[0].ciphertexts)["c"]
+        secret = session.kem_secrets["c"] if name == "a" else keys.decapsulate(ephemeral, ciphertext, peer="a")
+        theirs, salt = session.peers[peer].x25519, session.transcript
+        expected = keys.pair_key(ephemeral, theirs, secret, salt, b"a|c" + ciphertext, peer=peer)
+        federation.sites[name].activate(seal)
+        assert bytes(session.ratchets[peer]._key) == expected
+
+
 # Keys and masks.
 
 
