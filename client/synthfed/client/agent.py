@@ -125,8 +125,8 @@ class Agent:
             )
         )
         seeds = self.machine.commit(accepted)
-        # Everything before this point took a time that no record had a part in; the clock starts here.
         is_muted = self.ledger.failures() > 0
+        # Everything before this point took a time that no record had a part in; the clock starts here.
         slot_s = answer_time_s(study, kind.sum.family)
         due_s = self.clock() + slot_s
         if is_muted:

@@ -103,19 +103,12 @@ def read_frame(connection: socket.socket) -> bytes:
     Raises:
         RemoteProtocolError: what came is not a frame.
     """
-    header = bytearray()
-    while len(header) < HEADER.size:
-        part = connection.recv(HEADER.size - len(header))
-        if not part:
-            return b""
-        header += part
-    _, _, length = read_header(bytes(header))
-    frame = header
-    while len(frame) < HEADER.size + length:  # grows as bytes come: a header alone must not cost what it announces
-        part = connection.recv(min(_PART_BYTES, HEADER.size + length - len(frame)))
-        if not part:
-            raise RemoteProtocolError("the connection ended inside a frame", peer="relay")
-        frame += part
+    frame = bytearray()
+    if not _grows_to(HEADER.size, frame, connection):
+        return b""
+    _, _, length = read_header(bytes(frame))
+    if not _grows_to(HEADER.size + length, frame, connection):
+        raise RemoteProtocolError("the connection ended inside a frame", peer="relay")
     return bytes(frame)
 
 
@@ -138,6 +131,16 @@ def _serve_one(agent: Answers, connection: socket.socket, clock: Clock) -> bool:
     except OSError as error:
         _LOG.warning("the relay left before its answer: %s", error)
         return False
+    return True
+
+
+def _grows_to(size: int, frame: bytearray, connection: socket.socket) -> bool:
+    """Read until the frame has that size, as bytes come: a header alone must not cost what it announces."""
+    while len(frame) < size:
+        part = connection.recv(min(_PART_BYTES, size - len(frame)))
+        if not part:
+            return False
+        frame += part
     return True
 
 
