@@ -40,7 +40,7 @@ class Tiny:
     def module(self, name: str) -> nn.Module:  # noqa: ARG002
         return nn.Sequential(nn.Linear(1, 3), nn.LeakyReLU(), nn.Linear(3, 1))
 
-    def loss(self, name: str, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def loss(self, name: str, module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         losses: torch.Tensor = module(batch).square().sum(1)
         return losses
 

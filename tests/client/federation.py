@@ -67,9 +67,9 @@ class Plugin:
     def module(self, name: str) -> torch.nn.Module:
         return self.tiny.module(name)
 
-    def loss(self, name: str, module: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    def loss(self, name: str, module: torch.nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
         self.meet(batch.detach().numpy())
-        return self.tiny.loss(name, module, batch)
+        return self.tiny.loss(name, module, batch, coins)
 
 
 def records(cls: type[UnitData] = UnitData, offset: float = 0.0) -> UnitData:

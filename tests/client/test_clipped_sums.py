@@ -78,7 +78,7 @@ class Plugin:
     def module(self, name: str) -> nn.Module:  # noqa: ARG002
         return self._build()
 
-    def loss(self, name: str, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def loss(self, name: str, module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         self.rows.append(len(batch))
         return self._loss(module, batch)
 

@@ -147,8 +147,8 @@ class Failing(Plugin):
             raise OSError("a record")
         return torch.nn.Linear(3, 3) if self.stage == "another module" else self.tiny.module(name)
 
-    def loss(self, name: str, module: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        losses = self.tiny.loss(name, module, batch)
+    def loss(self, name: str, module: torch.nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+        losses = self.tiny.loss(name, module, batch, coins)
         if self.stage == "raises in the loss":
             raise ValueError(f"a record {batch}")
         if self.stage == "raises in the backward pass":

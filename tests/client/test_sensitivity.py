@@ -41,7 +41,7 @@ class Plugin:
     def module(self, name: str) -> nn.Module:  # noqa: ARG002
         return self._build()
 
-    def loss(self, name: str, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def loss(self, name: str, module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         losses: torch.Tensor = module(batch).flatten(1).square().sum(1)
         return losses
 
@@ -247,7 +247,8 @@ def one_unit(attack: Attack, slot: int, others: Array) -> bytes:
     batch = others.copy()
     batch[slot] = attack.records(1)[0]
     gradients = _UnitGradients(module)
-    Plugin(attack.build).loss("g", gradients, torch.from_numpy(batch).requires_grad_()).sum().backward()  # type: ignore[no-untyped-call]
+    records, coins = torch.from_numpy(batch).requires_grad_(), torch.empty(len(batch), 0)
+    Plugin(attack.build).loss("g", gradients, records, coins).sum().backward()  # type: ignore[no-untyped-call]
     norm = gradients.norms(len(batch))[slot]
     only = torch.zeros(len(batch), dtype=torch.float64)
     only[slot] = 1.0 if np.isfinite(norm) else 0.0

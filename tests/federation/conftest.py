@@ -18,7 +18,7 @@ from torch import nn
 
 from synthfed.client.site import SimulatedSite
 from synthfed.client.vault import Ledger
-from synthfed.plugins.api import Answer, Array, Ask, Payload, Trainer
+from synthfed.plugins.api import Answer, Array, Ask, Given, Payload, Trainer
 from synthfed.plugins.domains.table import TableDomain
 from synthfed.plugins.models.tabular_gan import TabularGan
 from synthfed.plugins.pinning import Pinned
@@ -78,7 +78,7 @@ class Toy:
     def module(self, name: str) -> nn.Module:
         raise NotImplementedError
 
-    def loss(self, name: str, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    def loss(self, name: str, module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
 
@@ -99,8 +99,11 @@ class ToyTrainer:
         self.answers.append(answer)
         self.total = self.total + answer.total
 
-    def sample(self, rows: int, seed: int) -> Records:  # noqa: ARG002
+    def sample(self, rows: int, seed: int, given: Given) -> Records:  # noqa: ARG002
         return np.zeros((rows, 2))
+
+    def walk(self, walks: int, steps: int, seed: int) -> Records:  # noqa: ARG002
+        return np.zeros((0, 2))
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         return {"total": self.total}

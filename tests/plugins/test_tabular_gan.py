@@ -121,7 +121,7 @@ def test_the_plugin_satisfies_the_contract() -> None:
     [
         ({"depth": 3}, "model.options: depth"),
         ({"bins": 1}, "model.options: bins"),
-        ({"marginals_share": 0.5, "pairs_share": 0.5}, "must leave the critic a share"),
+        ({"marginals_share": 0.5, "pairs_share": 0.5}, "must leave the network a share"),
     ],
 )
 def test_an_option_that_is_unknown_or_out_of_range_is_named(option: dict[str, Any], message: str) -> None:
@@ -166,7 +166,9 @@ def test_a_records_contribution_depends_on_that_record_and_the_payload_alone() -
     whole = private.statistic("pairs", batch, ask.payload)
     np.testing.assert_allclose(private.statistic("pairs", batch[7:8], ask.payload)[0], whole[7])
     critic, rows = private.module("critic"), torch.tensor(batch, dtype=torch.float32)
-    torch.testing.assert_close(private.loss("critic", critic, rows[7:8])[0], private.loss("critic", critic, rows)[7])
+    coins = torch.empty(len(rows), 0)
+    alone = private.loss("critic", critic, rows[7:8], coins[7:8])
+    torch.testing.assert_close(alone[0], private.loss("critic", critic, rows, coins)[7])
 
 
 def test_most_contributions_to_the_pairs_are_not_clipped() -> None:
@@ -194,13 +196,13 @@ def test_the_warm_start_reproduces_the_released_marginals_and_units(start: str) 
     model, trainer, core = trained(rounds=4 if start == "pairs" else 2, start=start)
     assert trainer.progress()["units_per_site"] == pytest.approx(UNITS / SITES, rel=0.01)
     trainer.ask(core.remaining)
-    drawn = model.private().encode(trainer.sample(20_000, seed=5)).mean(axis=0)
+    drawn = model.private().encode(trainer.sample(20_000, seed=5, given={})).mean(axis=0)
     np.testing.assert_allclose(drawn, core.batch.mean(axis=0), atol=0.015)
 
 
 def test_training_keeps_the_marginals() -> None:
     model, trainer, core = trained(generator_rate=0.05, critic_rate=0.05)
-    drawn = model.private().encode(trainer.sample(20_000, seed=5)).mean(axis=0)
+    drawn = model.private().encode(trainer.sample(20_000, seed=5, given={})).mean(axis=0)
     np.testing.assert_allclose(drawn, core.batch.mean(axis=0), atol=0.02)
 
 
@@ -209,7 +211,7 @@ def test_a_start_from_pairs_brings_the_association_that_marginals_cannot() -> No
     real_gap = np.mean(real[real[:, 3] == 1, 2]) - np.mean(real[real[:, 3] == 0, 2])
     gaps = {}
     for start in ("marginals", "pairs"):
-        sampled = trained(start=start, fit_steps=150, fakes=512)[1].sample(20_000, seed=5)
+        sampled = trained(start=start, fit_steps=150, fakes=512)[1].sample(20_000, seed=5, given={})
         gaps[start] = np.mean(sampled[sampled[:, 3] == 1, 2]) - np.mean(sampled[sampled[:, 3] == 0, 2])
     assert gaps["pairs"] > 0.6 * real_gap
     assert abs(gaps["marginals"]) < 0.3 * real_gap
@@ -227,7 +229,7 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(done: int) -> None:
     assert first.state().keys() == second.state().keys()
     for name, values in first.state().items():
         np.testing.assert_array_equal(values, second.state()[name], err_msg=name)
-    np.testing.assert_array_equal(first.sample(100, seed=1), second.sample(100, seed=1))
+    np.testing.assert_array_equal(first.sample(100, seed=1, given={}), second.sample(100, seed=1, given={}))
 
 
 def test_a_checkpoint_taken_while_the_sites_compute_goes_on_bit_for_bit() -> None:
@@ -249,7 +251,7 @@ def test_the_outcome_does_not_depend_on_whether_overlap_was_used_or_a_round_fail
     second.ask(core.remaining)
     second.overlap()
     core.run(second, overlap=False)
-    np.testing.assert_array_equal(first.state()["generator"], second.state()["generator"])
+    np.testing.assert_array_equal(first.state()["anchor.generator"], second.state()["anchor.generator"])
 
 
 def test_a_checkpoint_of_another_study_is_refused() -> None:
@@ -261,14 +263,14 @@ def test_a_checkpoint_of_another_study_is_refused() -> None:
 def test_samples_are_fixed_by_state_and_seed_and_leave_global_randomness_alone() -> None:
     model, trainer, _ = trained()
     before, legacy = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
-    first = trainer.sample(500, seed=1)
+    first = trainer.sample(500, seed=1, given={})
     model.trainer(seed=8)
     model.private().module(model.sums()[-1].name)
     torch.testing.assert_close(torch.random.get_rng_state(), before)
     np.testing.assert_array_equal(np.random.get_state()[1], legacy)  # type: ignore[index]
     torch.manual_seed(77)
-    np.testing.assert_array_equal(trainer.sample(500, seed=1), first)
-    assert not np.array_equal(trainer.sample(500, seed=2), first)
+    np.testing.assert_array_equal(trainer.sample(500, seed=1, given={}), first)
+    assert not np.array_equal(trainer.sample(500, seed=2, given={}), first)
 
 
 def test_a_drawn_cell_is_the_one_whose_share_of_the_odds_holds_the_uniform_number() -> None:
@@ -302,14 +304,14 @@ def test_the_norms_of_contributions_to_the_pairs_need_no_contributions() -> None
     model, trainer, core = trained(rounds=2)
     ask = trainer.ask(core.remaining)
     assert ask is not None
-    assert model.plan.layout is not None
+    assert model.anchor.layout is not None
     embedding = ask.payload["embedding"].astype(np.float64)
-    slow = np.linalg.norm(model.plan.layout.contributions(core.batch, embedding), axis=1)
-    np.testing.assert_allclose(model.plan.layout.norms(core.batch, embedding), slow)
+    slow = np.linalg.norm(model.anchor.layout.contributions(core.batch, embedding), axis=1)
+    np.testing.assert_allclose(model.anchor.layout.norms(core.batch, embedding), slow)
 
 
 def test_sampling_needs_no_training_and_obeys_the_schema() -> None:
-    sampled = TabularGan(study()).trainer(seed=0).sample(1000, seed=0)
+    sampled = TabularGan(study()).trainer(seed=0).sample(1000, seed=0, given={})
     assert sampled.shape == (1000, 4)
     assert np.nanmin(sampled[:, 2]) >= 0
     assert np.nanmax(sampled[:, 2]) <= 10
@@ -323,7 +325,7 @@ def test_without_any_statistic_the_critic_still_trains_from_uniform_columns() ->
     core.run(trainer)
     assert core.remaining == {"marginals": 0, "pairs": 2, "critic": 0}
     assert trainer.progress()["steps"] == 6
-    assert np.isfinite(trainer.state()["generator"]).all()
+    assert np.isfinite(trainer.state()["anchor.generator"]).all()
 
 
 def test_a_lost_statistics_round_costs_accuracy_only() -> None:

@@ -112,7 +112,7 @@ AGE = {"name": "age", "kind": "integer", "lower": 0, "upper": 90}
         ({"lower": "x"}, "column 'age': lower: must be a whole number (is 'x')"),
         ({"lower": 91}, "column 'age': lower must be less than upper"),
         ({"digits": 3}, "column 'age': digits: is not a known field; remove it or mend its spelling"),
-        ({"kind": "int"}, "column 'age': kind: must be one of 'categorical', 'integer', 'real' (is 'int')"),
+        ({"kind": "int"}, "column 'age': kind: must be one of 'categorical', 'integer', 'real', 'array' (is 'int')"),
         ({"name": ""}, "column 1: name: must have at least 1 character(s)"),
         ({"name": 3}, "column 1: name: must be text in quotes (is 3)"),
         ({"kind": "categorical", "values": ["a", 2], "lower": 0}, "column 'age': lower: is not a known field"),

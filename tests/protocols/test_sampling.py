@@ -6,7 +6,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from synthfed.protocols.ids import digest
 from synthfed.protocols.keystream import KeyStream
-from synthfed.protocols.privacy.sampling import poisson_sample, secret_subset, uniform_below
+from synthfed.protocols.privacy.sampling import poisson_sample, secret_subset, uniform_below, uniform_numbers
 
 FALSE_ALARM = 1e-6
 
@@ -95,3 +95,15 @@ def test_every_unit_is_cut_alike() -> None:
     for _ in range(4000):
         kept[secret_subset(coins, np.arange(8), 3)] += 1
     assert stats.chisquare(kept).pvalue > FALSE_ALARM
+
+
+def test_uniform_numbers_lie_strictly_inside_and_pass_a_test_of_uniformity() -> None:
+    numbers = uniform_numbers(stream("numbers"), 5000, 4)
+    assert numbers.shape == (5000, 4)
+    assert stats.kstest(numbers.ravel(), "uniform").pvalue > FALSE_ALARM
+
+
+def test_the_least_and_the_greatest_word_give_numbers_inside_the_unit_interval() -> None:
+    low, high = uniform_numbers(Words([0, 2**64 - 1]), 1, 2)[0]
+    assert low == 2.0**-53
+    assert high == 1 - 2.0**-53 < 1

@@ -1,11 +1,23 @@
-"""The public description of a table."""
+"""The public description of records."""
 
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from synthfed.protocols.schema import MAX_CATEGORIES, MAX_COLUMNS, Categorical, Columns, Integer, Real, check_names
+from synthfed.protocols.schema import (
+    MAX_CATEGORIES,
+    MAX_COLUMNS,
+    MAX_WIDTH,
+    ArrayColumn,
+    Categorical,
+    Columns,
+    Integer,
+    Real,
+    check_columns,
+    places,
+    width_of,
+)
 
 COLUMNS: TypeAdapter[Any] = TypeAdapter(Columns)
 
@@ -22,12 +34,14 @@ def test_every_kind_of_column_is_read_by_its_kind() -> None:
             {"kind": "categorical", "name": "c", "values": ["x"]},
             {"kind": "integer", "name": "i", "lower": -1, "upper": 5, "scale": "log"},
             {"kind": "real", "name": "r", "lower": 0, "upper": 1.5, "missing": True},
+            {"kind": "array", "name": "a", "shape": [1, 28, 28], "lower": 0, "upper": 255},
         ]
     )
     assert found == (
         Categorical(name="c", values=("x",)),
         Integer(name="i", lower=-1, upper=5, scale="log"),
         Real(name="r", lower=0.0, upper=1.5, missing=True),
+        ArrayColumn(name="a", shape=(1, 28, 28), lower=0.0, upper=255.0),
     )
     assert isinstance(found[2].lower, float)
 
@@ -82,6 +96,29 @@ def test_a_column_cannot_be_changed_once_read() -> None:
 
 def test_two_columns_of_one_name_are_refused() -> None:
     one, other = Categorical(name="x", values=("a",)), Integer(name="y", lower=0, upper=1)
-    check_names([one, other])
+    check_columns([one, other])
     with pytest.raises(ValueError, match="column 'x' is declared twice"):
-        check_names([one, other, one])
+        check_columns([one, other, one])
+
+
+def test_an_array_takes_one_place_for_each_of_its_numbers() -> None:
+    pixels = ArrayColumn(name="pixels", shape=(2, 3, 4), lower=0.0, upper=1.0)
+    assert width_of(pixels) == 24
+    assert places([Real(name="r", lower=0.0, upper=1.0), pixels]) == (0, 1, 25)
+
+
+@pytest.mark.parametrize("shape", [[], [0], [2, -1], [2, 2, 2, 2, 2], [2**20 + 1], ["3"], [2.0]])
+def test_a_shape_that_is_none_is_refused(shape: list[Any]) -> None:
+    problem_of(kind="array", name="a", shape=shape, lower=0, upper=1)
+
+
+def test_a_record_of_too_many_numbers_is_refused() -> None:
+    half = ArrayColumn(name="half", shape=(MAX_WIDTH // 2,), lower=0.0, upper=1.0)
+    other = ArrayColumn(name="other", shape=(MAX_WIDTH // 2,), lower=0.0, upper=1.0)
+    check_columns([half, other])
+    with pytest.raises(ValueError, match="more than 1,048,576 numbers"):
+        check_columns([half, other, Real(name="r", lower=0.0, upper=1.0)])
+
+
+def test_an_array_has_ordered_bounds() -> None:
+    assert "lower must be less" in problem_of(kind="array", name="a", shape=[3], lower=1, upper=1)

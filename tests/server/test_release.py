@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from synthfed.plugins.domains.table import TableDomain
 from synthfed.plugins.registry import find, installed
 from synthfed.protocols.errors import ConfigError, LocalProtocolError, PluginError
 from synthfed.protocols.study import Study, parse_study
@@ -74,7 +75,7 @@ class Trainer:
             "bytes": np.arange(4, dtype=np.uint8),
         }
 
-    def sample(self, rows, seed):
+    def sample(self, rows, seed, given):
         rng = np.random.default_rng(seed)
         ill = (rng.random((rows, 2)) < self.arrays["share"]).astype(float)
         ill[:, 1][rng.random(rows) < 0.1] = np.nan
@@ -159,6 +160,7 @@ def publish(folder: Path, trainer: Any, rows: int = 200) -> Path:
         study=study(),
         study_text=STUDY,
         trainer=trainer,
+        domain=TableDomain(),
         evidence=evidence(),
         history=HISTORY,
         rows=rows,
@@ -269,6 +271,7 @@ def test_evidence_of_another_study_is_not_written(tmp_path: Path, toy: Any) -> N
             study=study(),
             study_text=other,
             trainer=toy,
+            domain=TableDomain(),
             evidence=evidence(),
             history=(),
             rows=1,
@@ -329,7 +332,7 @@ def test_audits_put_their_findings_into_both_reports(tmp_path: Path, toy: Any) -
     folder = publish(tmp_path / "release", toy)
     before = json.loads((folder / "report.json").read_text())
     assert before["audits"] is None
-    findings = audit_release(folder, train=toy.sample(300, 11), holdout=toy.sample(200, 12), seed=3)
+    findings = audit_release(folder, train=toy.sample(300, 11, {}), holdout=toy.sample(200, 12, {}), seed=3)
     assert {finding.audit for finding in findings} == {"fidelity", "utility"}
     after = json.loads((folder / "report.json").read_text())
     assert after["audits"]["findings"][0]["estimates"][0]["name"] == "tvd2"
@@ -345,7 +348,7 @@ def test_audits_put_their_findings_into_both_reports(tmp_path: Path, toy: Any) -
 def test_rows_of_another_table_are_not_audited(tmp_path: Path, toy: Any) -> None:
     folder = publish(tmp_path / "release", toy)
     with pytest.raises(ConfigError, match="holdout rows"):
-        audit_release(folder, train=toy.sample(9, 1), holdout=np.zeros((5, 2)), seed=3)
+        audit_release(folder, train=toy.sample(9, 1, {}), holdout=np.zeros((5, 2)), seed=3)
 
 
 def test_evidence_survives_json(toy: Any) -> None:

@@ -18,14 +18,17 @@ from synthfed.plugins.pinning import Pinned
 from synthfed.protocols.errors import RemoteProtocolError, UnsupportedMechanism
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
-from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, Kind, Sum
+from synthfed.protocols.schema import places
+from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, TILE, Kind, Sum
 
 from .residue import NoCoins, changed, state_of
 
 LARGEST_WEIGHT: Final = 1e4
+WIDE: Final = 2**16
+"""Above so many numbers a contribution is formed a tile of slots at a time, so that memory stays bounded."""
 
 
-def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array) -> Array:
+def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array, coins: Array | None = None) -> Array:
     """Return the sum of the batch's contributions, each clipped to the kind's norm, shape ``(dim,)``.
 
     The work is that of ``kind.slots`` rows whatever the batch holds, so that its time says nothing
@@ -36,26 +39,32 @@ def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array
         kind: which sum.
         payload: the round's arrays.
         batch: encoded records, at most ``kind.slots`` rows.
+        coins: secret uniform numbers, shape ``(kind.slots, kind.sum.coins)``; None where a kind has none.
     """
-    contribute = _gradients if kind.sum.family == "gradient" else _statistics
     padded = np.zeros((kind.slots, batch.shape[1]))
     padded[: len(batch)] = batch
+    tossed = np.empty((kind.slots, 0)) if coins is None else coins
     real = np.arange(kind.slots) < len(batch)
     total = np.zeros(kind.sum.dim)
+    at_once = SLOTS_AT_ONCE if kind.sum.dim <= WIDE else TILE
     with _flushed():
-        for start in range(0, kind.slots, SLOTS_AT_ONCE):
-            part = slice(start, start + SLOTS_AT_ONCE)
-            total += contribute(private, kind.sum, payload, padded[part], real[part])
+        for start in range(0, kind.slots, at_once):
+            part = slice(start, start + at_once)
+            if kind.sum.family == "gradient":
+                total += _gradients(private, kind.sum, payload, padded[part], tossed[part], real[part])
+            else:
+                total += _statistics(private, kind.sum, payload, padded[part], real[part])
     return total
 
 
 def seconds_per_step(pinned: Pinned, kind: Kind) -> float:
     """Compute one step of a kind on made-up rows, noise included, and return how long it took."""
-    private, columns = pinned.model.private(), len(pinned.policy.study.columns)
-    width = private.encode(np.zeros((1, columns))).shape[1]
+    private, numbers = pinned.model.private(), places(pinned.policy.study.columns)[-1]
+    width = private.encode(np.zeros((1, numbers))).shape[1]
     payload = {name: np.zeros(shape, dtype=np.float32) for name, shape in kind.sum.payload}
     start = time.perf_counter()
-    clipped_sum(private, kind, payload, np.zeros((kind.slots, width)))
+    coins = np.full((kind.slots, kind.sum.coins), 0.5)
+    clipped_sum(private, kind, payload, np.zeros((kind.slots, width)), coins)
     discrete_gaussian(KeyStream(bytes(32)), kind.sum.dim, SCALE_BITS)
     return time.perf_counter() - start
 
@@ -85,17 +94,22 @@ def _statistics(private: PrivatePart, each: Sum, payload: Payload, batch: Array,
     return np.asarray(scales @ np.where(scales[:, None] > 0, rows, 0.0))
 
 
-def _gradients(private: PrivatePart, each: Sum, payload: Payload, batch: Array, real: np.ndarray[Any, Any]) -> Array:
+def _gradients(
+    private: PrivatePart, each: Sum, payload: Payload, batch: Array, coins: Array, real: np.ndarray[Any, Any]
+) -> Array:
     module = _load(private.module(each.name), payload)
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    if parameters != each.dim:
-        raise UnsupportedMechanism(f"the module of {each.name!r} has {parameters} parameters, declared {each.dim}")
+    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    if trained != each.dim:
+        raise UnsupportedMechanism(
+            f"the module of {each.name!r} has {trained} parameters to be trained, declared {each.dim}"
+        )
     with _refusals():
         gradients = _UnitGradients(module)
         before = state_of(module)
         # Opacus' hooks want an input that asks for a gradient; none is used.
         with NoCoins():  # type: ignore[no-untyped-call]
-            losses = private.loss(each.name, gradients, torch.from_numpy(batch).requires_grad_())
+            records = torch.from_numpy(batch).requires_grad_()
+            losses = private.loss(each.name, gradients, records, torch.from_numpy(coins))
         if losses.shape != (len(batch),):
             raise UnsupportedMechanism(f"the loss of {each.name!r} has shape {tuple(losses.shape)}, not one per record")
         losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -114,7 +128,10 @@ def _scales(norms: Array, clip_norm: float, real: np.ndarray[Any, Any]) -> Array
 
 
 def _load(module: nn.Module, payload: Payload) -> nn.Module:
-    """Return the module in double precision with the payload as its parameters, in their order."""
+    """Return the module in double precision with the payload as its parameters, in their order.
+
+    A parameter that asks for no gradient is loaded like the others and only takes part in the loss.
+    """
     module = module.double().train()
     shapes = [tuple(parameter.shape) for parameter in module.parameters()]
     if shapes != [array.shape for array in payload.values()]:
@@ -159,8 +176,9 @@ class _UnitGradients(GradSampleModuleFastGradientClipping):  # type: ignore[misc
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module, loss_reduction="sum", strict=True)
-        self._order = [id(parameter) for parameter in module.parameters()]
-        self._shapes = [tuple(parameter.shape) for parameter in module.parameters()]
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._order = [id(parameter) for parameter in trained]
+        self._shapes = [tuple(parameter.shape) for parameter in trained]
         self._norms: list[torch.Tensor] = []
         self._outer: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._formed: dict[int, torch.Tensor] = {}

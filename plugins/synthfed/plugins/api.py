@@ -5,12 +5,13 @@ Never gives a plugin the noise, the sampling, the ledger or the network: those b
 A study is a sequence of private sums. A plugin only says what one privacy unit contributes; the
 core samples the units, clips each contribution to the declared L2 norm, adds the noise share,
 charges the ledger and masks the result. What a plugin's private part must guarantee, and the site
-trusts its pinned hash for: a unit's contribution depends on that unit and the payload alone.
+trusts its pinned hash for: a unit's contribution depends on that unit, the payload and the coins
+that the core tossed for it alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -34,6 +35,7 @@ __all__ = [
     "Ask",
     "Audit",
     "Domain",
+    "Given",
     "Model",
     "Payload",
     "PrivatePart",
@@ -47,6 +49,8 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 Payload = Mapping[str, npt.NDArray[np.float32]]
 """Named float32 arrays that the coordinator sends with a round; names and shapes are declared."""
+Given = Mapping[str, int]
+"""What synthetic records are to have in common: the index of a category by the column's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +90,21 @@ class PrivatePart(Protocol):
         ...
 
     def module(self, name: str) -> torch.nn.Module:
-        """Return the module of a gradient sum; the core loads the payload into it, in parameter order."""
+        """Return the module of a gradient sum; the core loads the payload into it, in parameter order.
+
+        The sum is of gradients by those parameters that ask for one; the others take part as they are.
+        """
         ...
 
-    def loss(self, name: str, module: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        """Return the loss of each encoded record under the module, shape ``(rows,)``."""
+    def loss(self, name: str, module: torch.nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each encoded record under the module, shape ``(rows,)``.
+
+        Args:
+            name: the sum's.
+            module: what ``module`` returned, with the payload's weights, in double precision.
+            batch: encoded records, shape ``(rows, width)``.
+            coins: uniform numbers in (0, 1), fresh and secret, shape ``(rows, coins)`` as the sum declares.
+        """
         ...
 
 
@@ -109,8 +123,18 @@ class Trainer(Protocol):
         """Use a released sum. A round that failed is never delivered; ``ask`` is simply called again."""
         ...
 
-    def sample(self, rows: int, seed: int) -> Records:
-        """Return synthetic records, shape ``(rows, columns)``, the same for the same state and seed."""
+    def sample(self, rows: int, seed: int, given: Given) -> Records:
+        """Return synthetic records, shape ``(rows, width)``, the same for the same state, seed and ``given``.
+
+        ``given`` names columns among the model's ``conditions`` only; every record has these categories.
+        """
+        ...
+
+    def walk(self, walks: int, steps: int, seed: int) -> Records:
+        """Return records along straight walks through the latent space, shape ``(walks * steps, width)``.
+
+        A walk's records follow each other. A model without a latent space returns none, shape ``(0, width)``.
+        """
         ...
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
@@ -127,12 +151,22 @@ class Trainer(Protocol):
 
 
 class Model(Protocol):
-    """A model plugin: one class, both halves. Its constructor takes the study and reads nothing else."""
+    """A model plugin: one class, both halves. Its constructor takes the study and reads nothing else.
+
+    Attributes:
+        Options: what a study may set under ``[model.options]``.
+        conditions: the categorical columns that sampling can fix exactly, a subset of the study's.
+    """
 
     Options: type[BaseModel]
+    conditions: tuple[str, ...]
 
     def __init__(self, study: Study) -> None:
-        """Validate ``study.model.options`` against ``Options`` and remember the public description."""
+        """Validate ``study.model.options`` against ``Options`` and remember the public description.
+
+        Raises:
+            ConfigError: an option is wrong, or the model is not made for such columns.
+        """
         ...
 
     def sums(self) -> tuple[Sum, ...]:
@@ -159,6 +193,10 @@ class Audit(Protocol):
     question: str
     needs: tuple[Source, ...]
 
+    def unfit(self, study: Study) -> str:
+        """Return why the question makes no sense for such records, in one sentence; empty if it does."""
+        ...
+
     def run(self, study: Study, rows: Mapping[Source, Records], seed: int) -> tuple[Estimate, ...]:
         """Return the measured numbers, the most important first; ``rows`` holds at least what ``needs`` lists."""
         ...
@@ -169,7 +207,7 @@ class Table:
     """A site's records and the privacy unit of each.
 
     Attributes:
-        records: shape ``(rows, columns)``, as the schema codes them.
+        records: shape ``(rows, width)``, as the schema codes them.
         units: shape ``(rows,)``, each record's unit as a number from 0 to units - 1.
     """
 
@@ -178,14 +216,28 @@ class Table:
 
 
 class Domain(Protocol):
-    """A kind of data: how a site's file is read and a release is written."""
+    """A kind of data: how a site's file is read and a release is written. Its constructor takes nothing.
+
+    Attributes:
+        suffix: how the name of a file that ``write`` makes ends, such as ``.csv``.
+    """
+
+    suffix: str
+
+    def check(self, columns: Sequence[Column]) -> None:
+        """Refuse, with a ConfigError, a schema that is not of this kind of data."""
+        ...
 
     def read(self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
         """Return the records of a site's file; DataError, without a value, where they do not fit the schema."""
         ...
 
-    def write(self, path: Path, columns: Sequence[Column], records: Records) -> None:
-        """Write synthetic records, all or nothing."""
+    def write(self, path: Path, columns: Sequence[Column], chunks: Iterable[Records]) -> None:
+        """Write synthetic records, a chunk at a time, all or nothing."""
+        ...
+
+    def picture(self, columns: Sequence[Column], records: Records, across: int) -> bytes | None:
+        """Return a PNG of the records, ``across`` in a row; None for data that no picture shows."""
         ...
 
     def draft(self, path: Path, *, exclude: Collection[str]) -> tuple[Column, ...]:

@@ -39,6 +39,7 @@ def pin(study: Study) -> Pinned:
     try:
         model: Model = plugin.make(study)
         domain: Domain = reader.make()
+        domain.check(study.columns)
         plan = make_plan(study, model.sums())
     except ConfigError as error:
         raise StudyError(str(error)) from None

@@ -20,7 +20,7 @@ from .errors import ConfigError
 from .errors import describe as describe  # by this name for whoever validates more than studies
 from .ids import SITE_ID, digest
 from .keystream import StreamCipher
-from .schema import Columns, Name, Strict, check_names
+from .schema import Columns, Name, Strict, check_columns
 from .secagg.keys import is_identity
 
 FORMAT: Final = 1
@@ -190,11 +190,13 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
-        check_names(self.columns)
+        check_columns(self.columns)
         names = [column.name for column in self.columns]
         if self.target not in names:
             raise ValueError(f"target {self.target!r} is not among the columns; name one of them")
         target = self.columns[names.index(self.target)]
+        if target.kind == "array":
+            raise ValueError(f"target {self.target!r} is an array; name a column with one value in each record")
         if target.kind == "categorical" and len(target.values) < 2:
             raise ValueError(f"target {self.target!r} has one category only, so there is nothing to predict")
         if self.privacy.unit in names:

@@ -22,6 +22,7 @@ TILE: Final = 64
 SLOTS_AT_ONCE: Final = 512
 """... and, where there are more than this many, in whole batches of it: every batch has one shape."""
 MAX_DIM: Final = 10**8
+MAX_COINS: Final = 2**16
 PROBE: Final = "probe"
 """Reserved: the kind of a round without data, which masks canary words only and is not charged."""
 
@@ -40,6 +41,8 @@ class Sum:
         share: relative share of the privacy budget (of the squared mu of Gaussian privacy), above
             0; the core normalises.
         payload: name and shape of each float32 array of a round's payload, in order.
+        coins: how many uniform numbers the core draws for each unit in each round, for a loss that
+            needs chance (a latent draw, dropout); secret, and independent between units.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Sum:
     rounds: int
     share: float
     payload: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    coins: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a declaration that the core could not bound."""
@@ -59,10 +63,11 @@ class Sum:
             raise UnsupportedMechanism(f"sum {self.name!r}: the name is reserved; choose another")
         if self.family not in ("statistic", "gradient"):
             raise UnsupportedMechanism(f"sum {self.name!r}: family {self.family!r} is not known")
-        inside = 0 < self.sample_rate <= 1 and 1 <= self.dim <= MAX_DIM and self.rounds >= 1
-        if not (inside and 0 < self.clip_norm < float("inf") and 0 < self.share < float("inf")):
+        counted = 1 <= self.dim <= MAX_DIM and self.rounds >= 1 and 0 <= self.coins <= MAX_COINS
+        positive = 0 < self.clip_norm < float("inf") and 0 < self.share < float("inf")
+        if not (counted and positive and 0 < self.sample_rate <= 1):
             raise UnsupportedMechanism(
-                f"sum {self.name!r}: dim, clip_norm, sample_rate, rounds or share is out of range"
+                f"sum {self.name!r}: dim, clip_norm, sample_rate, rounds, share or coins is out of range"
             )
 
 
@@ -97,6 +102,7 @@ class Kind:
             "sample_rate": self.sum.sample_rate,
             "rounds": self.sum.rounds,
             "payload": [[name, list(shape)] for name, shape in self.sum.payload],
+            "coins": self.sum.coins,
             "noise_multiplier": self.noise_multiplier,
             "slots": self.slots,
             "ring_bits": self.ring_bits,

@@ -19,8 +19,7 @@ from typing import Final
 import numpy as np
 from safetensors.numpy import save
 
-from synthfed.plugins.api import Trainer
-from synthfed.plugins.domains.lines import csv_bytes
+from synthfed.plugins.api import Domain, Trainer
 from synthfed.plugins.files import sync, write_whole
 from synthfed.plugins.pinning import Pinned
 from synthfed.protocols.errors import ConfigError, LocalProtocolError
@@ -73,6 +72,7 @@ def finish(
         study=pinned.policy.study,
         study_text=run.study_text(),
         trainer=trainer,
+        domain=pinned.domain,
         evidence=gather(pinned, tally, setting),
         history=tally.history,
         rows=rows,
@@ -146,6 +146,7 @@ def write_release(
     study: Study,
     study_text: str,
     trainer: Trainer,
+    domain: Domain,
     evidence: Evidence,
     history: Sequence[Mapping[str, float]],
     rows: int,
@@ -158,6 +159,7 @@ def write_release(
         study: the signed terms.
         study_text: the file they were read from, kept as it is.
         trainer: the trained model.
+        domain: writes the synthetic records.
         evidence: what was promised and spent.
         history: public numbers of the training, each with its ``step``.
         rows: how many synthetic rows to publish.
@@ -178,13 +180,13 @@ def write_release(
     with _new_folder(folder) as part:
         (part / "model").mkdir()
         for name, content in {
-            "synthetic.csv": csv_bytes(study.columns, draw(trainer, rows, seed)),
             "model/weights.safetensors": [weights],
             "model/model.json": [manifest.model_dump_json(indent=2).encode() + b"\n"],
             "study.toml": [study_text.encode()],
             "evidence.json": [evidence.to_json().encode()],
         }.items():
             write_whole(part / name, content)
+        domain.write(part / f"synthetic{domain.suffix}", study.columns, draw(trainer, rows, seed))
         write_report(part, document)
 
 

@@ -18,12 +18,11 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from synthfed.plugins.api import Source, Trainer
-from synthfed.plugins.domains.lines import csv_bytes
+from synthfed.plugins.api import Audit, Domain, Source, Trainer
 from synthfed.plugins.files import read_text, write_whole
 from synthfed.plugins.registry import Plugin, find, installed
 from synthfed.protocols.errors import ConfigError, PluginError, SynthfedError
-from synthfed.protocols.schema import Records, Strict
+from synthfed.protocols.schema import Records, Strict, places
 from synthfed.protocols.study import Study, describe, parse_study
 
 from .evidence import Evidence, PluginEvidence
@@ -66,7 +65,7 @@ class Release:
         return self.plugin.hash.hex() == self.evidence.plugin.hash
 
     def sample(self, rows: int, seed: int) -> Records:
-        """Return synthetic records, shape ``(rows, columns)``; the release's own rows and seed give its file."""
+        """Return synthetic records, shape ``(rows, width)``; the release's own rows and seed give its file."""
         return np.concatenate(list(draw(self.trainer, rows, seed)))
 
 
@@ -82,7 +81,7 @@ def draw(trainer: Trainer, rows: int, seed: int) -> Iterator[Records]:
         raise ConfigError(f"cannot sample with seed {seed}; choose one that is not negative")
     for index, start in enumerate(range(0, rows, CHUNK)):
         own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-        yield trainer.sample(min(CHUNK, rows - start), own)
+        yield trainer.sample(min(CHUNK, rows - start), own, {})
 
 
 def open_release(folder: Path) -> Release:
@@ -109,14 +108,15 @@ def open_release(folder: Path) -> Release:
 
 
 def sample_to(folder: Path, rows: int, seed: int, out: Path) -> None:
-    """Write new synthetic rows of a release into a CSV file, replacing it all or nothing.
+    """Write new synthetic rows of a release into a file, replacing it all or nothing.
 
     Raises:
         ConfigError: the release cannot be read, ``out`` not written, or rows or seed is out of range.
         PluginError: the model plugin is not installed.
     """
     release = open_release(folder)
-    write_whole(out, csv_bytes(release.study.columns, draw(release.trainer, rows, seed)))
+    domain: Domain = find("synthfed.domains", release.study.domain).make()
+    domain.write(out, release.study.columns, draw(release.trainer, rows, seed))
 
 
 def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) -> tuple[Finding, ...]:
@@ -126,8 +126,8 @@ def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) 
 
     Args:
         folder: the release.
-        train: real rows that the release was trained on, shape ``(rows, columns)``.
-        holdout: real rows that nothing was trained on, shape ``(rows, columns)``.
+        train: real rows that the release was trained on, shape ``(rows, width)``.
+        holdout: real rows that nothing was trained on, shape ``(rows, width)``.
         seed: of the audits' own draws.
 
     Raises:
@@ -137,10 +137,8 @@ def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) 
     release = open_release(folder)
     document = _read_report(folder / "report.json")
     for name, table in (("train", train), ("holdout", holdout)):
-        if table.ndim != 2 or len(table) == 0 or table.shape[1] != len(release.study.columns):
-            raise ConfigError(
-                f"the {name} rows of an audit must be a table with the study's columns and at least one row"
-            )
+        if table.ndim != 2 or len(table) == 0 or table.shape[1] != places(release.study.columns)[-1]:
+            raise ConfigError(f"the {name} rows of an audit must be records of the study's columns, at least one")
     published = next(draw(release.trainer, release.manifest.rows, release.manifest.seed))
     rows: dict[Source, Records] = {"synthetic": published, "train": train, "holdout": holdout}
     findings = tuple(_audit(plugin, release.study, rows, seed) for plugin in installed("synthfed.audits"))
@@ -162,7 +160,9 @@ def write_report(folder: Path, document: Document) -> None:
 
 def _audit(plugin: Plugin, study: Study, rows: Mapping[Source, Records], seed: int) -> Finding:
     with _foreign(plugin, "failed"):
-        audit = plugin.load()()
+        audit: Audit = plugin.load()()
+        if reason := audit.unfit(study):
+            return Finding(audit.name, audit.question, (), reason)
         return Finding(audit.name, audit.question, tuple(audit.run(study, rows, seed)))
 
 

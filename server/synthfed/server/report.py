@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 
 from synthfed.plugins.audits.estimate import Estimate
 from synthfed.plugins.audits.fidelity import BINS, count_bins, place
-from synthfed.protocols.schema import Categorical, Integer, Real, Records
+from synthfed.protocols.schema import ArrayColumn, Categorical, Integer, Real, Records, places
 from synthfed.protocols.study import Study
 
 from .evidence import Evidence
@@ -42,11 +42,12 @@ Keys: ``format``; ``study`` (terms a reader needs); ``rows`` and ``seed`` of the
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one audit found: its name, its question and its numbers."""
+    """What one audit found: its name, its question, and its numbers or why it has none."""
 
     audit: str
     question: str
     estimates: tuple[Estimate, ...]
+    unfit: str = ""
 
 
 def report(
@@ -75,7 +76,11 @@ def report(
         "seed": seed,
         "privacy": _promise(study, evidence),
         "evidence": evidence.model_dump(mode="json"),
-        "distributions": [_distribution(column, synthetic[:, i]) for i, column in enumerate(study.columns)],
+        "distributions": [
+            _distribution(column, synthetic[:, first])
+            for column, first in zip(study.columns, places(study.columns), strict=False)
+            if not isinstance(column, ArrayColumn)
+        ],
         "history": _curves(history),
         "audits": None,
     }

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from synthfed.plugins.api import Array
-from synthfed.protocols.schema import Records
+from synthfed.protocols.schema import ArrayColumn, Records
+from synthfed.protocols.study import Study
 
 LEVEL = 0.95
 
@@ -40,6 +41,12 @@ class Estimate:
     control: float
     column: str = ""
     warning: str = ""
+
+
+def unfit_for_tables(study: Study) -> str:
+    """Return why an audit of tables says nothing about a study's records, empty where every column is one value."""
+    arrays = [column.name for column in study.columns if isinstance(column, ArrayColumn)]
+    return f"column {arrays[0]!r} is an array, and this audit compares tables" if arrays else ""
 
 
 def resample_counts(rows: int, replicates: int, rng: np.random.Generator) -> Array:

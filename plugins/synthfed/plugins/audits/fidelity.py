@@ -14,10 +14,19 @@ import numpy.typing as npt
 
 from synthfed.plugins.api import Array, Source
 from synthfed.protocols.errors import DataError
-from synthfed.protocols.schema import Categorical, Integer, Real, Records
+from synthfed.protocols.schema import Categorical, Integer, Real, Records, Scalar
 from synthfed.protocols.study import Study
 
-from .estimate import LEVEL, Estimate, independent_columns, interval, resample_counts, subsample
+from ..domains.encoding import scalars
+from .estimate import (
+    LEVEL,
+    Estimate,
+    independent_columns,
+    interval,
+    resample_counts,
+    subsample,
+    unfit_for_tables,
+)
 
 BINS = 20
 _REPLICATES = 100
@@ -40,12 +49,12 @@ def unit_scale(column: Integer | Real, values: Array) -> Array:
     return np.log1p(above) / np.log1p(width) if column.scale == "log" else above / width
 
 
-def count_bins(column: Categorical | Integer | Real) -> int:
+def count_bins(column: Scalar) -> int:
     """Return how many bins a column has: one per category, or the lower bound's and 20; and one for missing."""
     return 1 + (len(column.values) if isinstance(column, Categorical) else 1 + BINS)
 
 
-def place(column: Categorical | Integer | Real, values: Array) -> Cells:
+def place(column: Scalar, values: Array) -> Cells:
     """Return each value's bin, shape ``(rows,)``; the last bin is for missing values.
 
     A number's lower bound has a bin of its own, because tables often pile up there (nothing spent,
@@ -60,17 +69,17 @@ def place(column: Categorical | Integer | Real, values: Array) -> Cells:
     return np.where(missing, count_bins(column) - 1, bins).astype(np.int64)
 
 
-def place_all(columns: Sequence[Categorical | Integer | Real], records: Records) -> Cells:
+def place_all(columns: Sequence[Scalar], records: Records) -> Cells:
     """Return the bins of whole records, shape ``(rows, columns)``."""
     return np.stack([place(column, records[:, i]) for i, column in enumerate(columns)], axis=1)
 
 
-def uniform_records(columns: Sequence[Categorical | Integer | Real], rows: int, rng: np.random.Generator) -> Records:
+def uniform_records(columns: Sequence[Scalar], rows: int, rng: np.random.Generator) -> Records:
     """Return rows drawn evenly over the schema, each column on its scale: what one can make without any data."""
     return np.stack([_uniform(column, rows, rng) for column in columns], axis=1)
 
 
-def _uniform(column: Categorical | Integer | Real, rows: int, rng: np.random.Generator) -> Array:
+def _uniform(column: Scalar, rows: int, rng: np.random.Generator) -> Array:
     if isinstance(column, Categorical):
         return rng.integers(len(column.values), size=rows).astype(np.float64)
     share, width = rng.random(rows), float(column.upper - column.lower)
@@ -91,6 +100,10 @@ class Fidelity:
     question = "How far are the synthetic distributions of columns and of pairs of columns from real ones?"
     needs: tuple[Source, ...] = ("synthetic", "train", "holdout")
 
+    def unfit(self, study: Study) -> str:
+        """Return why distances of distributions say nothing about a study's records, empty if they do."""
+        return unfit_for_tables(study)
+
     def run(self, study: Study, rows: Mapping[Source, Records], seed: int) -> tuple[Estimate, ...]:
         """Return tvd2, tvd1 and each column's tvd1, against the holdout rows.
 
@@ -99,6 +112,7 @@ class Fidelity:
         """
         if any(len(rows[source]) == 0 for source in self.needs):
             raise DataError("the fidelity audit needs at least one row of each table")
+        columns = scalars(study.columns, "the fidelity audit")
         rng = np.random.default_rng(seed)
         size = min(_MAX_ROWS, len(rows["synthetic"]), len(rows["train"]))
         train = subsample(rows["train"], size, rng)
@@ -106,10 +120,10 @@ class Fidelity:
             "synthetic": subsample(rows["synthetic"], size, rng),
             "control": train,
             "apart": independent_columns(train, rng),
-            "uniform": uniform_records(study.columns, len(train), rng),
+            "uniform": uniform_records(columns, len(train), rng),
             "holdout": subsample(rows["holdout"], _MAX_ROWS, rng),
         }
-        cells = {name: place_all(study.columns, table) for name, table in tables.items()}
+        cells = {name: place_all(columns, table) for name, table in tables.items()}
         return _measure(study, cells, rng)
 
 
@@ -122,7 +136,7 @@ class _Distances:
 
 
 def _measure(study: Study, cells: Mapping[str, Cells], rng: np.random.Generator) -> tuple[Estimate, ...]:
-    sizes = [count_bins(column) for column in study.columns]
+    sizes = [count_bins(column) for column in scalars(study.columns, "the fidelity audit")]
     single = [(i,) for i in range(len(sizes))]
     pairs = _pairs(len(sizes), rng)
     weights = tuple(resample_counts(len(cells[name]), _REPLICATES, rng) for name in ("synthetic", "holdout"))

@@ -18,7 +18,8 @@ from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.schema import Categorical, Integer, Real, Records
 from synthfed.protocols.study import Study
 
-from .estimate import LEVEL, Estimate, independent_columns, interval, subsample
+from ..domains.encoding import scalars
+from .estimate import LEVEL, Estimate, independent_columns, interval, subsample, unfit_for_tables
 from .fidelity import unit_scale
 
 _REPLICATES = 200
@@ -41,6 +42,10 @@ class Utility:
     question = "How well does a model trained on synthetic rows predict the target of real rows it never saw?"
     needs: tuple[Source, ...] = ("synthetic", "train", "holdout")
 
+    def unfit(self, study: Study) -> str:
+        """Return why nobody would train tabular learners on a study's records, empty if one would."""
+        return unfit_for_tables(study)
+
     def run(self, study: Study, rows: Mapping[Source, Records], seed: int) -> tuple[Estimate, ...]:
         """Return the score and, where the real rows predict the target at all, the kept part.
 
@@ -55,7 +60,8 @@ class Utility:
             raise DataError("the utility audit needs at least one row with a known target in each table")
         size = min(_MAX_ROWS, len(known["synthetic"]), len(known["train"]))
         synthetic, train = (subsample(known[source], size, rng) for source in ("synthetic", "train"))
-        trial = Trial(study.columns, target, subsample(known["holdout"], _MAX_ROWS, rng), seed)
+        columns = scalars(study.columns, "the utility audit")
+        trial = Trial(columns, target, subsample(known["holdout"], _MAX_ROWS, rng), seed)
         predictions = trial.predict(synthetic), trial.predict(train)
         floor = np.mean([trial.score(trial.predict(independent_columns(train, rng))) for _ in range(_SHUFFLES)])
         draws = rng.integers(len(trial.truth), size=(_REPLICATES, len(trial.truth)))

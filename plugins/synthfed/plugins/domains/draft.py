@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthfed.protocols.errors import ConfigError
-from synthfed.protocols.schema import MAX_CATEGORIES, Categorical, Column, Integer, Real
+from synthfed.protocols.schema import MAX_CATEGORIES, Categorical, Integer, Real, Scalar
 
 FEW: Final = 12  # so many distinct numbers are still drafted as categories
 MAX_DECIMALS: Final = 6
@@ -20,7 +20,7 @@ LONG_TAIL: Final = 20.0  # the maximum over the 90 % quantile
 SKEW: Final = 3.0
 
 
-def draft_columns(path: Path, cells: Mapping[str, Sequence[str]], *, exclude: Collection[str]) -> tuple[Column, ...]:
+def draft_columns(path: Path, cells: Mapping[str, Sequence[str]], *, exclude: Collection[str]) -> tuple[Scalar, ...]:
     """Return a column for each of the file's columns but those in ``exclude``.
 
     Few distinct values or texts become categories, whole numbers integers, other numbers reals with
@@ -38,7 +38,7 @@ def draft_columns(path: Path, cells: Mapping[str, Sequence[str]], *, exclude: Co
     return tuple(_draft(path, name, column) for name, column in kept.items())
 
 
-def _draft(path: Path, name: str, cells: Sequence[str]) -> Column:
+def _draft(path: Path, name: str, cells: Sequence[str]) -> Scalar:
     known = [cell for cell in cells if cell != ""]
     missing = len(known) < len(cells)
     distinct = set(known)
@@ -58,7 +58,7 @@ def _draft(path: Path, name: str, cells: Sequence[str]) -> Column:
     return Categorical(name=name, values=tuple(sorted(distinct)), missing=missing)
 
 
-def _draft_number(name: str, values: npt.NDArray[np.float64], texts: Collection[str], *, missing: bool) -> Column:
+def _draft_number(name: str, values: npt.NDArray[np.float64], texts: Collection[str], *, missing: bool) -> Scalar:
     low, high = _outward(float(values.min()), -1), _outward(float(values.max()), 1)
     scale: Literal["linear", "log"] = "log" if _is_long_tailed(values) else "linear"
     if np.all(values == np.rint(values)):

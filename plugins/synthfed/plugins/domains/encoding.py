@@ -9,10 +9,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from synthfed.protocols.schema import Categorical, Column, Integer, Real, Records
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.schema import ArrayColumn, Categorical, Column, Integer, Real, Records, Scalar
 
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
+
+
+def scalars(columns: Sequence[Column], who: str) -> tuple[Scalar, ...]:
+    """Return the columns, all with one value in each record.
+
+    Raises:
+        ConfigError: one is an array, which ``who`` cannot take.
+    """
+    kept = tuple(column for column in columns if not isinstance(column, ArrayColumn))
+    if len(kept) < len(columns):
+        name = next(column.name for column in columns if isinstance(column, ArrayColumn))
+        raise ConfigError(f"column {name!r} is an array, and {who} is for tables; choose another", where="columns")
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +42,7 @@ class Block:
         edges: shape ``(values + 1,)``, or empty for categories.
     """
 
-    column: Column
+    column: Scalar
     values: int
     edges: Array
 
@@ -71,7 +85,7 @@ class OneHotEncoder:
         width: number of cells of all blocks.
     """
 
-    def __init__(self, columns: Sequence[Column], bins: int = 24) -> None:
+    def __init__(self, columns: Sequence[Scalar], bins: int = 24) -> None:
         """Lay a public grid of at most ``bins`` cells over the bounds of every numeric column."""
         self.blocks = tuple(_block(column, bins) for column in columns)
         self.offsets = np.cumsum([0, *(block.width for block in self.blocks)])
@@ -96,7 +110,7 @@ class OneHotEncoder:
         return records
 
 
-def _block(column: Column, bins: int) -> Block:
+def _block(column: Scalar, bins: int) -> Block:
     if isinstance(column, Categorical):
         return Block(column, len(column.values), np.empty(0))
     edges = _integer_edges(column, bins) if isinstance(column, Integer) else _real_edges(column, bins)

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from synthfed.protocols.schema import Categorical, Column, Integer, Real, Records
+from synthfed.protocols.schema import Categorical, Integer, Real, Records, Scalar
 
 from .encoding import written
 
@@ -22,7 +22,7 @@ BATCH: Final = 8192  # rows at a time, so that what is made of them stays in the
 _MOST_UNITS: Final = 2**50  # a number of at most so many units of its last decimal shows them exactly
 
 
-def csv_bytes(columns: Sequence[Column], chunks: Iterable[Records]) -> Iterator[bytes]:
+def csv_bytes(columns: Sequence[Scalar], chunks: Iterable[Records]) -> Iterator[bytes]:
     r"""Yield the bytes of a CSV file: a header, then the rows of every chunk of records.
 
     A value is written as the schema types it: whole, or with the column's decimals, and within the
@@ -44,7 +44,7 @@ def csv_bytes(columns: Sequence[Column], chunks: Iterable[Records]) -> Iterator[
             yield np.concatenate(texts, axis=1).tobytes().translate(None, bytes([PAD]))
 
 
-def _writer(column: Column) -> Callable[[Records], Texts]:
+def _writer(column: Scalar) -> Callable[[Records], Texts]:
     """Return the function from a column's values to their texts."""
     if isinstance(column, Categorical):
         return partial(_categories, _padded([*map(_quoted, column.values), b""]))

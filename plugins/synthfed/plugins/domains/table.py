@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from synthfed.protocols.errors import ConfigError, DataError
-from synthfed.protocols.schema import Categorical, Column, Integer, Real, Records
+from synthfed.protocols.schema import Categorical, Column, Integer, Real, Records, Scalar
 
 from ..api import Table
 from ..files import write_whole
 from .draft import draft_columns
-from .encoding import OneHotEncoder
+from .encoding import OneHotEncoder, scalars
 from .lines import csv_bytes
 
 Strings = Sequence[str]
@@ -33,13 +33,27 @@ MISSING: Final = ""
 class TableDomain:
     """The domain of tables with one record per line: what the entry point ``table`` names."""
 
+    suffix = ".csv"
+
+    def check(self, columns: Sequence[Column]) -> None:
+        """Refuse array columns: a cell holds one value."""
+        scalars(columns, "domain 'table'")
+
     def read(self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
         """Return a site's table; see `read_csv`."""
         return read_csv(path, columns, unit=unit, records_per_unit=records_per_unit)
 
-    def write(self, path: Path, columns: Sequence[Column], records: Records) -> None:
-        """Write synthetic records; see `write_csv`."""
-        write_csv(path, columns, records)
+    def write(self, path: Path, columns: Sequence[Column], chunks: Iterable[Records]) -> None:
+        """Write synthetic records as the schema types them; a missing value is an empty cell.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        write_whole(path, csv_bytes(scalars(columns, "domain 'table'"), chunks))
+
+    def picture(self, columns: Sequence[Column], records: Records, across: int) -> bytes | None:  # noqa: ARG002
+        """Return None: rows are read, not looked at."""
+        return None
 
     def draft(self, path: Path, *, exclude: Collection[str] = ()) -> tuple[Column, ...]:
         """Return a schema drafted from a public file; see `draft_columns`."""
@@ -48,7 +62,7 @@ class TableDomain:
 
     def encoder(self, columns: Sequence[Column], bins: int = 24) -> OneHotEncoder:
         """Return the one-hot encoder of a schema."""
-        return OneHotEncoder(columns, bins)
+        return OneHotEncoder(scalars(columns, "domain 'table'"), bins)
 
 
 def read_csv(path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
@@ -67,7 +81,7 @@ def read_csv(path: Path, columns: Sequence[Column], *, unit: str | None, records
     names = [column.name for column in columns] + ([] if unit is None else [unit])
     header, cells = read_cells(path, names)
     by_name = dict(zip(header, cells, strict=True))
-    parsed = [_parse(column, by_name[column.name]) for column in columns]
+    parsed = [_parse(column, by_name[column.name]) for column in scalars(columns, "domain 'table'")]
     found = zip(columns, parsed, strict=True)
     problems = [f"column {column.name!r} {problem}" for column, (_, problem) in found if problem]
     groups, problem = _units(by_name[unit], records_per_unit) if unit is not None else (np.arange(len(cells[0])), "")
@@ -81,15 +95,6 @@ def read_csv(path: Path, columns: Sequence[Column], *, unit: str | None, records
             f"{records_per_unit}); add records or lower the bound in the study"
         )
     return Table(np.stack([values for values, _ in parsed], axis=1), groups)
-
-
-def write_csv(path: Path, columns: Sequence[Column], records: Records) -> None:
-    """Write records as the schema types them, all or nothing; a missing value is an empty cell.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    write_whole(path, csv_bytes(columns, [records]))
 
 
 def read_cells(path: Path, names: Collection[str] | None = None) -> tuple[list[str], list[Strings]]:
@@ -155,7 +160,7 @@ def _check_header(path: Path, header: Sequence[str], names: Collection[str]) -> 
         raise DataError(f"{path}: names column {twice[0]!r} twice in its header; keep one")
 
 
-def _parse(column: Column, cells: Strings) -> tuple[Records, str]:
+def _parse(column: Scalar, cells: Strings) -> tuple[Records, str]:
     """Return a column's values and what is wrong with them, empty if nothing."""
     values, unreadable = _categories(column, cells) if isinstance(column, Categorical) else _numbers(cells)
     checks: list[tuple[int, str]] = []

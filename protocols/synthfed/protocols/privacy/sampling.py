@@ -1,4 +1,4 @@
-"""Secret coins: which units take part in a round, and which record stands for a unit.
+"""Secret coins: which units take part in a round, which record stands for a unit, what its loss may toss.
 
 Never reveals an index or a count outside the agent, and never uses a public generator.
 """
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ..keystream import KeyStream
 
 _WORDS = 2**64
+_NUMBER_BITS = 52  # with one more, the largest would round to 1
 
 Indices = npt.NDArray[np.int64]
 
@@ -43,6 +44,12 @@ def uniform_below(stream: KeyStream, bounds: npt.NDArray[np.int64]) -> Indices:
         drawn[open_slots[good]] = words[good] % limits[open_slots[good]]
         open_slots = open_slots[~good]
     return drawn.astype(np.int64)
+
+
+def uniform_numbers(stream: KeyStream, rows: int, columns: int) -> npt.NDArray[np.float64]:
+    """Return uniform numbers strictly between 0 and 1, odd multiples of 2**-53, shape ``(rows, columns)``."""
+    words = stream.words(rows * columns) >> np.uint64(64 - _NUMBER_BITS)
+    return ((words.astype(np.float64) + 0.5) * 2.0**-_NUMBER_BITS).reshape(rows, columns)
 
 
 def secret_subset(stream: KeyStream, chosen: Indices, slots: int) -> Indices:

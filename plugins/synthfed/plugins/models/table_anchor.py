@@ -1,0 +1,254 @@
+"""The anchor of tables: one-way marginals, two-way moments, and a mixture of products fitted to both.
+
+Never sees more of a record than its contribution to a declared, clipped and noised sum.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, model_validator
+from torch.nn import functional
+
+from synthfed.protocols.schema import Strict
+from synthfed.protocols.study import Study
+from synthfed.protocols.sums import Sum
+
+from ..api import Answer, Array, Ask, Payload
+from ..domains.encoding import OneHotEncoder, scalars
+from .anchor import tensor
+from .marginals import Released, probabilities, units_per_site
+from .misfit import PairMisfit
+from .networks import Adam, Generator, flat_gradient, flatten, set_flat
+from .pairs import PairLayout
+from .sampling import sample_codes
+
+MARGINALS: Final = "marginals"
+PAIRS: Final = "pairs"
+EMBEDDING: Final = "embedding"
+ROUNDS: Final = 2  # both statistics are averaged, so that one failed round costs accuracy only
+FIT_MOMENTUM: Final = 0.9
+FIT_MARGINALS_WEIGHT: Final = 0.02  # of the marginals' divergence against the plain square error of the moments
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Width = Annotated[int, Field(ge=1, le=4096)]
+Depth = Annotated[int, Field(ge=0, le=8)]
+
+
+class TableAnchorOptions(Strict):
+    """What a study may set of the anchor.
+
+    Attributes:
+        start: what is released first: the one-way marginals, or also the two-way moments.
+        bins: cells of a numeric column.
+        groups: most groups that a column's cells are pooled into for the two-way moments.
+        marginals_share: the marginals' share of the budget.
+        pairs_share: the two-way moments' share; what follows the anchor gets the rest.
+        latent: dimensions of the generator's input.
+        generator_hidden: width of its layers.
+        generator_depth: number of its residual blocks.
+        fit_rate: its first learning rate when it is fitted to the two-way moments.
+        fit_steps: steps of that fit.
+        fakes: records of one public batch.
+    """
+
+    start: Literal["marginals", "pairs"] = "pairs"
+    bins: Annotated[int, Field(ge=2, le=256)] = 32
+    groups: Annotated[int, Field(ge=2, le=64)] = 12
+    marginals_share: Share = 0.1
+    pairs_share: Share = 0.6
+    latent: Width = 32
+    generator_hidden: Width = 128
+    generator_depth: Depth = 2
+    fit_rate: Rate = 1e-2
+    fit_steps: Annotated[int, Field(ge=1, le=100_000)] = 600
+    fakes: Annotated[int, Field(ge=16, le=65_536)] = 1024
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if self.marginals_share + (self.pairs_share if self.start == "pairs" else 0.0) >= 1.0:
+            raise ValueError("marginals_share and pairs_share must leave the network a share: sum below 1")
+        return self
+
+
+class TableAnchor:
+    """The declared statistics of a table and what a record contributes to them.
+
+    Attributes:
+        encoder: of the study's columns.
+        sizes: cells of each column.
+        layout: of the two-way moments; None without them.
+        target: position of the target column.
+        most_units_per_site: declared upper bound on a site's units.
+        options: as the study sets them.
+    """
+
+    def __init__(self, study: Study, options: TableAnchorOptions, plugin: str) -> None:
+        """Lay out the statistics of a study's columns; ConfigError, naming ``plugin``, where one is an array."""
+        self.encoder = OneHotEncoder(scalars(study.columns, plugin), options.bins)
+        self.sizes = tuple(block.width for block in self.encoder.blocks)
+        layout = PairLayout(self.sizes, options.groups)
+        self.layout = layout if options.start == "pairs" and layout.dim else None
+        self.target = [column.name for column in study.columns].index(study.target)
+        self.most_units_per_site = study.privacy.units_per_site
+        self.options = options
+
+    @property
+    def share(self) -> float:
+        """The part of the budget that the statistics take."""
+        return self.options.marginals_share + (self.options.pairs_share if self.layout is not None else 0.0)
+
+    def sums(self) -> tuple[Sum, ...]:
+        """Return the marginals and, unless left out, the two-way moments."""
+        options = self.options
+        marginals = Sum(MARGINALS, "statistic", self.encoder.width, 1.0, 1.0, ROUNDS, options.marginals_share)
+        if self.layout is None:
+            return (marginals,)
+        payload = ((EMBEDDING, self.layout.shape),)
+        return (marginals, Sum(PAIRS, "statistic", self.layout.dim, 1.0, 1.0, ROUNDS, options.pairs_share, payload))
+
+    def contributions(self, name: str, batch: Array, payload: Payload) -> Array:
+        """Return contributions to the marginals (of norm 1) or to the two-way moments, shape ``(rows, dim)``."""
+        if name == PAIRS and self.layout is not None:
+            return self.layout.contributions(batch, payload[EMBEDDING].astype(np.float64))
+        return np.asarray(batch / np.sqrt(len(self.sizes)))
+
+    def generator(self, seed: int) -> Generator:
+        """Return a generator of the study's columns, weights by ``seed``, the process's random state untouched."""
+        options = self.options
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Generator(options.latent, options.generator_hidden, options.generator_depth, self.sizes)
+
+    def fitting(self, seed: int) -> "TableFitting":
+        """Return the coordinator's half."""
+        return TableFitting(self, seed)
+
+
+class TableFitting:
+    """Released statistics of a table, and the generator fitted to them.
+
+    Attributes:
+        generator: a mixture of products; its logits start at the released marginals.
+        target: every cell's released probability, shape ``(width,)``.
+    """
+
+    def __init__(self, anchor: TableAnchor, seed: int) -> None:
+        """Start without a release: uniform marginals."""
+        self._anchor = anchor
+        self._rng = torch.Generator().manual_seed(seed)
+        self.generator = anchor.generator(seed)
+        self._marginals = Released(np.zeros(anchor.encoder.width))
+        self._pairs = Released(np.zeros(anchor.layout.dim if anchor.layout else 0))
+        self._misfit: PairMisfit | None = None  # computed when first needed: sampling never does
+        self._log: dict[str, float] = {}
+        self._aim()
+
+    def ask(self, remaining: Mapping[str, int]) -> Ask | None:
+        """Return every round of the marginals, then of the two-way moments."""
+        if remaining.get(MARGINALS, 0) > 0:
+            return Ask(MARGINALS, {})
+        layout = self._anchor.layout
+        # Without marginals the two-way moments could be neither centred nor scaled.
+        if layout is not None and remaining.get(PAIRS, 0) > 0 and self._marginals.weight > 0:
+            return Ask(PAIRS, {EMBEDDING: self._embedding(layout).astype(np.float32)})
+        return None
+
+    def receive(self, answer: Answer) -> None:
+        """Add a statistic to its average."""
+        self._misfit = None
+        if answer.sum == MARGINALS:
+            self._marginals = self._marginals.add(answer)
+            self._aim()
+        else:
+            self._pairs = self._pairs.add(answer)
+
+    @property
+    def units_per_site(self) -> float:
+        """The released estimate, or the declared bound if no marginal was ever released."""
+        if self._marginals.weight == 0:
+            return float(self._anchor.most_units_per_site)
+        return units_per_site(self._marginals, len(self._anchor.sizes))
+
+    def fit(self) -> None:
+        """Fit the generator to the released two-way moments."""
+        pairs_misfit = self.pairs_misfit()
+        if pairs_misfit is None:
+            return
+        adam, options = Adam.of(self.generator), self._anchor.options
+        self.generator.spread(self._rng)
+        for step in range(options.fit_steps):
+            expected = self.generator.probabilities(self.generator.logits(options.fakes, self._rng))
+            misfit, drift = pairs_misfit(expected), self.drift(expected)
+            gradient = flat_gradient(misfit + FIT_MARGINALS_WEIGHT * pairs_misfit.scale * drift, self.generator)
+            rate = options.fit_rate * (1 + np.cos(np.pi * step / options.fit_steps)) / 2
+            adam.step(self.generator, gradient, float(rate), FIT_MOMENTUM)
+            self._log = {"pairs_misfit": float(misfit.detach()), "marginals_drift": float(drift.detach())}
+
+    def pairs_misfit(self) -> PairMisfit | None:
+        """Return the misfit of the released two-way moments; None where there are none."""
+        layout = self._anchor.layout
+        if self._misfit is None and layout is not None and self._pairs.weight > 0:
+            units = self.units_per_site
+            noise_std = self._pairs.noise_per_site / units
+            moments = layout.denoise(self._pairs.per_site / units, noise_std)
+            self._misfit = PairMisfit(layout, self._embedding(layout), moments, noise_std)
+        return self._misfit
+
+    def drift(self, expected: torch.Tensor) -> torch.Tensor:
+        """Return the divergence of a batch's mean cells from the released marginals, summed over columns.
+
+        Args:
+            expected: cell probabilities of fakes, shape ``(rows, width)``.
+        """
+        ratio = self.target.log() - expected.mean(0).clamp_min(1e-8).log()
+        return (self.target * ratio).sum()
+
+    def sample(self, rows: int, rng: torch.Generator) -> torch.Tensor:
+        """Return one-hot records, their marginals centred on the released ones, shape ``(rows, width)``."""
+        seed = int(torch.randint(2**31, (), generator=rng))
+        codes = torch.from_numpy(sample_codes(self.generator, self.target, rows, seed).copy())
+        blocks = [functional.one_hot(each, size) for each, size in zip(codes.T, self._anchor.sizes, strict=True)]
+        return torch.cat(blocks, 1).float()
+
+    def progress(self) -> Mapping[str, float]:
+        """Return the generator's misfits and the units per site."""
+        return {"units_per_site": self.units_per_site, **self._log}
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return released sums, the fitted generator and the random state."""
+        return {
+            "anchor.generator": flatten(self.generator).numpy(),
+            "anchor.rng": self._rng.get_state().numpy().copy(),
+            **_released_state("marginals", self._marginals),
+            **_released_state("pairs", self._pairs),
+        }
+
+    def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Restore what ``state`` returned."""
+        set_flat(self.generator, tensor(state["anchor.generator"]))
+        self._rng.set_state(tensor(state["anchor.rng"]))
+        self._marginals, self._pairs = _released("marginals", state), _released("pairs", state)
+        self._log, self._misfit = {}, None
+        self._aim()
+
+    def _aim(self) -> None:
+        """Set the first logits, and what the fit holds on to, to the marginals released so far."""
+        aim = probabilities(self._marginals, self._anchor.sizes)
+        self.target = torch.tensor(aim, dtype=torch.float32)
+        self.generator.start.copy_(self.target.log())
+
+    def _embedding(self, layout: PairLayout) -> npt.NDArray[np.float64]:
+        return layout.embedding(probabilities(self._marginals, self._anchor.sizes), self._anchor.target)
+
+
+def _released_state(name: str, released: Released) -> dict[str, npt.NDArray[Any]]:
+    return {f"{name}.total": released.total.copy(), f"{name}.weights": np.array([released.sites, released.weight])}
+
+
+def _released(name: str, state: Mapping[str, npt.NDArray[Any]]) -> Released:
+    sites, weight = state[f"{name}.weights"]
+    return Released(state[f"{name}.total"].copy(), float(sites), float(weight))
