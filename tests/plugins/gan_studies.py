@@ -5,11 +5,14 @@ from typing import Any
 from tests.plugins.core import COLUMNS, Core, made_up, study
 
 from synthfed.plugins.models.adversarial import Adversarial
+from synthfed.plugins.models.cgan import Cgan
 from synthfed.plugins.models.gan import Gan
+from synthfed.plugins.models.infogan import Infogan
 from synthfed.plugins.models.table_anchor import TableFitting
 from synthfed.plugins.models.table_gan import TableGan
+from synthfed.plugins.models.wgan import Wgan
 
-FAMILIES: dict[str, type[TableGan]] = {"gan": Gan}
+FAMILIES: dict[str, type[TableGan]] = {"gan": Gan, "wgan": Wgan, "cgan": Cgan, "infogan": Infogan}
 SMALL: dict[str, Any] = {
     "bins": 8,
     "fit_steps": 30,

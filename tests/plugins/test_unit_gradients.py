@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from synthfed.plugins.models.critics import Critic, DenseCritic, dropped
-from synthfed.plugins.models.unit_gradients import Loss, clipped_gradient
+from synthfed.plugins.models.losses import Loss
+from synthfed.plugins.models.unit_gradients import clipped_gradient
 
 WIDTH = 12
 

@@ -193,7 +193,7 @@ class Adversarial(Generic[F]):
             fakes = self._fresh_fakes()
             of_samples = self._critic(samples, self._coins(len(samples)))
             of_fakes = self._critic(fakes.records, self._coins(len(fakes.records)))
-            loss = family.real_loss(of_samples).mean() + fakes.mean(family.fake_loss(of_fakes))
+            loss = family.losses.real(of_samples).mean() + fakes.mean(family.losses.fake(of_fakes))
             penalty = family.penalty(self._critic, fakes.records, self._rng)
             gradient = flat_gradient(loss if penalty is None else loss + penalty, self._critic)
             self._critic_adam.step(self._critic, gradient, options.critic_rate, options.critic_momentum)
@@ -209,7 +209,7 @@ class Adversarial(Generic[F]):
         options, family, fakes = self._options, self._family, self._fresh_fakes()
         coins, bound = self._coins(options.batch), self._sum.clip_norm
         # Clipped like the real half, so that both cancel where fakes and records are alike.
-        summed = clipped_gradient(self._critic, fakes.records, coins, family.fake_loss, bound, fakes.weights)
+        summed = clipped_gradient(self._critic, fakes.records, coins, family.losses.fake, bound, fakes.weights)
         self._fakes = summed / options.batch
         penalty = family.penalty(self._critic, fakes.records, self._rng)
         if penalty is not None:
@@ -236,7 +236,7 @@ class Adversarial(Generic[F]):
         options, family = self._options, self._family
         fakes = family.fakes(self._generator, options.batch, self._rng)
         scores = self._critic(fakes.records, self._coins(options.batch))
-        loss = family.generator_loss(scores).mean()
+        loss = family.losses.generator(scores).mean()
         self._log["fake_score"] = float(scores.detach().mean())
         for name, (weight, value) in self._public_losses(fakes).items():
             loss = loss + weight * value

@@ -10,24 +10,20 @@ Public part: -log(1 - sigmoid(score)) of fakes for the critic, and -log sigmoid(
 loss that does not saturate, for the generator, with the misfits to the anchor.
 """
 
-import torch
 from pydantic import BaseModel
-from torch.nn import functional
 
 from synthfed.protocols.study import Study
 
 from .gan_options import read_options
+from .losses import LOGISTIC
 from .table_gan import TableGan, TableGanOptions
-
-
-class Options(TableGanOptions):
-    """What a study may set: what every GAN for tables has."""
 
 
 class Gan(TableGan):
     """The model plugin ``gan``, also known as ``tabular-gan``."""
 
-    Options: type[BaseModel] = Options
+    Options: type[BaseModel] = TableGanOptions
+    losses = LOGISTIC
 
     def __init__(self, study: Study) -> None:
         """Read the study's schema, privacy constants and model options, and nothing else.
@@ -35,16 +31,4 @@ class Gan(TableGan):
         Raises:
             ConfigError: an option is unknown or out of range, or a column is an array.
         """
-        super().__init__(study, read_options(Options, study))
-
-    def real_loss(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the logistic loss of taking a record for a fake, shape ``(rows,)``."""
-        return functional.softplus(-scores).squeeze(1)
-
-    def fake_loss(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the logistic loss of taking a fake for a record, shape ``(rows,)``."""
-        return functional.softplus(scores).squeeze(1)
-
-    def generator_loss(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the logistic loss of being found out, shape ``(rows,)``."""
-        return functional.softplus(-scores).squeeze(1)
+        super().__init__(study, read_options(TableGanOptions, study))

@@ -2,8 +2,8 @@
 
 Never lets a loss on real records see anything but one record's score, the payload and that unit's coins.
 
-A family is one class. Its private part is `encode`, `critic` and `real_loss` (and the anchor's
-contributions); everything else runs at the coordinator on fakes. The engine is `adversarial.py`.
+A family is one class. Its private part is `encode`, `critic` and `losses.real` (and the
+anchor's contributions); everything else runs at the coordinator on fakes. The engine is `adversarial.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -27,6 +27,7 @@ from .anchor import Anchor, Fitting
 from .critics import MIXING_COINS, Critic, Mixed
 from .feature_matching import FEATURES, bounded
 from .gan_options import GanOptions
+from .losses import Losses
 
 F = TypeVar("F", bound=Fitting)
 
@@ -58,12 +59,14 @@ class GanFamily(ABC, Generic[F]):
     Attributes:
         Options: what a study may set, a subclass of `GanOptions`.
         conditions: categorical columns that sampling can fix exactly.
+        losses: of the critic and the generator; ``losses.real`` is private.
         options: as the study sets them.
         anchor: the statistics that the generator starts from.
     """
 
     Options: type[BaseModel]
     conditions: tuple[str, ...] = ()
+    losses: Losses
     options: GanOptions
     anchor: Anchor
 
@@ -90,19 +93,7 @@ class GanFamily(ABC, Generic[F]):
     def critic(self) -> Critic:
         """Return a critic; its weights come from torch's generator, which the engine has seeded and restores."""
 
-    @abstractmethod
-    def real_loss(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the critic's loss of real records by their scores, ``(rows, 1)`` to ``(rows,)``."""
-
     # The public part: what the coordinator computes of fakes.
-
-    @abstractmethod
-    def fake_loss(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the critic's loss of fakes by their scores, ``(rows, 1)`` to ``(rows,)``; also of mixed-in ones."""
-
-    @abstractmethod
-    def generator_loss(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the generator's loss of fakes by their scores, ``(rows, 1)`` to ``(rows,)``."""
 
     @abstractmethod
     def fitting(self, seed: int) -> F:
@@ -258,12 +249,12 @@ class GanAtSite:
         coins: torch.Tensor,
     ) -> torch.Tensor:
         """Return the critic's loss of each record, shape ``(rows,)``."""
-        family = self._family
+        losses = self._family.losses
         outcome: torch.Tensor = module(batch, coins)
-        if not family.options.mixup:
-            return family.real_loss(outcome)
+        if not self._family.options.mixup:
+            return losses.real(outcome)
         scores, part = outcome[:, :1], outcome[:, 1]  # the label is mixed like the record
-        return (1 - part) * family.real_loss(scores) + part * family.fake_loss(scores)
+        return (1 - part) * losses.real(scores) + part * losses.fake(scores)
 
 
 def _payload(module: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:

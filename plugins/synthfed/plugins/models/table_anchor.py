@@ -19,7 +19,7 @@ from synthfed.protocols.sums import Sum
 from ..api import Answer, Array, Ask, Payload
 from ..domains.encoding import OneHotEncoder, scalars
 from .anchor import tensor
-from .conditions import CONDITIONS, Conditions
+from .conditions import CONDITIONS, ConditionalGenerator, Conditions
 from .marginals import Released, probabilities, units_per_site
 from .misfit import PairMisfit
 from .networks import Adam, Generator, flat_gradient, flatten, set_flat
@@ -32,6 +32,9 @@ EMBEDDING: Final = "embedding"
 ROUNDS: Final = 2  # both statistics are averaged, so that one failed round costs accuracy only
 FIT_MOMENTUM: Final = 0.9
 FIT_MARGINALS_WEIGHT: Final = 0.02  # of the marginals' divergence against the plain square error of the moments
+
+MakeGenerator = Callable[[int, int, int, Sequence[int]], Generator]
+"""From the noise's length, hidden width, depth and the columns' cells to a generator."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -84,6 +87,7 @@ class TableAnchor:
         encoder: of the study's columns.
         sizes: cells of each column.
         layout: of the two-way moments; None without them.
+        conditions: what the generator is told; None for nothing.
         target: position of the target column.
         most_units_per_site: declared upper bound on a site's units.
         options: as the study sets them.
@@ -95,17 +99,20 @@ class TableAnchor:
         options: TableAnchorOptions,
         plugin: str,
         *,
-        make: Callable[[int, int, int, Sequence[int]], Generator] = Generator,
-        conditions: Conditions | None = None,
+        make: MakeGenerator = Generator,
+        conditions: Sequence[str] = (),
     ) -> None:
-        """Lay out the statistics of a study's columns; ConfigError, naming ``plugin``, where one is an array.
+        """Lay out the statistics of a study's columns.
 
         Args:
             study: whose columns they are.
             options: as the study sets them.
             plugin: who asks, for the error message.
-            make: what makes the generator, given its noise's length, hidden width, depth and the columns' cells.
-            conditions: what the generator takes as its input; None for nothing.
+            make: what makes the generator.
+            conditions: categorical columns that the generator is told instead; it is a conditional one then.
+
+        Raises:
+            ConfigError: a column is an array, which ``plugin`` cannot take, or a condition cannot be one.
         """
         self.encoder = OneHotEncoder(scalars(study.columns, plugin), options.bins)
         self.sizes = tuple(block.width for block in self.encoder.blocks)
@@ -113,7 +120,8 @@ class TableAnchor:
         self.layout = layout if options.start == "pairs" and layout.dim else None
         self.target = [column.name for column in study.columns].index(study.target)
         self.most_units_per_site = study.privacy.units_per_site
-        self.options, self.conditions, self._make = options, conditions, make
+        self.options, self._make = options, make
+        self.conditions = Conditions(study.columns, self.sizes, conditions) if conditions else None
 
     @property
     def share(self) -> float:
@@ -145,9 +153,12 @@ class TableAnchor:
     def generator(self, seed: int) -> Generator:
         """Return a generator of the study's columns, weights by ``seed``, the process's random state untouched."""
         options = self.options
+        size = (options.latent, options.generator_hidden, options.generator_depth, self.sizes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._make(options.latent, options.generator_hidden, options.generator_depth, self.sizes)
+            if self.conditions is not None:
+                return ConditionalGenerator(*size, conditions=self.conditions)
+            return self._make(*size)
 
     def fitting(self, seed: int) -> "TableFitting":
         """Return the coordinator's half."""

@@ -3,7 +3,7 @@
 Never differs between families in what a site computes, but for the loss of a score.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -15,13 +15,13 @@ from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 
 from ..api import Array, Given
-from .conditions import Conditions, check_given
+from .conditions import check_given
 from .critics import Critic, DenseCritic
 from .gan_family import Fakes, GanFamily
 from .gan_options import GanOptions, Weight
 from .networks import Generator, flatten, set_flat
 from .sampling import sample_codes, walk_codes
-from .table_anchor import TableAnchor, TableAnchorOptions, TableFitting, Width
+from .table_anchor import MakeGenerator, TableAnchor, TableAnchorOptions, TableFitting, Width
 
 
 class TableGanOptions(GanOptions, TableAnchorOptions):
@@ -56,8 +56,8 @@ class TableGan(GanFamily[TableFitting]):
         study: Study,
         options: TableGanOptions,
         *,
-        make: Callable[[int, int, int, Sequence[int]], Generator] = Generator,
-        conditions: Conditions | None = None,
+        make: MakeGenerator = Generator,
+        conditions: Sequence[str] = (),
     ) -> None:
         """Lay out the table.
 
@@ -68,11 +68,11 @@ class TableGan(GanFamily[TableFitting]):
             conditions: as of `TableAnchor`.
 
         Raises:
-            ConfigError: a column is an array, or the shares leave nothing for the critic.
+            ConfigError: a column is an array, a condition cannot be one, or the shares leave nothing for the critic.
         """
         plugin = f"model {study.model.plugin!r}"
         super().__init__(study, options, TableAnchor(study, options, plugin, make=make, conditions=conditions))
-        self.conditions = () if conditions is None else conditions.names
+        self.conditions = tuple(conditions)
 
     @property
     def encoded_width(self) -> int:
@@ -102,7 +102,7 @@ class TableGan(GanFamily[TableFitting]):
 
     def follow(self, generator: nn.Module, fitting: TableFitting) -> None:
         """Let the logits start at the released marginals."""
-        _of_table(generator).aim(fitting.target, fitting.joint)
+        of_table(generator).aim(fitting.target, fitting.joint)
 
     def latents(
         self, generator: Generator, rows: int, rng: torch.Generator
@@ -112,7 +112,7 @@ class TableGan(GanFamily[TableFitting]):
 
     def fakes(self, generator: nn.Module, rows: int, rng: torch.Generator) -> Fakes:
         """Return drawn one-hot records, and the probabilities that they were drawn with."""
-        maker, options = _of_table(generator), self.options
+        maker, options = of_table(generator), self.options
         latents, weights = self.latents(maker, rows, rng)
         logits = maker(latents, rng, options.generator_dropout)
         cells = maker.cells(logits, rng, options.temperature)
@@ -134,16 +134,17 @@ class TableGan(GanFamily[TableFitting]):
     def sample(self, generator: nn.Module, fitting: TableFitting, rows: int, seed: int, given: Given) -> Records:
         """Return synthetic records, their marginals centred on the released ones."""
         check_given(given, self.conditions)
-        codes = sample_codes(_of_table(generator), fitting.target, rows, seed, given)
+        codes = sample_codes(of_table(generator), fitting.target, rows, seed, given)
         return self.anchor.encoder.decode(codes, np.random.default_rng(seed))
 
     def walk(self, generator: nn.Module, fitting: TableFitting, walks: int, steps: int, seed: int) -> Records:
         """Return the records of walks, each drawn with one and the same chance."""
-        codes = walk_codes(_of_table(generator), fitting.target, walks, steps, seed)
+        codes = walk_codes(of_table(generator), fitting.target, walks, steps, seed)
         return self.anchor.encoder.decode(codes, np.random.default_rng(seed))
 
 
-def _of_table(generator: nn.Module) -> Generator:
+def of_table(generator: nn.Module) -> Generator:
+    """Return a generator as what a table's family has made it."""
     if not isinstance(generator, Generator):
         raise TypeError("a table's generator is a Generator")
     return generator

@@ -3,15 +3,13 @@
 Never sees a real record: those are clipped at their sites by the core.
 """
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-Loss = Callable[[torch.Tensor], torch.Tensor]
-"""From scores ``(rows, 1)`` to losses ``(rows,)``."""
+from .losses import Loss
 
 CHUNK: Final = 64  # records whose gradients are held at once where they must be formed
 
