@@ -31,9 +31,11 @@ def make(family: str, columns: list[dict[str, Any]] = COLUMNS, **options: Any) -
     return model
 
 
-def trained(family: str, rounds: int = 1000, **options: Any) -> tuple[TableGan, Adversarial[TableFitting], Core]:
+def trained(
+    family: str, rounds: int = 1000, noise: float = 0.1, **options: Any
+) -> tuple[TableGan, Adversarial[TableFitting], Core]:
     """Return a model, a trainer after so many rounds, and the core that answered it."""
     model = make(family, **options)
-    trainer, core = model.trainer(seed=3), Core(model, made_up())
+    trainer, core = model.trainer(seed=3), Core(model, made_up(), noise=noise)
     core.run(trainer, rounds)
     return model, trainer, core

@@ -10,6 +10,7 @@ import torch
 
 RECORDS: Final = 256  # compared pair by pair
 LEAST_DISTANCE: Final = 1e-6
+SHARPNESS: Final = 4.0  # tells records apart that differ in some places, not only typical pairs
 
 
 def squared_distances(records: torch.Tensor) -> torch.Tensor:
@@ -27,9 +28,9 @@ def log_diversity(records: torch.Tensor, scale: float) -> torch.Tensor:
 
     Args:
         records: encoded records, shape ``(rows, width)``.
-        scale: squared distance at which the squared similarity is 1/e.
+        scale: typical squared distance; a quarter of it is where the squared similarity is 1/e.
     """
-    return -(-squared_distances(records) / scale).exp().mean().log()
+    return -(-SHARPNESS * squared_distances(records) / scale).exp().mean().log()
 
 
 class Diversity:
