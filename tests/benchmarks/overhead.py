@@ -42,7 +42,7 @@ def study(home: ServerHome, dim: int, steps: int, answer_time_s: float = 1.0) ->
     options = {
         "start": "marginals",
         "critic_hidden": WIDTHS[dim],
-        "fakes": 64,
+        "batch": 64,
         "generator_hidden": 16,
         "generator_steps": 1,
     }

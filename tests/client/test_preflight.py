@@ -28,7 +28,7 @@ from synthfed.server.certificates import write_certificates
 from synthfed.server.drafting import render_study
 
 ROWS = "x,ill\n" + "".join(f"{i / 30},{'yes' if i % 3 else 'no'}\n" for i in range(30))
-SMALL = {"bins": 8, "fit_steps": 40, "fakes": 128, "generator_hidden": 32, "critic_hidden": 8}
+SMALL = {"bins": 8, "fit_steps": 40, "fakes": 128, "batch": 128, "generator_hidden": 32, "critic_hidden": 8}
 
 
 class Health(BaseHTTPRequestHandler):
