@@ -75,7 +75,7 @@ def test_a_gan_trains_over_memory_until_every_planned_round_is_done(federate: Fe
     assert len(outcome.tally.history) == 8
     assert outcome.tally.seconds > 0
     assert Run(federation.folder / "run").status().phase == "trained"
-    assert np.isfinite(outcome.trainer.sample(50, 0)).all()
+    assert np.isfinite(outcome.trainer.sample(50, 0, {})).all()
 
 
 @pytest.mark.parametrize("mode", MODES)

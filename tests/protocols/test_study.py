@@ -332,3 +332,10 @@ def test_a_target_with_one_category_is_refused() -> None:
     fields["columns"][0]["values"] = ["no"]
     with pytest.raises(ValidationError, match="has one category only, so there is nothing to predict"):
         Study.model_validate(fields)
+
+
+def test_a_target_that_is_an_array_is_refused() -> None:
+    fields = terms()
+    fields["columns"][0] = {"kind": "array", "name": fields["target"], "shape": [2, 2], "lower": 0, "upper": 1}
+    with pytest.raises(ValidationError, match="is an array; name a column with one value"):
+        Study.model_validate(fields)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from synthfed.plugins.api import Given
 from synthfed.plugins.domains.table import TableDomain
 from synthfed.plugins.registry import find, installed
 from synthfed.protocols.errors import ConfigError, LocalProtocolError, PluginError
@@ -252,10 +253,10 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, toy: Any) -> N
     calls = iter(range(10))
     sample = toy.sample
 
-    def breaks_later(rows: int, seed: int) -> Any:
+    def breaks_later(rows: int, seed: int, given: Given) -> Any:
         if next(calls) > 0:
             raise OSError(28, "No space left on device")
-        return sample(rows, seed)
+        return sample(rows, seed, given)
 
     toy.sample = breaks_later
     with pytest.raises(ConfigError, match="No space left"):
