@@ -14,9 +14,10 @@ from tests.fuzzing import mutation
 from tests.fuzzing.decoder import promise
 from tests.vectors import session
 
+from synthfed.protocols.cohort import least_quorum
 from synthfed.protocols.enrolment import Enrolment, Invitation, parse
 from synthfed.protocols.ids import digest
-from synthfed.protocols.study import least_quorum, parse_study
+from synthfed.protocols.study import parse_study
 from synthfed.server.evidence import Evidence
 from synthfed.server.store import Run
 

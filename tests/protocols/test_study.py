@@ -15,16 +15,10 @@ from pydantic import ValidationError
 from tests.protocols import federation
 from tests.protocols.federation import public_text, terms
 
+from synthfed.protocols.cohort import Site, least_quorum, least_tolerated
 from synthfed.protocols.errors import ConfigError, PluginError
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.study import (
-    Site,
-    Study,
-    canonical_json,
-    least_quorum,
-    least_tolerated,
-    parse_study,
-)
+from synthfed.protocols.study import Study, canonical_json, parse_study
 
 GOOD = f"""
 format = 1

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.protocols.federation import refusal
 
+from synthfed.protocols.cohort import MAX_SITES
 from synthfed.protocols.errors import RemoteProtocolError
 from synthfed.protocols.secagg.messages import (
     Code,
@@ -26,7 +27,6 @@ from synthfed.protocols.secagg.messages import (
     decode,
     encode,
 )
-from synthfed.protocols.study import MAX_SITES
 from synthfed.protocols.wire import HEADER, MAX_BODY_BYTES, Frame, Reader, Writer, read_header
 
 HELLO = Hello("a", b"s" * 32, b"x" * 32, b"k" * 1184, b"n" * 32, 7, b"h" * 32, b"g" * 64)

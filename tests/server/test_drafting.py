@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from synthfed.client.enrol import node_public
+from synthfed.protocols.cohort import Cohort, Site
 from synthfed.protocols.enrolment import Enrolment
 from synthfed.protocols.errors import ConfigError, PluginError
 from synthfed.protocols.schema import Categorical, Column, Integer
-from synthfed.protocols.study import Aggregation, Cohort, ModelTerms, Privacy, Site, Study, parse_study
+from synthfed.protocols.study import Aggregation, ModelTerms, Privacy, Study, parse_study
 from synthfed.server.drafting import draft_study, make_roster, make_study, read_options, render_study, with_sites
 from synthfed.server.home import ServerHome, init_home
 

@@ -19,8 +19,9 @@ from rich.table import Table
 
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import GRACE_S, Child, close_all, flower_environment, held_port, this_program
+from synthfed.protocols.cohort import Site
 from synthfed.protocols.errors import ConfigError, QuorumLost, TransportError
-from synthfed.protocols.study import ModelTerms, Privacy, Site, Study
+from synthfed.protocols.study import ModelTerms, Privacy, Study
 
 from .conduct import Request, conduct
 from .demo_data import COLUMNS, RECORDS_PER_PERSON, TARGET, UNIT, DemoTables, write_demo_tables

@@ -16,19 +16,11 @@ from pydantic import ValidationError
 from synthfed.plugins.files import read_text
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.registry import find
+from synthfed.protocols.cohort import Site, least_quorum, least_tolerated
 from synthfed.protocols.enrolment import Enrolment, parse
 from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.schema import Categorical, Column, Integer, Real
-from synthfed.protocols.study import (
-    FORMAT,
-    Aggregation,
-    ModelTerms,
-    Privacy,
-    Site,
-    Study,
-    least_quorum,
-    least_tolerated,
-)
+from synthfed.protocols.study import FORMAT, Aggregation, ModelTerms, Privacy, Study
 
 _AGGREGATION: Final = Aggregation()
 _SECONDS_PER_ENTRY: Final = {"statistic": (2e-8, "statistic_time_s"), "gradient": (2e-9, "answer_time_s")}

@@ -11,9 +11,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from synthfed.protocols.cohort import Mode
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Strict
-from synthfed.protocols.study import Combination, Mode, describe
+from synthfed.protocols.study import Combination, describe
 
 FORMAT: Final = 1
 

@@ -15,9 +15,10 @@ from typing import Final, Protocol
 import torch
 
 from synthfed.plugins.pinning import Pinned, pin
+from synthfed.protocols.cohort import Site
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import SITE_ID
-from synthfed.protocols.study import Site, Study
+from synthfed.protocols.study import Study
 
 from .drafting import render_study, with_sites
 from .finish import check_place, finish

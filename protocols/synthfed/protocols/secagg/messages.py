@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
+from ..cohort import MAX_SITES
 from ..errors import RemoteProtocolError
 from ..ids import SITE_ID, digest
-from ..study import MAX_SITES
 from ..wire import Frame, Reader, Writer
 
 HASH_BYTES: Final = 32
