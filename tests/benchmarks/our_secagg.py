@@ -79,7 +79,7 @@ class Clients:
         match message:
             case messages.Open():
                 with watch(site, "hello"):
-                    fresh = Fresh(Ephemeral.generate(), os.urandom(32), os.urandom(32), 0, bytes(32))
+                    fresh = Fresh(Ephemeral.generate(self.policy.suite), os.urandom(32), os.urandom(32), 0, bytes(32))
                     return machine.hello(message, fresh)
             case messages.Roll():
                 with watch(site, "confirm"):

@@ -72,7 +72,7 @@ TALLY: Final = {
     "started": "2030-01-31T12:00:00+00:00",
     "seconds": 1.5,
 }
-STUDY_HASH: Final = session.POLICY.study.hash.hex()
+STUDY_HASH: Final = session.HYBRID.policy.study.hash.hex()
 DTYPES: Final = (
     "F64",
     "F32",
@@ -151,7 +151,7 @@ class CheckpointFile:
         part = self._path.with_suffix(".part")
         part.write_bytes(data)
         os.replace(part, self._path)  # noqa: PTH105 - a mapped file must not shrink under its reader
-        loaded = self._run.load(session.POLICY.study)
+        loaded = self._run.load(session.HYBRID.policy.study)
         promise(loaded is not None, "a checkpoint vanished")
 
 

@@ -17,6 +17,7 @@ from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.messages import Confirm, Hello, Masked, Message, Roll, Round, Seal, decode, encode
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.secagg.site import Fresh, SiteMachine, _Session
+from synthfed.protocols.secagg.suites import SUITES, Suite
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Kind, Sum
 
@@ -64,9 +65,9 @@ def policy(study: Study | None = None, code: bytes = b"code", dim: int = DIM) ->
     return Policy(study or Study.model_validate(terms()), Plan(kinds, 1.0, 1.0, ((1, 1.0),)), code)
 
 
-def fresh(name: str, journal_length: int = 0) -> Fresh:
+def fresh(name: str, journal_length: int = 0, suite: Suite = SUITES["hybrid"]) -> Fresh:
     return Fresh(
-        keys.Ephemeral.generate(),
+        keys.Ephemeral.generate(suite),
         nonce=digest("test-nonce", name.encode()),
         entropy=digest("test-entropy", name.encode()),
         journal_length=journal_length,
@@ -99,8 +100,8 @@ class Federation:
 
     def hellos(self) -> dict[str, Hello]:
         """Return every site's answer to S1."""
-        opening = wire(self.aggregator.open())
-        return {name: wire(site.hello(opening, fresh(name))) for name, site in self.sites.items()}
+        opening, suite = wire(self.aggregator.open()), self.policy.suite
+        return {name: wire(site.hello(opening, fresh(name, suite=suite))) for name, site in self.sites.items()}
 
     def roll(self) -> Roll:
         """Return S2 of an honest coordinator."""

@@ -33,6 +33,7 @@ from synthfed.protocols.secagg.combination import combine, noise_factor
 from synthfed.protocols.secagg.masks import apply_masks
 from synthfed.protocols.secagg.messages import Round, Seal
 from synthfed.protocols.secagg.site import COUNTER_WINDOW, Seeds
+from synthfed.protocols.secagg.suites import SUITES
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import GRID
 
@@ -289,7 +290,7 @@ def test_a_site_sends_a_ciphertext_to_every_later_name_and_to_no_other() -> None
     federation = Federation()
     for name, confirm in federation.confirms(federation.roll()).items():
         assert [to for to, _ in confirm.ciphertexts] == [later for later in NAMES if later > name]
-        assert set(session_of(federation.sites[name]).kem_secrets) == {later for later in NAMES if later > name}
+        assert set(session_of(federation.sites[name]).encapsulated) == {later for later in NAMES if later > name}
 
 
 @pytest.mark.parametrize("other", [LEAST, GREATEST])
@@ -425,9 +426,9 @@ def test_a_pairs_key_is_bound_to_both_names_and_to_the_ciphertext_that_was_sent(
         assert session.fresh is not None
         ephemeral = session.fresh.ephemeral
         ciphertext = dict(seal.confirms[0].ciphertexts)["c"]
-        secret = session.kem_secrets["c"] if name == "a" else keys.decapsulate(ephemeral, ciphertext, peer="a")
+        secret = session.encapsulated["c"][0] if name == "a" else keys.decapsulate(ephemeral, ciphertext, peer="a")
         theirs, salt = session.peers[peer].x25519, session.transcript
-        expected = keys.pair_key(ephemeral, theirs, secret, salt, b"a|c" + ciphertext, peer=peer)
+        expected = keys.pair_key(SUITES["hybrid"], ephemeral, theirs, secret, salt, b"a|c" + ciphertext, peer=peer)
         federation.sites[name].activate(seal)
         assert bytes(session.ratchets[peer]._key) == expected
 

@@ -13,6 +13,7 @@ from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.privacy.sampling import poisson_sample, uniform_below
 from synthfed.protocols.secagg import keys
 from synthfed.protocols.secagg.messages import Masked, Roll, Round, decode, encode
+from synthfed.protocols.secagg.suites import SUITES
 from synthfed.protocols.study import parse_study
 
 raw = bytes.fromhex
@@ -58,7 +59,7 @@ def test_agreed_keys_are_the_stored_ones() -> None:
     own = generate.ephemeral(pair["x25519_private"], pair["kem_seed"])
     assert own.public == (pair["x25519_public"], pair["kem_public"])
     agreed = pair["peer_x25519_public"], pair["kem_secret"], pair["salt"], pair["info"]
-    assert keys.pair_key(own, *agreed, peer="b-2") == pair["key"]
+    assert keys.pair_key(SUITES["hybrid"], own, *agreed, peer="b-2") == pair["key"]
     alone = {name: raw(value) for name, value in KEYS["self"].items()}
     identity = Ed25519PrivateKey.from_private_bytes(alone["identity_private"])
     assert keys.self_key(alone["entropy"], identity, alone["salt"]) == alone["key"]

@@ -153,7 +153,7 @@ def test_an_unknown_message_type_is_refused(number: int) -> None:
         *[
             hello_with(field, b"x" * size)
             for field, right in (("session", 32), ("x25519", 32), ("nonce", 32), ("journal_head", 32), ("kem", 1184))
-            for size in (0, right - 1, right + 1)
+            for size in (*([0] if field != "kem" else []), right - 1, right + 1)
         ],
         replace(HELLO, signature=b"g" * 63),
         Roll((replace(HELLO, signature=b"g" * 65),)),

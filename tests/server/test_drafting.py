@@ -120,6 +120,7 @@ def studies(draw: st.DrawFn) -> Study:
             },
             "aggregation": {
                 "clip_total": draw(st.none() | st.floats(1e-9, 1e9)),
+                "key_agreement": draw(st.sampled_from(["hybrid", "x25519"] if mode == "local" else ["hybrid"])),
                 "mask_cipher": draw(st.sampled_from(["aes256-ctr", "chacha20"])),
             },
             "columns": columns,
@@ -378,6 +379,7 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
         "--model": "tabular-gan",
         "--tolerated": "2", "--quorum": "4", "--controller": "a=trust", "--epsilon-if-secagg-fails-at-most": "90",
         "--name": "first", "--option": "bins=16", "--clip-total": "50", "--mask-cipher": "chacha20",
+        "--key-agreement": "hybrid",
     }  # fmt: skip
     base = ("study", "new", "--from", "public.csv", "--target", "ill", "--epsilon", "2", "--out", "study.toml")
     given = [part for flag in flags.items() for part in flag]
@@ -397,6 +399,14 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
     assert study.aggregation == Aggregation(clip_total=50.0, mask_cipher="chacha20")
 
 
+def test_in_local_x25519_alone_can_be_drafted_and_is_told_with_the_plan(table: Path, cli: Cli) -> None:
+    chosen = ("--mode", "local", "--key-agreement", "x25519", "--option", 'start="marginals"', "--steps", "3")
+    assert cli(*NEW, *THREE, *chosen, "--out", "study.toml").returncode == 0
+    study = parse_study((table.parent / "study.toml").read_text(), where="test")
+    assert study.aggregation == Aggregation(key_agreement="x25519")
+    assert "keys             X25519 alone\n" in cli("study", "check", "study.toml").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -405,6 +415,8 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
         ((*NEW, *THREE, "--delta", "0.5"), 3, "--delta: must be less than 0.01 (is 0.5)"),
         ((*NEW, *THREE, "--combine", "mean"), 3, "--combine: must be 'sum', 'median' or 'trimmed-mean'"),
         ((*NEW, *THREE, "--combine", "median"), 3, "needs to see every site's own vector"),
+        ((*NEW, *THREE, "--key-agreement", "p256"), 3, "--key-agreement: must be 'hybrid' or 'x25519' (is 'p256')"),
+        ((*NEW, *THREE, "--key-agreement", "x25519"), 3, 'needs privacy.mode = "local"'),
         ((*NEW, *THREE, "--model", "nope"), 9, "plugin 'nope'"),
         ((*NEW, "--site", "A", "--site", "b"), 3, "--site A: must be 1-32 lower-case letters"),
         ((*NEW, *THREE, "--enrolment", "nowhere.json"), 3, "nowhere.json: cannot be read"),

@@ -35,6 +35,7 @@ from synthfed.protocols.secagg.messages import (
     encode,
 )
 from synthfed.protocols.secagg.policy import Policy
+from synthfed.protocols.secagg.suites import SUITES
 from synthfed.protocols.study import Study, parse_study
 from synthfed.protocols.sums import Kind, Sum
 
@@ -129,7 +130,9 @@ def policy_of(study: Study, code: bytes) -> Policy:
 
 
 def ephemeral(x25519: bytes, kem_seed: bytes) -> keys.Ephemeral:
-    return keys.Ephemeral(X25519PrivateKey.from_private_bytes(x25519), MLKEM768PrivateKey.from_seed_bytes(kem_seed))
+    """Return a session's keys; an empty seed is that of a suite without ML-KEM-768."""
+    kem = MLKEM768PrivateKey.from_seed_bytes(kem_seed) if kem_seed else None
+    return keys.Ephemeral(X25519PrivateKey.from_private_bytes(x25519), kem)
 
 
 def hashes() -> dict[str, Any]:
@@ -157,7 +160,7 @@ def key_schedule() -> dict[str, Any]:
     public, kem_public = ephemeral(own, seed).public
     peer_public = ephemeral(peer, seed).public[0]
     secret, salt, info = b"\x44" * 32, b"\x55" * 32, b"a|b-2" + b"\x09" * 1088
-    pair = keys.pair_key(ephemeral(own, seed), peer_public, secret, salt, info, peer="b-2")
+    pair = keys.pair_key(SUITES["hybrid"], ephemeral(own, seed), peer_public, secret, salt, info, peer="b-2")
     identity = Ed25519PrivateKey.from_private_bytes(b"\x66" * 32)
     ratchet, steps = keys.Ratchet(pair), []
     for counter in (0, 1, 2, 1000):

@@ -60,6 +60,16 @@ def terms() -> Iterator[Scenario]:
             {"[cohort]\n": '[aggregation]\nmask_cipher = "rc4"\n[cohort]\n'},
             "what is not known is refused",
         ),
+        (
+            "x25519-in-distributed",
+            {"[cohort]\n": '[aggregation]\nkey_agreement = "x25519"\n[cohort]\n'},
+            "traffic recorded now and X25519 broken later would leave one site's share of the noise",
+        ),
+        (
+            "key-agreement-unknown",
+            {"[cohort]\n": '[aggregation]\nkey_agreement = "p256"\n[cohort]\n'},
+            "what is not known is refused",
+        ),
         ("option-not-finite", {"rate = 0.5": "rate = inf"}, "JSON has no infinity, so the terms would have no hash"),
         ("target-not-a-column", {'target = "ill"': 'target = "sick"'}, "there would be nothing to condition on"),
         ("unit-is-a-column", {'unit = "person"': 'unit = "visits"'}, "a model must not learn who a record is of"),

@@ -16,6 +16,7 @@ from .errors import describe as describe  # by this name for whoever validates m
 from .ids import digest
 from .keystream import StreamCipher
 from .schema import Columns, Name, Strict, check_names
+from .secagg.suites import KeyAgreement
 
 FORMAT: Final = 1
 
@@ -80,11 +81,14 @@ class Aggregation(Strict):
     mode, in which that vector alone keeps the promise, and no masks are applied.
 
     ``clip_total`` is the largest norm of a released gradient sum in clip norms: a longer one is
-    scaled down before the model sees it. ``mask_cipher`` is for sites without AES instructions.
+    scaled down before the model sees it. ``key_agreement`` says what the keys of masks rest on; X25519
+    alone is a choice in ``local`` only, where no promise hangs on masks. ``mask_cipher`` is for sites
+    without AES instructions.
     """
 
     combine: Combination = "sum"
     clip_total: Annotated[float, Field(gt=0)] | None = None
+    key_agreement: KeyAgreement = "hybrid"
     mask_cipher: StreamCipher = "aes256-ctr"
 
 
@@ -120,6 +124,7 @@ class Study(Strict):
         if self.privacy.unit in names:
             raise ValueError(f"the unit column {self.privacy.unit!r} names persons and must not be a column to learn")
         check_cohort(self.cohort, self.privacy.mode)
+        _check_agreement(self.aggregation, self.privacy.mode)
         _check_combination(self.aggregation, self.cohort, self.privacy.mode)
         return self
 
@@ -139,6 +144,15 @@ class Study(Strict):
     def is_draft(self) -> bool:
         """Whether a site of the roster still lacks its key."""
         return any(not site.key for site in self.cohort.sites)
+
+
+def _check_agreement(aggregation: Aggregation, mode: Mode) -> None:
+    if mode == "distributed" and aggregation.key_agreement != "hybrid":
+        raise ValueError(
+            f"aggregation.key_agreement = {aggregation.key_agreement!r} needs "
+            'privacy.mode = "local": in `distributed`, traffic recorded today and X25519 broken later would leave one '
+            'site\'s share of the noise; use "hybrid"'
+        )
 
 
 def _check_combination(aggregation: Aggregation, cohort: Cohort, mode: Mode) -> None:

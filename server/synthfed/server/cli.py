@@ -156,6 +156,9 @@ def study_new(
     clip_total: Annotated[
         float | None, typer.Option(help="Largest norm of a released gradient sum, in clip norms.")
     ] = None,
+    key_agreement: Annotated[
+        str, typer.Option(help="`hybrid` (X25519 with ML-KEM-768), or in `local` `x25519` alone.")
+    ] = "hybrid",
     mask_cipher: Annotated[str, typer.Option(help="`aes256-ctr`, or `chacha20` without AES hardware.")] = "aes256-ctr",
     name: Annotated[str | None, typer.Option(help="The study's name; the file's by default.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; repeat.")] = None,
@@ -182,7 +185,12 @@ def study_new(
     }
     times = {"answer_time_s": answer_time, "statistic_time_s": statistic_time}
     privacy |= {field: value for field, value in times.items() if value is not None}
-    aggregation = {"combine": combine, "clip_total": clip_total, "mask_cipher": mask_cipher}
+    aggregation = {
+        "combine": combine,
+        "clip_total": clip_total,
+        "key_agreement": key_agreement,
+        "mask_cipher": mask_cipher,
+    }
     options = read_options(_pairs(option or [], "NAME=VALUE", where="--option"))
     controllers = _pairs(controller or [], "SITE=NAME", where="--controller")
     sites = make_roster(site or [], enrolment or [], controllers)

@@ -271,6 +271,7 @@ def render_study(study: Study) -> str:
     lines += _note("sum, under masks; in local also median or trimmed-mean, without", combine=aggregation.combine)
     if aggregation.clip_total is not None:
         lines += _note("largest norm of a released gradient sum, in clip norms", clip_total=aggregation.clip_total)
+    lines += _note("hybrid, or in local x25519 alone", key_agreement=aggregation.key_agreement)
     lines += _note("aes256-ctr, or chacha20 where processors lack AES", mask_cipher=aggregation.mask_cipher)
     for site in cohort.sites:
         lines += ["", "[[cohort.sites]]", *_pairs(id=site.id, key=site.key, controller=site.controller)]

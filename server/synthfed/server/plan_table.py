@@ -21,6 +21,8 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
     console.print(f"terms            {study.hash.hex()[:16]}")
     console.print(f"promise          epsilon {plan.epsilon:.3f} of {privacy.epsilon}, delta {privacy.delta}, to {unit}")
     console.print(f"mode             {privacy.mode}, {len(cohort.sites)} sites, every round needs {cohort.quorum}")
+    keys = "X25519 with ML-KEM-768" if study.aggregation.key_agreement == "hybrid" else "X25519 alone"
+    console.print(f"keys             {keys}")
     console.print(
         f"if masks fail    epsilon {plan.epsilon_if_secagg_fails:.3f} (every other site works with the coordinator)"
     )
