@@ -163,6 +163,7 @@ EVIDENCE: Final = json.dumps(
         "study_hash": "0a" * 32,
         "mode": "distributed",
         "combine": "sum",
+        "key_agreement": "hybrid",
         "tolerated": 1,
         "quorum": 3,
         "delta": 1e-6,
@@ -172,12 +173,14 @@ EVIDENCE: Final = json.dumps(
         "epsilon_by_bad_sites": [[1, 1.0], [2, None]],
         "epsilon_by_sites_of_unit": [[1, 1.0], [2, 2.25]],
         "clip_norm": 1.0,
+        "sigma_floor": 0.5,
         "sums": [
             {
                 "name": "steps",
                 "family": "gradient",
                 "dim": 6,
                 "noise_multiplier": 1.25,
+                "own_noise": 0.625,
                 "sample_rate": 0.1,
                 "clip_norm": 1.5,
                 "cap": 100,

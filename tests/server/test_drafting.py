@@ -106,6 +106,7 @@ def studies(draw: st.DrawFn) -> Study:
                 "sites_per_unit": draw(st.integers(1, 10)),
                 "units_per_site": draw(st.integers(1, 10_000_000)),
                 "clip_norm": draw(st.floats(1e-6, 1e6)),
+                "sigma_floor": draw(st.none() | st.floats(1e-9, 1e9)),
                 "sample_rate": draw(st.floats(1e-9, 1)),
                 "steps": draw(st.integers(1, 100_000)),
                 "answer_time_s": draw(st.floats(0.005, 600)),
@@ -379,7 +380,7 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
         "--model": "tabular-gan",
         "--tolerated": "2", "--quorum": "4", "--controller": "a=trust", "--epsilon-if-secagg-fails-at-most": "90",
         "--name": "first", "--option": "bins=16", "--clip-total": "50", "--mask-cipher": "chacha20",
-        "--key-agreement": "hybrid",
+        "--key-agreement": "hybrid", "--sigma-floor": "0.25",
     }  # fmt: skip
     base = ("study", "new", "--from", "public.csv", "--target", "ill", "--epsilon", "2", "--out", "study.toml")
     given = [part for flag in flags.items() for part in flag]
@@ -388,8 +389,8 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
     study = parse_study((table.parent / "study.toml").read_text(), where="test")
     assert study.privacy == Privacy(
         mode="distributed", epsilon=2.0, delta=1e-7, unit="person", records_per_unit=2,
-        sites_per_unit=2, units_per_site=500, sample_rate=0.5, steps=7, clip_norm=2.0, answer_time_s=0.5,
-        statistic_time_s=4.0,
+        sites_per_unit=2, units_per_site=500, sample_rate=0.5, steps=7, clip_norm=2.0, sigma_floor=0.25,
+        answer_time_s=0.5, statistic_time_s=4.0,
     )  # fmt: skip
     assert (study.name, study.domain, study.model.plugin) == ("first", "table", "tabular-gan")
     assert study.model.options == {"bins": 16, "start": "marginals"}
@@ -405,6 +406,19 @@ def test_in_local_x25519_alone_can_be_drafted_and_is_told_with_the_plan(table: P
     study = parse_study((table.parent / "study.toml").read_text(), where="test")
     assert study.aggregation == Aggregation(key_agreement="x25519")
     assert "keys             X25519 alone\n" in cli("study", "check", "study.toml").stdout
+
+
+def test_the_noise_of_one_site_alone_and_its_floor_are_told_with_the_plan(table: Path, cli: Cli) -> None:
+    chosen = ("--sigma-floor", "0.5", "--option", 'start="marginals"', "--steps", "3")
+    assert cli(*NEW, *THREE, *chosen, "--out", "study.toml").returncode == 0
+    told = cli("study", "check", "study.toml").stdout
+    assert "own: noise of one site alone when all take part, in clip norms, at least 0.5 by" in told
+    lines = [line.split() for line in told.splitlines()]
+    header, *rows = [words for words in lines if words[:1] and words[0] in ("sum", "critic", "marginals")]
+    noise, own = header.index("noise"), header.index("own")
+    for row in rows:
+        assert float(row[own]) == pytest.approx(float(row[noise]) / 2**0.5, rel=1e-3)
+    assert len(rows) == 2
 
 
 @pytest.mark.parametrize(
@@ -426,6 +440,8 @@ def test_in_local_x25519_alone_can_be_drafted_and_is_told_with_the_plan(table: P
         ((*NEW, *THREE, "--unit", "height"), 3, "has no column 'height' to name the unit; check --unit"),
         ((*NEW, *THREE, "--records-per-unit", "3"), 3, "synthfed: records_per_unit needs `unit`"),
         ((*NEW, *THREE, "--answer-time", "0"), 3, "--answer-time: must be at least 0.005 (is 0.0)"),
+        ((*NEW, *THREE, "--sigma-floor", "0"), 3, "--sigma-floor: must be greater than 0 (is 0.0)"),
+        ((*NEW, *THREE, "--sigma-floor", "1000"), 3, "below privacy.sigma_floor = 1000.0; use"),
         ((*NEW, *THREE, "--statistic-time", "601"), 3, "--statistic-time: must be at most 600 (is 601.0)"),
         ((*NEW, *THREE, "--tolerated", "0"), 3, "cohort.tolerated: must be at least 1 (is 0)"),
         ((*NEW, *THREE, "--quorum", "4"), 3, "cohort: quorum is 4 but the roster has 3 sites; lower it"),

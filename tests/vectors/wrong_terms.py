@@ -23,6 +23,7 @@ def terms() -> Iterator[Scenario]:
         ("epsilon-nan", {"epsilon = 2": "epsilon = nan"}, "no comparison with NaN refuses anything"),
         ("delta-one", {"delta = 1e-6": "delta = 1.0"}, "such a delta promises nothing"),
         ("sample-rate-above-one", {"sample_rate = 0.1": "sample_rate = 1.5"}, "a rate is a probability"),
+        ("sigma-floor-zero", {"steps = 10": "steps = 10\nsigma_floor = 0.0"}, "a floor of nothing promises nothing"),
         ("steps-as-real", {"steps = 10": "steps = 10.5"}, "rounds are counted"),
         (
             "mode-unknown",

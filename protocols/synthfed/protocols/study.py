@@ -31,7 +31,8 @@ class Privacy(Strict):
     ``units_per_site`` is a declared upper bound on a site's units, never their number. A sampled
     unit contributes one uniformly drawn record of its own, so ``records_per_unit`` is a check of
     the data, not a price. ``sites_per_unit`` sites at most hold records of one unit (a patient of
-    several hospitals); the promise is to such a unit as a whole. A site answers a gradient step a
+    several hospitals); the promise is to such a unit as a whole. ``sigma_floor`` refuses a study in
+    which one site alone would add less noise to a sum than that, in clip norms. A site answers a gradient step a
     fixed ``answer_time_s`` after it was charged, and a statistic, which is rarer and larger, after
     ``statistic_time_s``.
     """
@@ -44,6 +45,7 @@ class Privacy(Strict):
     sites_per_unit: Annotated[int, Field(ge=1, le=10)] = 1
     units_per_site: Annotated[int, Field(ge=1, le=10_000_000)]
     clip_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    sigma_floor: Annotated[float, Field(gt=0)] | None = None
     sample_rate: Annotated[float, Field(gt=0, le=1)]
     steps: Annotated[int, Field(ge=1, le=100_000)]
     answer_time_s: Annotated[float, Field(ge=0.005, le=600)] = 0.25

@@ -129,6 +129,9 @@ def study_new(
     sample_rate: Annotated[float, typer.Option(help="Chance of a unit to take part in a step.")] = 0.1,
     steps: Annotated[int, typer.Option(help="Steps of the critic.")] = 300,
     clip_norm: Annotated[float, typer.Option(help="L2 bound of one unit's gradient.")] = 1.0,
+    sigma_floor: Annotated[
+        float | None, typer.Option(help="Refuse a study in which one site alone adds less noise, in clip norms.")
+    ] = None,
     answer_time: Annotated[
         float | None,
         typer.Option(help="Fixed seconds after which a site answers; estimated, `client check` measures it."),
@@ -182,6 +185,7 @@ def study_new(
         "sample_rate": sample_rate,
         "steps": steps,
         "clip_norm": clip_norm,
+        "sigma_floor": sigma_floor,
     }
     times = {"answer_time_s": answer_time, "statistic_time_s": statistic_time}
     privacy |= {field: value for field, value in times.items() if value is not None}

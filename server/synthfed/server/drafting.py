@@ -25,6 +25,7 @@ from synthfed.protocols.study import FORMAT, Aggregation, ModelTerms, Privacy, S
 _AGGREGATION: Final = Aggregation()
 _SECONDS_PER_ENTRY: Final = {"statistic": (2e-8, "statistic_time_s"), "gradient": (2e-9, "answer_time_s")}
 _SECONDS_PER_VALUE: Final = 1e-7  # noise and masks
+_FLOOR: Final = "least noise of one site alone, in clip norms"
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _HEAD: Final = """\
 # The terms of a study: every site agrees to this file, byte by byte, before a record is read.
@@ -249,6 +250,7 @@ def render_study(study: Study) -> str:
         *_note("sites that may hold records of one unit", sites_per_unit=privacy.sites_per_unit),
         *_note("a declared upper bound, never the true number", units_per_site=privacy.units_per_site),
         *_pairs(clip_norm=privacy.clip_norm, sample_rate=privacy.sample_rate, steps=privacy.steps),
+        *([] if privacy.sigma_floor is None else _note(_FLOOR, sigma_floor=privacy.sigma_floor)),
         *_note("every answer leaves exactly this long after its charge", answer_time_s=privacy.answer_time_s),
         *_note("the same for statistics, rarer and larger", statistic_time_s=privacy.statistic_time_s),
         "",
