@@ -25,12 +25,13 @@ from synthfed.protocols.study import ModelTerms, Privacy, Study
 
 from .conduct import Request, conduct
 from .demo_data import COLUMNS, RECORDS_PER_PERSON, TARGET, UNIT, DemoTables, write_demo_tables
-from .drafting import make_study, render_study
+from .drafting import make_study
 from .evidence import Evidence
 from .home import ServerHome, enrol, init_home
 from .release import audit_release
 from .report import Finding
 from .store import Status
+from .study_file import render_study
 
 _ROWS: Final = 16_000
 _MEASURES: Final = {
@@ -63,9 +64,7 @@ def demo_study(sites: Sequence[Site], epsilon: float, steps: int) -> Study:
         domain="table",
         privacy=privacy,
         model=ModelTerms(plugin="tabular-gan", options={"bins": 60}),
-        sites=sites,
-        tolerated=1,
-        quorum=4,
+        cohort={"sites": sites, "tolerated": 1, "quorum": 4},
         columns=COLUMNS,
     )
 
