@@ -41,6 +41,7 @@ from synthfed.protocols.sums import Kind, Sum
 
 FOLDER = Path(__file__).parent
 SEQUENCE = 7
+CODE = bytes(range(32))
 
 STUDY = """\
 format = 1
@@ -99,6 +100,7 @@ HELLO = Hello("a", b"\x01" * 32, b"\x02" * 32, b"\x03" * 1184, b"\x04" * 32, 5, 
 OTHER_HELLO = dataclasses.replace(HELLO, site="b-2", x25519=b"\x12" * 32, journal_length=2**63 - 1)
 CONFIRM = Confirm("a", b"\x08" * 32, (("b-2", b"\x09" * 1088),), b"\x0a" * 64)
 ROUND = Round(9, ("a", "b-2"), "steps", b"payload")
+MASKED = Masked(b"\x0c" * 32, b"\x0d" * 12, b"\x0e" * 32, b"\x0f" * 64)
 MESSAGES: tuple[Message, ...] = (
     Open(b"\x01" * 32),
     HELLO,
@@ -107,8 +109,13 @@ MESSAGES: tuple[Message, ...] = (
     Seal((CONFIRM, Confirm("b-2", b"\x08" * 32, (), b"\x0b" * 64))),
     Ready(),
     ROUND,
-    Masked(b"\x0c" * 32, b"\x0d" * 12, b"\x0e" * 32, b"\x0f" * 64),
+    MASKED,
     *[Refusal(code) for code in Code],
+    dataclasses.replace(HELLO, kem=b""),  # of a suite without ML-KEM
+    Roll(()),
+    dataclasses.replace(CONFIRM, ciphertexts=()),
+    dataclasses.replace(ROUND, cohort=(), payload=b""),
+    dataclasses.replace(MASKED, words=b"", canary=b""),
 )
 
 
@@ -124,9 +131,9 @@ def described(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def policy_of(study: Study, code: bytes) -> Policy:
+def policy_of(study: Study, kinds: tuple[Kind, ...] = KINDS) -> Policy:
     """Return the policy of the vectors; its plan's epsilons do not enter the hash."""
-    return Policy(study, Plan(KINDS, 0.0, 0.0, ()), code)
+    return Policy(study, Plan(kinds, 0.0, 0.0, ()), CODE)
 
 
 def ephemeral(x25519: bytes, kem_seed: bytes) -> keys.Ephemeral:
@@ -137,19 +144,19 @@ def ephemeral(x25519: bytes, kem_seed: bytes) -> keys.Ephemeral:
 
 def hashes() -> dict[str, Any]:
     """Return canonical terms and every hash that parties must compute alike."""
-    study, code = parse_study(STUDY, where="vectors"), bytes(range(32))
-    policy = policy_of(study, code)
+    study = parse_study(STUDY, where="vectors")
+    policy = policy_of(study)
     roll = Roll((OTHER_HELLO, HELLO))
     transcript = roll.transcript(policy.hash)
     return {
         "study": {"toml": STUDY, "canonical": study.canonical.decode(), "hash": study.hash.hex()},
-        "policy": {"kinds": [kind.declaration() for kind in KINDS], "code": code.hex(), "hash": policy.hash.hex()},
+        "policy": {"kinds": [kind.declaration() for kind in KINDS], "code": CODE.hex(), "hash": policy.hash.hex()},
         "transcript": {"roll": encode(roll, SEQUENCE).hex(), "hash": transcript.hex()},
         "context": {"round": encode(ROUND, SEQUENCE).hex(), "hash": ROUND.context(transcript).hex()},
         "signed": {
             "hello": HELLO.signed(policy.hash).hex(),
             "confirm": CONFIRM.signed().hex(),
-            "masked": Masked(b"\x0c" * 32, b"\x0d" * 12, b"\x0e" * 32, b"").signed("a").hex(),
+            "masked": MASKED.signed("a").hex(),
         },
     }
 

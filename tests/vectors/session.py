@@ -11,9 +11,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.vectors.generate import FOLDER, KINDS, SEQUENCE, STUDY, ephemeral
+from tests.vectors.generate import CODE, FOLDER, KINDS, SEQUENCE, STUDY, ephemeral, policy_of
 
-from synthfed.protocols.privacy.plan import Plan
 from synthfed.protocols.secagg import keys
 from synthfed.protocols.secagg.masks import apply_masks
 from synthfed.protocols.secagg.messages import (
@@ -29,7 +28,6 @@ from synthfed.protocols.secagg.messages import (
     Seal,
     encode,
 )
-from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.secagg.ring import to_words
 from synthfed.protocols.study import parse_study
 
@@ -40,7 +38,6 @@ SESSION: Final = b"\x5e" * 32
 ENTROPY: Final = b"\x88" * 32
 JOURNAL_HEAD: Final = b"\x06" * 32
 JOURNAL_LENGTH: Final = 5
-CODE: Final = bytes(range(32))
 IDENTITIES: Final = {
     "alps": b"\xa1" * 32,
     "east-2": b"\xe2" * 32,
@@ -86,7 +83,7 @@ class Session:
 
     def __init__(self, terms: str) -> None:
         self.terms = terms
-        self.policy = Policy(parse_study(terms, where="vectors"), Plan((STEPS, KINDS[1]), 0.0, 0.0, ()), CODE)
+        self.policy = policy_of(parse_study(terms, where="vectors"), (STEPS, KINDS[1]))
         self.hellos = {name: self.hello(name) for name in SITES}
         self.roll = Roll(tuple(self.hellos.values()))
         self.transcript = self.roll.transcript(self.policy.hash)
