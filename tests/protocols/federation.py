@@ -55,6 +55,11 @@ def terms(names: tuple[str, ...] = NAMES, *, quorum: int = 4, tolerated: int = 1
     }
 
 
+def study_of(names: tuple[str, ...] = NAMES, *, aggregation: Mapping[str, Any] | None = None, **changes: Any) -> Study:
+    """Return a validated study; `changes` are those of `terms`."""
+    return Study.model_validate(terms(names, **changes) | {"aggregation": aggregation or {}})
+
+
 def kind(name: str, bits: int = 32, dim: int = DIM) -> Kind:
     return Kind(Sum(name, "gradient", dim, 1.0, 0.1, 100, 1.0), noise_multiplier=1.0, slots=64, ring_bits=bits)
 
@@ -62,7 +67,7 @@ def kind(name: str, bits: int = 32, dim: int = DIM) -> Kind:
 def policy(study: Study | None = None, code: bytes = b"code", dim: int = DIM) -> Policy:
     """Return a policy with two alike narrow kinds and a wide one; its epsilons are not looked at."""
     kinds = (kind("steps", dim=dim), kind("other", dim=dim), kind("wide", 64, dim))
-    return Policy(study or Study.model_validate(terms()), Plan(kinds, 1.0, 1.0, ((1, 1.0),)), code)
+    return Policy(study or study_of(), Plan(kinds, 1.0, 1.0, ((1, 1.0),)), code)
 
 
 def fresh(name: str, journal_length: int = 0, suite: Suite = SUITES["hybrid"]) -> Fresh:

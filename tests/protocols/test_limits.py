@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.protocols import federation
-from tests.protocols.federation import terms
+from tests.protocols.federation import study_of
 
 from synthfed.protocols.cohort import least_quorum
 from synthfed.protocols.errors import ConfigError
@@ -25,7 +25,7 @@ COUNTS = Sum("counts", "statistic", 10, 1.0, 1.0, 1, 1.0)
 def study(sites: int = 5, tolerated: int = 1, quorum: int | None = None, **privacy: Any) -> Study:
     names = tuple(f"s{number}" for number in range(sites))
     least = least_quorum(sites, tolerated, privacy.get("mode", "distributed"))
-    return Study.model_validate(terms(names, quorum=quorum or least, tolerated=tolerated, **privacy))
+    return study_of(names, quorum=quorum or least, tolerated=tolerated, **privacy)
 
 
 def kinds_of(*noises: float) -> list[Kind]:

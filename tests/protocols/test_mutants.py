@@ -23,7 +23,7 @@ from tests.protocols.federation import (
     signed_confirm,
     signed_hello,
     snapshot,
-    terms,
+    study_of,
 )
 
 from synthfed.protocols.ids import digest
@@ -34,7 +34,6 @@ from synthfed.protocols.secagg.masks import apply_masks
 from synthfed.protocols.secagg.messages import Round, Seal
 from synthfed.protocols.secagg.site import COUNTER_WINDOW, Seeds
 from synthfed.protocols.secagg.suites import SUITES
-from synthfed.protocols.study import Study
 from synthfed.protocols.sums import GRID
 
 Vector = npt.NDArray[np.int64]
@@ -49,7 +48,7 @@ def active() -> Federation:
 
 
 def local(**aggregation: Any) -> Federation:
-    return Federation(pinned=policy(Study.model_validate(terms(mode="local") | {"aggregation": aggregation}))).active()
+    return Federation(pinned=policy(study_of(mode="local", aggregation=aggregation))).active()
 
 
 # What one sum, and the sum of all, can reach.
@@ -109,7 +108,7 @@ def test_a_sum_that_just_fits_is_taken_and_one_step_more_pauses_the_study(cohort
 
 def test_a_norm_that_is_met_exactly_is_taken() -> None:
     """In four dimensions the norm of four alike entries, and the bound for one site, are whole."""
-    study = Study.model_validate(terms(mode="local") | {"aggregation": {"combine": "median"}})
+    study = study_of(mode="local", aggregation={"combine": "median"})
     seen = Federation(pinned=policy(study, dim=4)).active()
     message = seen.aggregator.round(NAMES, "steps", b"")
     entry = (LARGEST + (2 + 16) * GRID) // 2

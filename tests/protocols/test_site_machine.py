@@ -25,7 +25,6 @@ from synthfed.protocols.errors import LocalProtocolError
 from synthfed.protocols.secagg import keys, table
 from synthfed.protocols.secagg.messages import Hello, Open, Roll, Seal
 from synthfed.protocols.secagg.site import COUNTER_WINDOW
-from synthfed.protocols.study import Study
 
 ZERO = np.zeros(DIM, dtype=np.int64)
 NOTHING = np.empty(0, dtype=np.int64)
@@ -128,7 +127,7 @@ def test_a_roll_below_the_quorum_is_refused() -> None:
 
 
 def test_policy_drift_at_one_site_makes_the_handshake_fail_at_the_aggregator_and_at_every_peer() -> None:
-    other_study = Study.model_validate(fed.terms(epsilon=2.5))
+    other_study = fed.study_of(epsilon=2.5)
     for drifted in (fed.policy(code=b"other code"), fed.policy(other_study)):
         federation = Federation(drifted={"b": drifted})
         hellos = federation.hellos()

@@ -21,7 +21,7 @@ from tests.protocols.federation import (
     session_of,
     signed_confirm,
     signed_hello,
-    terms,
+    study_of,
 )
 
 from synthfed.protocols.errors import LocalProtocolError
@@ -30,7 +30,7 @@ from synthfed.protocols.secagg import keys, table
 from synthfed.protocols.secagg.messages import Open, Roll, Seal
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.secagg.suites import KEM_KEY_BYTES, SUITES, KeyAgreement
-from synthfed.protocols.study import Study, canonical_json
+from synthfed.protocols.study import canonical_json
 
 HYBRID, CLASSIC = SUITES["hybrid"], SUITES["x25519"]
 AGREEMENTS: tuple[KeyAgreement, ...] = ("hybrid", "x25519")
@@ -38,27 +38,27 @@ SAYS = "not the keys of the study's key agreement"
 
 
 def local(agreement: KeyAgreement) -> Policy:
-    return policy(Study.model_validate(terms(mode="local") | {"aggregation": {"key_agreement": agreement}}))
+    return policy(study_of(mode="local", aggregation={"key_agreement": agreement}))
 
 
 # The terms.
 
 
 def test_keys_are_hybrid_unless_the_terms_say_otherwise() -> None:
-    assert Study.model_validate(terms()).aggregation.key_agreement == "hybrid"
+    assert study_of().aggregation.key_agreement == "hybrid"
     assert policy().suite == HYBRID
 
 
 def test_x25519_alone_is_a_choice_in_local_and_refused_in_distributed() -> None:
     assert local("x25519").suite == CLASSIC
     with pytest.raises(ValidationError, match=r'needs privacy\.mode = "local".*use "hybrid"'):
-        Study.model_validate(terms() | {"aggregation": {"key_agreement": "x25519"}})
+        study_of(aggregation={"key_agreement": "x25519"})
 
 
 @pytest.mark.parametrize("name", ["", "X25519", "mlkem768", "none"])
 def test_an_unknown_key_agreement_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="key_agreement"):
-        Study.model_validate(terms(mode="local") | {"aggregation": {"key_agreement": name}})
+        study_of(mode="local", aggregation={"key_agreement": name})
 
 
 def test_the_suites_name_enters_the_policys_hash_and_with_it_the_transcript() -> None:
