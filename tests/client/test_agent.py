@@ -412,7 +412,7 @@ def test_a_lying_site_with_an_absurd_journal_length_cannot_stop_the_others(
 ) -> None:
     federation = join(shaken=False)
     hellos = [federation.ask(site, messages.Open(b"n" * 32)) for site in ("a", "c")]
-    x25519, kem = keys.Ephemeral.generate().public
+    x25519, kem = keys.Ephemeral.generate(policy.suite).public
     lie = messages.Hello("b", b"n" * 32, x25519, kem, b"f" * 32, 2**63, bytes(32), bytes(64))
     lie = replace(lie, signature=keys.sign(identities["b"], lie.signed(policy.hash)))
     roll = messages.Roll(tuple(hello for hello in (hellos[0], lie, hellos[1]) if isinstance(hello, messages.Hello)))

@@ -25,7 +25,7 @@ from synthfed.protocols.enrolment import Invitation
 from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.protocols.study import Study
 from synthfed.server.certificates import write_certificates
-from synthfed.server.drafting import render_study
+from synthfed.server.study_file import render_study
 
 ROWS = "x,ill\n" + "".join(f"{i / 30},{'yes' if i % 3 else 'no'}\n" for i in range(30))
 SMALL = {"bins": 8, "fit_steps": 40, "fakes": 128, "generator_hidden": 32, "critic_hidden": 8}
@@ -161,6 +161,7 @@ def test_a_home_in_order_has_one_good_finding_per_topic_and_is_charged_nothing(h
         *("roster", "plan", "budget", "data", "timing"),
     ]
     assert sum(finding.topic == "timing" for finding in findings) == 4
+    assert any("this site alone adds noise of" in finding.detail for finding in findings if finding.topic == "plan")
     ledger = Ledger(home.ledger, create=True)
     assert ledger.length == 0
     ledger.close()

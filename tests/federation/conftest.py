@@ -29,9 +29,9 @@ from synthfed.protocols.secagg import keys, messages
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import PROBE, Sum
-from synthfed.server.drafting import render_study
 from synthfed.server.link import Link, MemoryLink
 from synthfed.server.store import Run, Status, Tally
+from synthfed.server.study_file import render_study
 from synthfed.server.training import Training, Waiting
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # so that tests can import `tests.federation.coordinator`

@@ -99,7 +99,11 @@ class Agent:
 
     def _fresh(self) -> Fresh:
         return Fresh(
-            Ephemeral.generate(), secrets.token_bytes(32), secrets.token_bytes(32), self.ledger.length, self.ledger.head
+            Ephemeral.generate(self.policy.suite),
+            secrets.token_bytes(32),
+            secrets.token_bytes(32),
+            self.ledger.length,
+            self.ledger.head,
         )
 
     def _round(self, message: messages.Round, received_s: float) -> "_Answer":
