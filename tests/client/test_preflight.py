@@ -19,8 +19,9 @@ import pytest
 from synthfed.client.check import preflight
 from synthfed.client.config import Home
 from synthfed.client.enrol import init_home
+from synthfed.client.entries import Charge
 from synthfed.client.site import open_agent
-from synthfed.client.vault import Charge, Ledger, load_identity
+from synthfed.client.vault import Ledger, load_identity
 from synthfed.protocols.enrolment import Invitation
 from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.protocols.study import Study
@@ -161,7 +162,7 @@ def test_a_home_in_order_has_one_good_finding_per_topic_and_is_charged_nothing(h
         *("roster", "plan", "budget", "data", "timing"),
     ]
     assert sum(finding.topic == "timing" for finding in findings) == 4
-    ledger = Ledger(home.ledger, create=True)
+    ledger = Ledger(home.ledger, load_identity(home.identity), create=True)
     assert ledger.length == 0
     ledger.close()
 
@@ -268,7 +269,7 @@ def test_a_ceiling_below_the_study_is_found(home: Home) -> None:
 
 
 def test_what_the_ledger_holds_already_counts_against_the_ceiling(home: Home) -> None:
-    ledger = Ledger(home.ledger, create=True)
+    ledger = Ledger(home.ledger, load_identity(home.identity), create=True)
     charge = Charge(b"e" * 32, "earlier", "count", b"t", 1, b"c", SampledGaussian(1.0, 0.6, 1))
     ledger.settle(ledger.charge(charge), "sent")
     ledger.close()
@@ -294,7 +295,7 @@ def test_an_answer_time_that_is_too_short_is_found(home: Home) -> None:
 
 
 def test_a_step_that_was_never_settled_is_found(home: Home) -> None:
-    ledger = Ledger(home.ledger, create=True)
+    ledger = Ledger(home.ledger, load_identity(home.identity), create=True)
     ledger.charge(Charge(b"e" * 32, "earlier", "count", b"t", 1, b"c", SampledGaussian(0.1, 9.0, 1)))
     ledger.close()
     assert any("synthfed client clear" in finding.detail for finding in preflight(home))

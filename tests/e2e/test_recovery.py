@@ -12,7 +12,8 @@ pytestmark = pytest.mark.slow
 
 def charged(home: Path) -> dict[str, int]:
     with sqlite3.connect(home / "ledger.db") as db:
-        counts = dict(db.execute("SELECT kind, COUNT(*) FROM entries GROUP BY kind").fetchall())
+        charges = "SELECT content ->> 'sum' AS name, COUNT(*) FROM entries WHERE kind = 'charge' GROUP BY name"
+        counts = dict(db.execute(charges).fetchall())
     db.close()
     return counts
 

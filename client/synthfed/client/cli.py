@@ -140,11 +140,11 @@ def clear(home: HomeOption = _HOME) -> None:
     """Let the agent serve again after it died inside a step; its charges stand."""
     from synthfed.plugins.processes import exclusive
 
-    from .vault import Ledger
+    from .vault import Ledger, load_identity
 
     place = Home(home)
     with exclusive(place.lock, "agent"):
-        ledger = Ledger(place.ledger)
+        ledger = Ledger(place.ledger, load_identity(place.identity))
         count = ledger.clear()
         ledger.close()
     Console(highlight=False).print(f"{count} interrupted or overrun step(s) cleared; their charges stand")
