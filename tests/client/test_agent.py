@@ -424,6 +424,28 @@ def test_a_lying_site_with_an_absurd_journal_length_cannot_stop_the_others(
     assert is_sum(federation.reply())
 
 
+def test_a_peer_that_states_a_leap_once_moves_no_floor_and_is_met_again_at_its_true_length(
+    join: Join, policy: Policy, identities: Identities
+) -> None:
+    federation = join()
+    assert is_sum(federation.reply())
+    for site in ("b", "c"):
+        assert is_sum(answered(federation.agents[site], federation.round("count")))
+        federation.aggregator.give_up()
+    federation.shake_hands(b"m" * 32)
+    floors = federation.a.ledger.journal_floors()
+    assert floors[policy.study.cohort.keys["b"].hex()] == 1
+    answers = [federation.ask(site, messages.Open(b"k" * 32)) for site in ("a", "b", "c")]
+    hellos = [hello for hello in answers if isinstance(hello, messages.Hello)]
+    lie = replace(hellos[1], journal_length=2**62)
+    lie = replace(lie, signature=keys.sign(identities["b"], lie.signed(policy.hash)))
+    roll = messages.Roll((hellos[0], lie, hellos[2]))
+    assert [federation.ask(site, roll) for site in ("a", "c")] == 2 * [Refusal(Code.PROTOCOL)]
+    assert federation.a.ledger.journal_floors() == floors
+    federation.shake_hands(b"l" * 32)
+    assert is_sum(federation.reply())
+
+
 KILLED = {
     "at the charge's commit": ("COMMIT", 0),
     "when units are to be sampled": ("draw", 1),
