@@ -151,9 +151,11 @@ def clear(home: HomeOption = _HOME) -> None:
 
 
 def _stopped() -> Callable[[], bool]:
-    """Return a function that tells whether SIGINT or SIGTERM has come."""
+    """Return a function that tells whether this program was asked to end."""
+    from synthfed.plugins.processes import interruptions
+
     came: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in interruptions():
         # Not an Event: its lock would deadlock when a second signal interrupts the first one's handler.
         signal.signal(number, lambda received, _: came.append(received))
     return lambda: bool(came)

@@ -291,8 +291,10 @@ def _console() -> Console:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn SIGTERM into the same orderly end as Ctrl-C, and let nothing interrupt that end."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """Turn SIGTERM and the end of the terminal into the same orderly end as Ctrl-C; nothing interrupts that end."""
+    from synthfed.plugins.processes import interruptions
+
+    numbers = interruptions()
 
     def interrupt(*_: object) -> None:
         for number in numbers:
