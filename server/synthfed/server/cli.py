@@ -96,12 +96,13 @@ def status(home: HomeOption = _HOME) -> None:
 
     from .home import ServerHome
     from .store import Run
+    from .unused import MARK
     from .watch import draw
 
     place = ServerHome(home)
     place.load()
     console = _console()
-    folders = sorted(path for path in (place.path / "runs").glob("*") if path.is_dir())
+    folders = sorted(path for path in (place.path / "runs").glob("*") if path.is_dir() and MARK not in path.name)
     if not folders:
         console.print("no run yet; start one with `synthfed server run STUDY`")
     for folder in folders:
