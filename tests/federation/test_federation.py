@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from synthfed.client.vault import Charge
+from synthfed.client.entries import Charge
 from synthfed.protocols.errors import ConfigError, QuorumLost
 from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.protocols.secagg import messages

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from tests.protocols.federation import (
 from synthfed.protocols.errors import LocalProtocolError
 from synthfed.protocols.secagg import keys, table
 from synthfed.protocols.secagg.messages import Hello, Open, Roll, Seal
-from synthfed.protocols.secagg.site import COUNTER_WINDOW
+from synthfed.protocols.secagg.site import COUNTER_WINDOW, JOURNAL_STRIDE
 
 ZERO = np.zeros(DIM, dtype=np.int64)
 NOTHING = np.empty(0, dtype=np.int64)
@@ -167,6 +168,21 @@ def test_a_rolled_back_journal_is_refused_and_an_equal_one_taken() -> None:
     rolled_back = "the journal of b is shorter than before"
     assert_still(site, table.Site.HELLO, lambda: site.confirm(roll, {"b": 42}), says=rolled_back)
     assert site.confirm(roll, {"b": 41, "z": 99}).site == "a"
+
+
+@pytest.mark.parametrize("floor", [0, 41])
+def test_a_journal_that_leapt_is_refused_and_one_at_the_edge_taken(floor: int) -> None:
+    federation = Federation()
+    honest, site = federation.roll(), federation.sites["a"]
+    floors = {"b": floor} if floor else {}
+
+    def leapt(length: int) -> Roll:
+        return swap(honest, "b", lambda hello: signed_hello(hello, "b", federation.policy.hash, journal_length=length))
+
+    too_long = "the journal of b is longer than before by more than a ledger can grow"
+    for roll in (leapt(floor + JOURNAL_STRIDE + 1), leapt(2**62)):
+        assert_still(site, table.Site.HELLO, partial(site.confirm, roll, floors), says=too_long)
+    assert site.confirm(leapt(floor + JOURNAL_STRIDE), floors).site == "a"
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,8 @@ def rolls() -> Iterator[Scenario]:
         yield Scenario(f"roll-{name}", "site", why, to_site("open", roll))
     rolled_back = to_site("open", roll_with(hello("north", journal_length=41))) | {"journal_floors": {"north": 42}}
     yield Scenario("roll-journal-rolled-back", "site", "a site restored from a backup may repeat coins", rolled_back)
+    leapt = to_site("open", roll_with(hello("north", journal_length=43 + 2**24))) | {"journal_floors": {"north": 42}}
+    yield Scenario("roll-journal-leapt", "site", "no true length would ever reach the floor again", leapt)
 
 
 def respelt(message: Hello) -> Hello:

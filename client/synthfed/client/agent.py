@@ -26,9 +26,10 @@ from synthfed.protocols.sums import SCALE_BITS, Kind, answer_time_s, noise_share
 
 from .channel import Clock, Reply
 from .data import UnitData
+from .entries import Charge
 from .gate import Gate
 from .train import clipped_sum, read_payload
-from .vault import Charge, Ledger
+from .vault import Ledger
 
 _LOG: Final = logging.getLogger(__name__)
 OVERRUNS_ALLOWED: Final = 10

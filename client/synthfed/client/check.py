@@ -172,7 +172,7 @@ def _ceiling(home: Home, config: SiteConfig, pinned: Pinned) -> Finding:
     """Look whether the whole study fits under what is left of the site's ceiling."""
 
     def look() -> str:
-        ledger = Ledger(home.ledger)
+        ledger = Ledger(home.ledger, load_identity(home.identity))
         try:
             gate = Gate(pinned.policy, config.ceiling, ledger)
             spent, whole = gate.spent(), gate.spent_after_study()

@@ -100,12 +100,13 @@ def status(home: HomeOption = _HOME) -> None:
 
     from .home import ServerHome
     from .store import Run
+    from .unused import MARK
     from .watch import draw
 
     place = ServerHome(home)
     place.load()
     console = _console()
-    folders = sorted(path for path in (place.path / "runs").glob("*") if path.is_dir())
+    folders = sorted(path for path in (place.path / "runs").glob("*") if path.is_dir() and MARK not in path.name)
     if not folders:
         console.print("no run yet; start one with `synthfed server run STUDY`")
     for folder in folders:
@@ -233,8 +234,10 @@ def _console() -> Console:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn SIGTERM into the same orderly end as Ctrl-C, and let nothing interrupt that end."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """Turn SIGTERM and the end of the terminal into the same orderly end as Ctrl-C; nothing interrupts that end."""
+    from synthfed.plugins.processes import interruptions
+
+    numbers = interruptions()
 
     def interrupt(*_: object) -> None:
         for number in numbers:

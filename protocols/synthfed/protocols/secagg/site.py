@@ -32,6 +32,8 @@ from .policy import Policy
 from .ring import to_words
 
 COUNTER_WINDOW: Final = 2**10  # a gap is walked key by key; the coordinator must not buy time with it
+JOURNAL_STRIDE: Final = 2**24
+"""By how many charges a journal may have grown since it was last seen (docs/adr/0013): 167 of the longest studies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,8 @@ class SiteMachine:
 
         Args:
             message: everyone's Hello.
-            journal_floors: the longest journal ever seen from each site; a shorter one was rolled back.
+            journal_floors: the longest journal ever seen from each site, 0 from one never met. A shorter one was
+                rolled back, and one that is longer by more than ``JOURNAL_STRIDE`` is no ledger's.
         """
         following = table.site_next(self.state, table.Heard.ROLL)
         session = self._open_session()
@@ -260,8 +263,11 @@ class SiteMachine:
             keys.verify(roster[hello.site], hello.signed(self._hash), hello.signature, peer=hello.site)
             if not self._suite.fits(hello.kem):  # a downgrade, or keys that nobody asked for
                 raise _refuse("a Hello has not the keys of the study's key agreement")
-            if hello.journal_length < journal_floors.get(hello.site, 0):
+            grown = hello.journal_length - journal_floors.get(hello.site, 0)
+            if grown < 0:
                 raise _refuse(f"the journal of {hello.site} is shorter than before: it was rolled back")
+            if grown > JOURNAL_STRIDE:  # once remembered, no true length would ever reach it
+                raise _refuse(f"the journal of {hello.site} is longer than before by more than a ledger can grow")
 
     def _check_seal(self, session: _Session, message: Seal) -> dict[str, Confirm]:
         confirms = {confirm.site: confirm for confirm in message.confirms}
