@@ -88,7 +88,7 @@ def _unit_problem(cells: Strings, units: npt.NDArray[np.int64], records_per_unit
 
 def parse_cells(column: Scalar, cells: Strings) -> tuple[Records, str]:
     """Return a column's values and what is wrong with them, empty if nothing."""
-    values, unreadable = _categories(column, cells) if isinstance(column, Categorical) else _numbers(cells)
+    values, unreadable = _categories(column, cells) if isinstance(column, Categorical) else numbers_of(cells)
     checks: list[tuple[int, str]] = []
     if not column.missing:
         empty = sum(cell == MISSING for cell in cells)
@@ -115,7 +115,7 @@ def _categories(column: Categorical, cells: Strings) -> tuple[Records, int]:
     return values, int(np.sum(values == -1.0))
 
 
-def _numbers(cells: Strings) -> tuple[Records, int]:
+def numbers_of(cells: Strings) -> tuple[Records, int]:
     """Return the numbers, NaN where a cell is empty or unreadable, and how many are unreadable."""
     try:
         values = np.array([float(cell or "nan") for cell in cells])

@@ -65,7 +65,7 @@ def _draft(path: Path, name: str, cells: Sequence[str]) -> Scalar:
 
 def _draft_number(name: str, values: npt.NDArray[np.float64], texts: Collection[str], *, missing: bool) -> Scalar:
     low, high = outward(float(values.min()), -1), outward(float(values.max()), 1)
-    scale: Literal["linear", "log"] = "log" if _is_long_tailed(values) else "linear"
+    scale: Literal["linear", "log"] = "log" if is_long_tailed(values) else "linear"
     if np.all(values == np.rint(values)):
         return Integer(name=name, lower=math.floor(low), upper=math.ceil(high), scale=scale, missing=missing)
     decimals = min(MAX_DECIMALS, max(len(text.partition(".")[2]) for text in texts))
@@ -94,7 +94,7 @@ def outward(value: float, direction: Literal[-1, 1]) -> float:
     return round((math.floor(steps) if direction < 0 else math.ceil(steps)) / 10.0**places, max(places, 0))
 
 
-def _is_long_tailed(values: npt.NDArray[np.float64]) -> bool:
+def is_long_tailed(values: npt.NDArray[np.float64]) -> bool:
     """Return whether non-negative values have a maximum or a skewness far beyond that of a bell."""
     if values.min() < 0:
         return False
