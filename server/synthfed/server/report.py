@@ -175,6 +175,10 @@ def _doubts(estimate: Mapping[str, Any]) -> list[str]:
         )
     if estimate["name"] in _GUESSING and estimate["low"] <= max(estimate["baseline"], _GUESSING[estimate["name"]]):
         doubts.append("A model trained on these rows is not shown to predict the target better than chance.")
+    if estimate["name"] == "accuracy" and estimate["low"] <= estimate["baseline"]:
+        doubts.append("A classifier trained on these rows is not shown to recognise more than class means teach.")
+    if estimate["name"] == "coverage" and estimate["low"] <= estimate["baseline"]:
+        doubts.append("These rows are not shown to reach more kinds of real rows than a trivial model would.")
     return doubts
 
 
