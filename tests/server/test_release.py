@@ -15,7 +15,7 @@ from synthfed.plugins.domains.table import TableDomain
 from synthfed.plugins.registry import find, installed
 from synthfed.protocols.errors import ConfigError, LocalProtocolError, PluginError
 from synthfed.protocols.study import Study, parse_study
-from synthfed.server import release as releases
+from synthfed.server import sampling
 from synthfed.server.evidence import Evidence
 from synthfed.server.finish import write_release
 from synthfed.server.release import audit_release, open_release, sample_to
@@ -58,6 +58,8 @@ import numpy as np
 
 class Toy:
     """A model that draws from fixed shares: just enough of the contract for a release."""
+
+    conditions = ()
 
     def __init__(self, study):
         self.study = study
@@ -200,7 +202,7 @@ def test_sampling_with_the_published_seed_gives_the_published_rows(tmp_path: Pat
 
 
 def test_many_chunks_make_one_table(tmp_path: Path, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releases, "CHUNK", 30)
+    monkeypatch.setattr(sampling, "CHUNK", 30)
     folder = publish(tmp_path / "release", toy, rows=100)
     text = (folder / "synthetic.csv").read_text().splitlines()
     assert len(text) == 101

@@ -29,8 +29,9 @@ from synthfed.protocols.study import Study, parse_study
 from synthfed.protocols.sums import own_noise
 
 from .evidence import Evidence, PluginEvidence, Setting, SiteEvidence, SumEvidence
-from .release import Manifest, draw, write_report
+from .release import Manifest, write_report
 from .report import report
+from .sampling import draw
 from .store import Run, Tally
 from .training import spent
 
@@ -179,7 +180,7 @@ def write_release(
     weights = save({name: np.asarray(array, order="C") for name, array in trainer.state().items()})
     digest = hashlib.sha256(weights).hexdigest()
     manifest = Manifest(plugin=evidence.plugin, rows=rows, seed=seed, weights_sha256=digest)
-    first = next(draw(trainer, rows, seed))
+    first = next(draw(trainer, study.columns, rows, seed))
     document = report(study=study, evidence=evidence, synthetic=first, rows=rows, seed=seed, history=history)
     with _new_folder(folder) as part:
         (part / "model").mkdir()
@@ -190,7 +191,7 @@ def write_release(
             "evidence.json": [evidence.to_json().encode()],
         }.items():
             write_whole(part / name, content)
-        domain.write(part / f"synthetic{domain.suffix}", study.columns, draw(trainer, rows, seed))
+        domain.write(part / f"synthetic{domain.suffix}", study.columns, draw(trainer, study.columns, rows, seed))
         write_report(part, document)
 
 
