@@ -27,7 +27,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -252,6 +252,15 @@ def test_distributions_are_shares_and_long_ones_are_gathered() -> None:
         assert sum(each["shares"]) == pytest.approx(1.0)
     town = document()["distributions"][1]
     assert (len(town["labels"]), town["labels"][-2]) == (14, "28 more")
+
+
+def test_pictures_are_in_the_page_itself_with_their_words() -> None:
+    drawn = document() | {"pictures": [{"name": "walk", "title": HOSTILE, "alt": HOSTILE}, {"name": "gone"}]}
+    page = render(drawn, {"walk": b"\x89PNG"})
+    images = [attrs for tag, attrs in Page(page).tags if tag == "img"]
+    assert images == [{"src": "data:image/png;base64,iVBORw==", "alt": HOSTILE}]
+    assert "<script" not in page
+    assert "img" not in [tag for tag, _ in Page(render(document())).tags]
 
 
 def test_a_long_history_is_thinned_and_keeps_its_ends() -> None:

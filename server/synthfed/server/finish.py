@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,7 @@ from synthfed.protocols.study import Study, parse_study
 from synthfed.protocols.sums import own_noise
 
 from .evidence import Evidence, PluginEvidence, Setting, SiteEvidence, SumEvidence
+from .pictures import FOLDER, draw_pictures
 from .release import Manifest, write_report
 from .report import report
 from .sampling import draw
@@ -74,6 +75,7 @@ def finish(
         study=pinned.policy.study,
         study_text=run.study_text(),
         trainer=trainer,
+        conditions=pinned.model.conditions,
         domain=pinned.domain,
         evidence=gather(pinned, tally, setting),
         history=tally.history,
@@ -151,6 +153,7 @@ def write_release(
     study: Study,
     study_text: str,
     trainer: Trainer,
+    conditions: Collection[str],
     domain: Domain,
     evidence: Evidence,
     history: Sequence[Mapping[str, float]],
@@ -164,7 +167,8 @@ def write_release(
         study: the signed terms.
         study_text: the file they were read from, kept as it is.
         trainer: the trained model.
-        domain: writes the synthetic records.
+        conditions: the columns whose category it can fix.
+        domain: writes the synthetic records and draws them.
         evidence: what was promised and spent.
         history: public numbers of the training, each with its ``step``.
         rows: how many synthetic rows to publish.
@@ -182,9 +186,13 @@ def write_release(
     manifest = Manifest(plugin=evidence.plugin, rows=rows, seed=seed, weights_sha256=digest)
     first = next(draw(trainer, study.columns, rows, seed))
     document = report(study=study, evidence=evidence, synthetic=first, rows=rows, seed=seed, history=history)
+    pictures = draw_pictures(study, domain, conditions, trainer, first, document["history"], seed)
+    document["pictures"] = [{"name": each.name, "title": each.title, "alt": each.alt} for each in pictures]
     with _new_folder(folder) as part:
-        (part / "model").mkdir()
+        for name in ("model", *([FOLDER] if pictures else [])):
+            (part / name).mkdir()
         for name, content in {
+            **{f"{FOLDER}/{each.name}.png": [each.png] for each in pictures},
             "model/weights.safetensors": [weights],
             "model/model.json": [manifest.model_dump_json(indent=2).encode() + b"\n"],
             "study.toml": [study_text.encode()],

@@ -26,6 +26,7 @@ from synthfed.protocols.schema import Records, Strict, places
 from synthfed.protocols.study import Study, describe, parse_study
 
 from .evidence import Evidence, PluginEvidence
+from .pictures import read_pictures
 from .report import FORMAT as REPORT_FORMAT
 from .report import Document, Finding, render, with_audits
 from .sampling import draw
@@ -144,13 +145,13 @@ def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) 
 
 
 def write_report(folder: Path, document: Document) -> None:
-    """Write a release's report, for programs and for people.
+    """Write a release's report, for programs and for people; its pictures are in the folder already.
 
     Raises:
         ConfigError: a file cannot be written.
     """
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    page = render(document)
+    page = render(document, read_pictures(folder, document))
     write_whole(folder / "report.json", [text.encode()])
     write_whole(folder / "report.html", [page.encode()])
 
