@@ -110,7 +110,7 @@ def test_a_draft_takes_groups_and_bounds_from_what_is_public(tmp_path: Path) -> 
     path = write(tmp_path / "a.csv", *lines)
     drafted = {column.name: column for column in EhrDomain().draft(path, exclude={"hospital"})}
     assert drafted["chol"] == CHOLESTEROL
-    assert drafted["weight"] == Real(name="weight", lower=0, upper=250, decimals=1, missing=True)
+    assert drafted["weight"] == Real(name="weight", lower=0.2, upper=250, decimals=1, missing=True)
     diagnosis = drafted["diagnosis"]
     assert isinstance(diagnosis, Categorical)
     assert diagnosis.missing

@@ -21,31 +21,32 @@ class Vital:
     aliases: tuple[str, ...] = ()
 
 
-# Lower and upper follow the limits of valid values, or where these are narrower than what tables
-# hold those of outliers, in `variable_ranges.csv` of Harutyunyan et al. 2019, Multitask learning and
-# benchmarking with clinical time series data, Scientific Data 6:96, doi:10.1038/s41597-019-0103-9.
+# Upper bounds, and lower ones where they are above 0, are the limits of valid values or of outliers in
+# `variable_ranges.csv` of Harutyunyan et al. 2019, Multitask learning and benchmarking with clinical
+# time series data, Scientific Data 6:96, doi:10.1038/s41597-019-0103-9. Where that has 0, which many
+# tables write for what was not measured, the lower bound is a round number below any living person's.
 _PUBLISHED: Final = (
-    Vital("heart_rate", "1/min", 0, 390, ("hr", "pulse", "thalach", "max_heart_rate")),
-    Vital("systolic_bp", "mmHg", 0, 375, ("sbp", "sysbp", "systolic", "trestbps", "systolic_blood_pressure")),
-    Vital("diastolic_bp", "mmHg", 0, 375, ("dbp", "diabp", "diastolic", "diastolic_blood_pressure")),
-    Vital("mean_bp", "mmHg", 0, 375, ("mbp", "map", "meanbp", "mean_blood_pressure")),
-    Vital("respiratory_rate", "1/min", 0, 330, ("rr", "resp_rate", "resprate")),
+    Vital("heart_rate", "1/min", 10, 390, ("hr", "pulse", "thalach", "max_heart_rate")),
+    Vital("systolic_bp", "mmHg", 20, 375, ("sbp", "sysbp", "systolic", "trestbps", "systolic_blood_pressure")),
+    Vital("diastolic_bp", "mmHg", 5, 375, ("dbp", "diabp", "diastolic", "diastolic_blood_pressure")),
+    Vital("mean_bp", "mmHg", 14, 375, ("mbp", "map", "meanbp", "mean_blood_pressure")),
+    Vital("respiratory_rate", "1/min", 1, 330, ("rr", "resp_rate", "resprate")),
     Vital("temperature", "C", 14.2, 47, ("temp", "tempc", "body_temperature")),
-    Vital("spo2", "%", 0, 100, ("oxygen_saturation", "o2sat", "sao2", "o2_saturation")),
+    Vital("spo2", "%", 10, 100, ("oxygen_saturation", "o2sat", "sao2", "o2_saturation")),
     Vital("glucose", "mg/dL", 33, 2200, ("blood_glucose", "glu", "blood_sugar")),
     Vital("cholesterol", "mg/dL", 32, 660, ("chol", "total_cholesterol", "totchol", "tot_chol")),
     Vital("creatinine", "mg/dL", 0.1, 66, ("serum_creatinine",)),
     Vital("sodium", "mmol/L", 50, 250, ("serum_sodium",)),
-    Vital("potassium", "mmol/L", 0, 15, ("serum_potassium",)),
-    Vital("hemoglobin", "g/dL", 0, 30, ("haemoglobin", "hgb", "hb")),
-    Vital("hematocrit", "%", 0, 75, ("haematocrit", "hct")),
+    Vital("potassium", "mmol/L", 0.5, 15, ("serum_potassium",)),
+    Vital("hemoglobin", "g/dL", 0.5, 30, ("haemoglobin", "hgb", "hb")),
+    Vital("hematocrit", "%", 2, 75, ("haematocrit", "hct")),
     Vital("platelets", "10^9/L", 0, 2200, ("platelet_count", "plt")),
     Vital("wbc", "10^9/L", 0, 1100, ("white_blood_cells", "white_blood_cell_count", "leukocytes")),
-    Vital("bun", "mg/dL", 0, 275, ("blood_urea_nitrogen", "urea_nitrogen")),
+    Vital("bun", "mg/dL", 0.5, 275, ("blood_urea_nitrogen", "urea_nitrogen")),
     Vital("lactate", "mmol/L", 0.4, 33),
     Vital("ph", "1", 6.3, 8.4, ("arterial_ph", "blood_ph")),
-    Vital("weight", "kg", 0, 250, ("body_weight", "weight_kg")),
-    Vital("height", "cm", 0, 275, ("body_height", "height_cm")),
+    Vital("weight", "kg", 0.2, 250, ("body_weight", "weight_kg")),
+    Vital("height", "cm", 20, 275, ("body_height", "height_cm")),
 )
 # The same in other units, and measurements that the source does not list, in round numbers.
 _ROUND: Final = (
@@ -53,11 +54,11 @@ _ROUND: Final = (
     Vital("glucose", "mmol/L", 1.8, 123),
     Vital("cholesterol", "mmol/L", 0.8, 17.1),
     Vital("creatinine", "umol/L", 8, 5900),
-    Vital("height", "m", 0, 2.75),
+    Vital("height", "m", 0.2, 2.75),
     Vital("bmi", "kg/m2", 5, 150, ("body_mass_index",)),
     Vital("hba1c", "%", 2, 25, ("a1c", "hemoglobin_a1c", "glycated_hemoglobin")),
-    Vital("hdl", "mg/dL", 0, 300, ("hdl_cholesterol", "hdlc")),
-    Vital("ldl", "mg/dL", 0, 660, ("ldl_cholesterol", "ldlc")),
+    Vital("hdl", "mg/dL", 1, 300, ("hdl_cholesterol", "hdlc")),
+    Vital("ldl", "mg/dL", 1, 660, ("ldl_cholesterol", "ldlc")),
     Vital("triglycerides", "mg/dL", 5, 10_000, ("trig",)),
     Vital("age", "years", 0, 120, ("age_years", "patient_age")),
 )
