@@ -64,7 +64,7 @@ def moment_parts(vectors: Array, group: Group, groups: int) -> Array:
 
 
 def read_moments(sums: Array, groups: int, dim: int) -> tuple[Array, Array, Array]:
-    """Return released counts ``(groups,)`` and sums of vectors ``(groups, dim)`` and products ``(groups, dim, dim)``."""
+    """Return released counts ``(groups,)``, sums of vectors ``(groups, dim)``, of products ``(groups, dim, dim)``."""
     parts = sums.reshape(groups, moment_size(dim))
     vectors = parts[:, 1 : 1 + dim] / VECTOR_OF_MOMENTS
     return parts[:, 0] / COUNT_OF_MOMENTS, vectors, square(parts[:, 1 + dim :] / PRODUCTS_OF_MOMENTS, dim)
