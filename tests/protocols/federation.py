@@ -132,10 +132,18 @@ class Federation:
         site.commit(accepted)
         return wire(site.mask(accepted, values))
 
+    def answers(self, message: Round, values: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, Masked]:
+        """Return what every site of the cohort answers."""
+        return {name: self.answer(name, message, values[name]) for name in message.cohort}
+
+    def take(self, answers: Mapping[str, Masked]) -> None:
+        """Let the aggregator add these up."""
+        for name, masked in answers.items():
+            self.aggregator.add_masked(name, masked)
+
     def collect(self, message: Round, values: Mapping[str, npt.NDArray[np.int64]]) -> None:
         """Let every site of the cohort answer the aggregator's round."""
-        for name in message.cohort:
-            self.aggregator.add_masked(name, self.answer(name, message, values[name]))
+        self.take(self.answers(message, values))
 
     def relabelled(self, name: str, masked: Masked, message: Round) -> Masked:
         """Return words masked under one view of a round, signed by their site as if for another."""

@@ -120,7 +120,7 @@ def described(value: Any) -> Any:
         return [described(each) for each in value]
     if isinstance(value, IntEnum):
         return value.name
-    return value.hex() if isinstance(value, bytes) else value
+    return value.hex() if isinstance(value, bytes | memoryview) else value
 
 
 def policy_of(study: Study, code: bytes) -> Policy:

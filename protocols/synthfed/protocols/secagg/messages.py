@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from ..errors import RemoteProtocolError
 from ..ids import SITE_ID, digest
 from ..study import MAX_SITES
-from ..wire import Frame, Reader, Writer
+from ..wire import Bytes, Frame, Reader, Writer
 
 HASH_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
@@ -125,7 +125,7 @@ class Masked:
     """Site to coordinator: its noised, masked sum, little-endian ring words, and masked canaries."""
 
     context: bytes
-    words: bytes
+    words: Bytes
     canary: bytes
     signature: bytes
 
@@ -254,7 +254,7 @@ def _write_masked(masked: Masked) -> bytes:
 def _read_masked(reader: Reader) -> Masked:
     return Masked(
         context=reader.data(HASH_BYTES),
-        words=reader.data(),
+        words=reader.view(),
         canary=reader.data(limit=8 * CANARY_WORDS),
         signature=reader.data(SIGNATURE_BYTES),
     )
