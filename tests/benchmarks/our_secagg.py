@@ -22,7 +22,8 @@ from synthfed.protocols.secagg import messages, ring
 from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.keys import Ephemeral
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.secagg.site import Fresh, SiteMachine
+from synthfed.protocols.secagg.session import Fresh
+from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import Cohort, ModelTerms, Privacy, Site, Study, least_quorum, least_tolerated
 from synthfed.protocols.sums import SCALE_BITS, Kind, Sum, noise_shares
 

@@ -16,7 +16,8 @@ from synthfed.protocols.secagg import keys, table
 from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.messages import Confirm, Hello, Masked, Message, Roll, Round, Seal, decode, encode
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.secagg.site import Fresh, SiteMachine, _Session
+from synthfed.protocols.secagg.session import Fresh, Session
+from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Kind, Sum
 
@@ -176,7 +177,7 @@ def refusal(action: Callable[[], object]) -> str:
     raise AssertionError("was not refused")
 
 
-def session_of(site: SiteMachine) -> _Session:
+def session_of(site: SiteMachine) -> Session:
     """Return a site's open session, for tests that look at its keys."""
     assert site._session is not None
     return site._session

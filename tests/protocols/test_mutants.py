@@ -32,7 +32,8 @@ from synthfed.protocols.secagg.aggregator import SumCorrupt
 from synthfed.protocols.secagg.combination import combine, noise_factor
 from synthfed.protocols.secagg.masks import apply_masks
 from synthfed.protocols.secagg.messages import Round, Seal
-from synthfed.protocols.secagg.site import COUNTER_WINDOW, Seeds
+from synthfed.protocols.secagg.session import Seeds
+from synthfed.protocols.secagg.site import COUNTER_WINDOW
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import GRID
 

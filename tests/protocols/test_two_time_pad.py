@@ -17,7 +17,8 @@ from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.secagg import masks, ring, table
 from synthfed.protocols.secagg import site as site_module
 from synthfed.protocols.secagg.messages import Masked, Open, Roll, Round, Seal
-from synthfed.protocols.secagg.site import Seeds, SiteMachine
+from synthfed.protocols.secagg.session import Seeds
+from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import PROBE
 

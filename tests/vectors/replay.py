@@ -30,7 +30,8 @@ from synthfed.protocols.secagg.messages import (
     decode,
     encode,
 )
-from synthfed.protocols.secagg.site import Fresh, SiteMachine
+from synthfed.protocols.secagg.session import Fresh
+from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import parse_study
 from synthfed.protocols.wire import Frame
 

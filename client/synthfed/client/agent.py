@@ -20,7 +20,8 @@ from synthfed.protocols.privacy.plan import box
 from synthfed.protocols.secagg import messages, ring
 from synthfed.protocols.secagg.keys import Ephemeral
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.secagg.site import Accepted, Fresh, Seeds, SiteMachine
+from synthfed.protocols.secagg.session import Accepted, Fresh, Seeds
+from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.sums import SCALE_BITS, Kind, answer_time_s, noise_shares
 
 from .channel import Clock, Reply

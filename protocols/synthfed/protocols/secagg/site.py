@@ -4,7 +4,7 @@ Never sees a record: it checks rounds, hands out seeds, and masks the finished i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ..errors import LocalProtocolError, RemoteProtocolError
-from ..sums import PROBE, Kind
+from ..sums import PROBE
 from . import keys, table
 from .masks import apply_masks
 from .messages import (
@@ -30,54 +30,9 @@ from .messages import (
 )
 from .policy import Policy
 from .ring import to_words
+from .session import Accepted, Fresh, Seeds, Session
 
 COUNTER_WINDOW: Final = 2**10  # a gap is walked key by key; the coordinator must not buy time with it
-
-
-@dataclass(frozen=True, slots=True)
-class Fresh:
-    """What one session needs from outside the machine: fresh secrets and the journal's position."""
-
-    ephemeral: keys.Ephemeral
-    nonce: bytes
-    entropy: bytes
-    journal_length: int
-    journal_head: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A round that passed every check and is not yet committed."""
-
-    round: Round
-    context: bytes
-    kind: Kind | None
-
-
-@dataclass(frozen=True, slots=True)
-class Seeds:
-    """Secret keys of one committed round: for the coins and for the noise."""
-
-    sample: bytes
-    noise: bytes
-
-
-@dataclass(slots=True)
-class _Session:
-    """Everything that one session knows; dropped whole when the next one opens."""
-
-    fresh: Fresh | None  # None once the shared keys are agreed
-    hello: Hello
-    transcript: bytes = b""
-    confirm: Confirm | None = None
-    peers: dict[str, Hello] = field(default_factory=dict)
-    kem_secrets: dict[str, bytes] = field(default_factory=dict)
-    ratchets: dict[str, keys.Ratchet] = field(default_factory=dict)
-    own: keys.Ratchet = field(default_factory=lambda: keys.Ratchet(b""))
-    counter: int = 0
-    context: bytes = b""  # of the committed round
-    masks: list[tuple[bytes, bytes, bool]] = field(default_factory=list)
-    sent: Masked | None = None
 
 
 class SiteMachine:
@@ -89,7 +44,7 @@ class SiteMachine:
         self._hash = policy.hash
         self._site = site
         self._identity = identity
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self.state = table.Site.IDLE
 
     @property
@@ -113,7 +68,7 @@ class SiteMachine:
         )
         hello = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed(self._hash)))
         self._forget()
-        self._session = _Session(fresh, hello)
+        self._session = Session(fresh, hello)
         self.state = following
         return hello
 
@@ -229,7 +184,7 @@ class SiteMachine:
         self.state = table.site_next(self.state, table.Heard.UNKNOWN)
         self._forget()
 
-    def _open_session(self) -> _Session:
+    def _open_session(self) -> Session:
         if self._session is None:
             raise LocalProtocolError("no session is open")
         return self._session
@@ -240,7 +195,7 @@ class SiteMachine:
                 ratchet.erase()
         self._session = None
 
-    def _check_roll(self, session: _Session, message: Roll, journal_floors: Mapping[str, int]) -> None:
+    def _check_roll(self, session: Session, message: Roll, journal_floors: Mapping[str, int]) -> None:
         roster, hellos = self._policy.study.cohort.keys, message.hellos
         names = {hello.site for hello in hellos}
         if len(names) != len(hellos) or not names <= set(roster):
@@ -258,7 +213,7 @@ class SiteMachine:
             if hello.journal_length < journal_floors.get(hello.site, 0):
                 raise _refuse(f"the journal of {hello.site} is shorter than before: it was rolled back")
 
-    def _check_seal(self, session: _Session, message: Seal) -> dict[str, Confirm]:
+    def _check_seal(self, session: Session, message: Seal) -> dict[str, Confirm]:
         confirms = {confirm.site: confirm for confirm in message.confirms}
         if len(confirms) != len(message.confirms) or set(confirms) != {*session.peers, self._site}:
             raise _refuse("the seal does not confirm exactly the roll")
@@ -271,7 +226,7 @@ class SiteMachine:
             keys.verify(roster[site], confirm.signed(), confirm.signature, peer=site)
         return confirms
 
-    def _agree(self, session: _Session, fresh: Fresh, confirm: Confirm) -> bytes:
+    def _agree(self, session: Session, fresh: Fresh, confirm: Confirm) -> bytes:
         """Return the key shared with a peer: the earlier name encapsulates to the later one."""
         peer = confirm.site
         if peer > self._site:
