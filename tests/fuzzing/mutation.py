@@ -115,7 +115,7 @@ def mutated_frame(rng: random.Random, data: bytes, others: Sequence[bytes]) -> b
     body = b"".join(_written(rng, field) for field in fields)
     if rng.random() < 0.1:
         body = mutated_bytes(rng, body)
-    kind = frame.type if rng.random() < 0.97 else rng.choice((0, 1, 5, 6, 9, 10, 255))
+    kind = frame.type if rng.random() < 0.97 else rng.choice((0, 1, 5, 6, 9, 12, 255))
     written = Frame(kind, rng.choice((0, 7, 2**32 - 1)), body).encode()
     return mutated_bytes(rng, written, others) if rng.random() < 0.15 else written
 

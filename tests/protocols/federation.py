@@ -185,9 +185,9 @@ def session_of(site: SiteMachine) -> Session:
 
 def pads_of(site: SiteMachine, message: Round) -> dict[str, tuple[bytes, bool]]:
     """Return the mask keys of a site that has committed a round, by peer, and whether each is added."""
-    session = session_of(site)
-    peers = [peer for peer in session.ratchets if peer in message.cohort]
-    return {peer: (mask, added) for peer, (mask, _, added) in zip(peers, session.masks, strict=True)}
+    masks = session_of(site).masks
+    assert set(masks) == {*message.cohort} - {site._site}
+    return {peer: (mask, peer > site._site) for peer, mask in masks.items()}
 
 
 def snapshot(site: SiteMachine) -> dict[str, Any]:

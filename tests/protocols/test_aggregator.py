@@ -113,16 +113,22 @@ def test_the_canary_catches_equivocation_pauses_and_allows_no_retry(active: Fede
 
 
 def assert_paused(aggregator: Aggregator) -> None:
-    assert aggregator.state is table.Aggregate.PAUSED
-    for action in (
-        lambda: aggregator.round(NAMES, "steps", b""),
-        lambda: aggregator.probe(NAMES),
-        aggregator.total,
-        aggregator.give_up,
-        aggregator.roll,
-    ):
-        with pytest.raises(LocalProtocolError, match="cannot happen in state PAUSED"):
-            action()
+    """Nothing but the opening of canary keys follows a corrupt sum, and nothing at all follows that."""
+    for state in ("REVEALING", "PAUSED"):
+        assert aggregator.state.name == state
+        for action in (
+            lambda: aggregator.round(NAMES, "steps", b""),
+            lambda: aggregator.probe(NAMES),
+            aggregator.total,
+            aggregator.give_up,
+            aggregator.roll,
+        ):
+            with pytest.raises(LocalProtocolError, match=f"cannot happen in state {state}"):
+                action()
+        if state == "REVEALING":
+            aggregator.judge()
+    with pytest.raises(LocalProtocolError, match="JUDGED cannot happen in state PAUSED"):
+        aggregator.judge()
 
 
 def test_a_probe_whose_canaries_do_not_sum_up_pauses_before_any_record_is_touched(active: Federation) -> None:

@@ -227,4 +227,4 @@ def assert_liars_cannot_make_it_decode(
     else:
         with pytest.raises(SumCorrupt):
             aggregator.total()
-        assert aggregator.state is table.Aggregate.PAUSED
+        assert aggregator.state is table.Aggregate.REVEALING

@@ -385,9 +385,8 @@ def test_every_key_of_a_committed_round_is_that_of_its_counter_and_is_then_stepp
     seeds = site.commit(accepted)
     context = accepted.context
     assert seeds == Seeds(expected["a"].derive("sample", context), expected["a"].derive("noise", context))
-    assert session.masks == [
-        (expected[peer].derive("mask", context), expected[peer].derive("canary", context), True) for peer in NAMES[1:]
-    ]
+    assert session.masks == {peer: expected[peer].derive("mask", context) for peer in NAMES[1:]}
+    assert session.canaries == {peer: expected[peer].derive("canary", context) for peer in NAMES[1:]}
     for name, ratchet in {"a": session.own, **session.ratchets}.items():
         expected[name].advance(4)
         assert bytes(ratchet._key) == bytes(expected[name]._key)

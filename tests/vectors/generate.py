@@ -29,6 +29,8 @@ from synthfed.protocols.secagg.messages import (
     Open,
     Ready,
     Refusal,
+    Reveal,
+    Revealed,
     Roll,
     Round,
     Seal,
@@ -98,6 +100,7 @@ HELLO = Hello("a", b"\x01" * 32, b"\x02" * 32, b"\x03" * 1184, b"\x04" * 32, 5, 
 OTHER_HELLO = dataclasses.replace(HELLO, site="b-2", x25519=b"\x12" * 32, journal_length=2**63 - 1)
 CONFIRM = Confirm("a", b"\x08" * 32, (("b-2", b"\x09" * 1088),), b"\x0a" * 64)
 ROUND = Round(9, ("a", "b-2"), "steps", b"payload")
+REVEALED = Revealed(b"\x0c" * 32, (("b-2", b"\x21" * 32), ("c", b"\x22" * 32)), b"\x23" * 64)
 MESSAGES: tuple[Message, ...] = (
     Open(b"\x01" * 32),
     HELLO,
@@ -108,6 +111,8 @@ MESSAGES: tuple[Message, ...] = (
     ROUND,
     Masked(b"\x0c" * 32, b"\x0d" * 12, b"\x0e" * 32, b"\x0f" * 64),
     *[Refusal(code) for code in Code],
+    Reveal(b"\x0c" * 32),
+    REVEALED,
 )
 
 
@@ -147,6 +152,7 @@ def hashes() -> dict[str, Any]:
             "hello": HELLO.signed(policy.hash).hex(),
             "confirm": CONFIRM.signed().hex(),
             "masked": Masked(b"\x0c" * 32, b"\x0d" * 12, b"\x0e" * 32, b"").signed("a").hex(),
+            "revealed": REVEALED.signed("a").hex(),
         },
     }
 

@@ -24,6 +24,8 @@ from synthfed.protocols.secagg.messages import (
     Message,
     Open,
     Ready,
+    Reveal,
+    Revealed,
     Roll,
     Round,
     Seal,
@@ -63,7 +65,7 @@ ROUND: Final = Round(1, SITES, "steps", PAYLOAD)
 VALUES: Final = {name: np.arange(6, dtype=np.int64) * (at - 2) for at, name in enumerate(SITES)}
 """What each site would add up, noise included."""
 
-_S = TypeVar("_S", Hello, Confirm, Masked)
+_S = TypeVar("_S", Hello, Confirm, Masked, Revealed)
 
 
 def identity(name: str) -> Ed25519PrivateKey:
@@ -136,6 +138,21 @@ def masked(name: str, values: npt.NDArray[np.int64], ones: int = 1, **changes: A
 MASKED: Final = {name: masked(name, VALUES[name]) for name in SITES}
 
 
+def revealed(name: str, **changes: Any) -> Revealed:
+    """Return the canary keys of a site's round, changed as said and then signed."""
+    context, listed = ROUND.context(TRANSCRIPT), []
+    for peer in SITES:
+        if peer != name:
+            pair = ratchet(name, peer)
+            pair.advance(ROUND.counter)
+            listed.append((peer, pair.derive("canary", context)))
+    return signed(replace(Revealed(context, tuple(listed), b""), **changes), name)
+
+
+REVEAL: Final = Reveal(ROUND.context(TRANSCRIPT))
+REVEALED: Final = {name: revealed(name) for name in SITES}
+
+
 def hexadecimal(message: Message) -> str:
     """Return a message's frame."""
     return encode(message, SEQUENCE).hex()
@@ -148,6 +165,8 @@ def session() -> dict[str, Any]:
     frames |= {"roll": ROLL, **{f"confirm {name}": message for name, message in CONFIRMS.items()}, "seal": SEAL}
     frames |= {"ready": Ready(), "round": ROUND}
     frames |= {f"masked {name}": message for name, message in MASKED.items()}
+    opening: dict[str, Message] = {"reveal": REVEAL}
+    opening |= {f"revealed {name}": message for name, message in REVEALED.items()}
     return {
         "format": FORMAT,
         "study": TERMS,
@@ -170,4 +189,5 @@ def session() -> dict[str, Any]:
         "context": ROUND.context(TRANSCRIPT).hex(),
         "sum": sum(VALUES.values(), np.zeros(6, dtype=np.int64)).tolist(),
         "frames": {name: hexadecimal(message) for name, message in frames.items()},
+        "opening": {name: hexadecimal(message) for name, message in opening.items()},
     }

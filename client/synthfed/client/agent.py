@@ -96,6 +96,10 @@ class Agent:
                 return _Answer(self.machine.activate(request), received_s)
             case messages.Round():
                 return self._round(request, received_s)
+            case messages.Reveal():
+                revealed = self.machine.reveal(request)
+                _LOG.warning("the coordinator says that the last sum was corrupt; its canary keys were opened")
+                return _Answer(revealed, received_s)
 
     def _fresh(self) -> Fresh:
         return Fresh(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from synthfed.protocols.errors import QuorumLost, RemoteProtocolError
 from synthfed.protocols.secagg import messages
-from synthfed.protocols.secagg.aggregator import Aggregator
+from synthfed.protocols.secagg.aggregator import CORRUPT, Aggregator, SumCorrupt
 from synthfed.protocols.secagg.combination import noise_factor
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.sums import Kind, answer_time_s, noise_shares
@@ -135,7 +135,7 @@ class Session:
         terms, tolerated = self._policy.study.aggregation, self._policy.study.cohort.tolerated
         own_std = kind.noise_multiplier * kind.sum.clip_norm / math.sqrt(shares)
         noise_std = own_std * noise_factor(len(cohort), terms.combine, tolerated)
-        total = self._aggregator.total().astype(np.float64) * kind.grid_step(shares)
+        total = self._total(self._aggregator, cohort).astype(np.float64) * kind.grid_step(shares)
         factor = _shrinking(total, kind, terms.clip_total)
         return Attempt(cohort, total * factor, noise_std * factor)
 
@@ -210,8 +210,22 @@ class Session:
         masked = self._ask(dict.fromkeys(members, aggregator.probe(members)), messages.Masked, _HANDSHAKE_S)
         lost = set(members) - self._taken(masked.items(), aggregator.add_masked)
         if not lost:
-            aggregator.total()
+            self._total(aggregator, members)
         return lost
+
+    def _total(self, aggregator: Aggregator, cohort: tuple[str, ...]) -> npt.NDArray[np.int64]:
+        """Return the sum of a complete cohort; where it is corrupt, find out first whose masks did not cancel.
+
+        Raises:
+            SumCorrupt: it names the sites that deviate, as far as their canary keys show it.
+        """
+        try:
+            return aggregator.total()
+        except SumCorrupt as error:
+            _LOG.error("%s; asking for the round's canary keys", error)
+            opened = self._ask(dict.fromkeys(cohort, aggregator.reveal()), messages.Revealed, _HANDSHAKE_S)
+            self._taken(opened.items(), aggregator.add_revealed)
+            raise SumCorrupt(f"{CORRUPT}; {aggregator.judge()}", peer="cohort") from None
 
     def _take_sums(self, cohort: Iterable[str], timeout_s: float) -> bool:
         """Hand the cohort's answers to the aggregator as they come; who does not answer well rests for some rounds.

@@ -5,6 +5,7 @@ Never learns one site's sum, and never retries after a sum that does not cancel.
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,12 @@ from ..errors import LocalProtocolError, RemoteProtocolError
 from ..privacy.plan import largest_entry
 from ..sums import GRID, PROBE, Kind
 from . import keys, ring, table
+from .blame import Finding, find
 from .combination import combine
-from .messages import CANARY_WORDS, PROBE_BITS, Confirm, Hello, Masked, Open, Roll, Round, Seal
+from .messages import CANARY_WORDS, PROBE_BITS, Confirm, Hello, Masked, Open, Reveal, Revealed, Roll, Round, Seal
 from .policy import Policy
 
+CORRUPT: Final = "the masks of a complete cohort did not cancel; the study pauses"
 _NOISE_REACH = 16  # standard deviations; a discrete Gaussian exceeds them with chance below 2**-180
 
 
@@ -50,6 +53,7 @@ class Aggregator:
         self._taken: dict[str, _Taken] = {}
         self._sum = ring.zeros(0, PROBE_BITS)  # of all words that were taken, where they are masked
         self._parts: dict[str, ring.Words] = {}  # each site's words, where they are not
+        self._stated: dict[str, dict[str, bytes]] = {}  # canary keys of a corrupt sum, by the site that states them
         self.state = table.Aggregate.HELLOS
 
     @property
@@ -144,7 +148,7 @@ class Aggregator:
         """Return the complete cohort's combined vector on the scale of a sum, in grid steps, shape ``(dim,)``.
 
         Raises:
-            SumCorrupt: the canaries or the sum's size show that masks did not cancel.
+            SumCorrupt: the canaries or the sum's size show that masks did not cancel; `reveal` may find whose.
         """
         message = self._current()
         if set(self._taken) != set(message.cohort):
@@ -154,13 +158,37 @@ class Aggregator:
             total, sites = ring.centred(self._sum), len(message.cohort)
             if not self._is_cancelled(bits) or (kind and not self._is_within_reach(total, kind, sites)):
                 self.state = table.aggregate_next(self.state, table.Got.SUM_CORRUPT)
-                raise SumCorrupt("the masks of a complete cohort did not cancel; the study pauses", peer="cohort")
+                raise SumCorrupt(CORRUPT, peer="cohort")
         else:  # every vector was looked at when it came
             parts = [ring.centred(self._parts[site]) for site in message.cohort]
             total = combine(parts, self._policy.study.aggregation.combine, self._policy.study.cohort.tolerated)
         self.state = table.aggregate_next(self.state, table.Got.SUM_COMPLETE)
         self._forget()
         return total
+
+    def reveal(self) -> Reveal:
+        """Return what asks each site of a cohort whose sum was corrupt for that round's canary keys."""
+        if self.state is not table.Aggregate.REVEALING:
+            raise LocalProtocolError("canary keys are opened only after a sum that was corrupt")
+        return Reveal(self._context)
+
+    def add_revealed(self, site: str, revealed: Revealed) -> None:
+        """Take the keys that a site states; wrong ones raise RemoteProtocolError, and it then has opened nothing."""
+        cohort = self._current().cohort
+        is_wanted = self.state is table.Aggregate.REVEALING and site in cohort and site not in self._stated
+        if not is_wanted or revealed.context != self._context:
+            raise RemoteProtocolError("it opens keys that were not asked for", peer=site)
+        keys.verify(self._keys[site], revealed.signed(site), revealed.signature, peer=site)
+        if [peer for peer, _ in revealed.keys] != [peer for peer in cohort if peer != site]:
+            raise RemoteProtocolError("it does not state one key for each other site of its cohort", peer=site)
+        self._stated[site] = dict(revealed.keys)
+
+    def judge(self) -> Finding:
+        """Return what was opened shows of the corrupt sum; nothing leads on from there."""
+        self.state = table.aggregate_next(self.state, table.Got.JUDGED)
+        _, bits = self._kind(self._current())
+        canaries = {site: taken.canary for site, taken in self._taken.items()}
+        return find(canaries, self._stated, bits, self._policy.study.aggregation.mask_cipher)
 
     def _forget(self) -> None:
         """Let go of what came in a round."""

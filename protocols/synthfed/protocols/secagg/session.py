@@ -52,5 +52,6 @@ class Session:
     own: keys.Ratchet = field(default_factory=lambda: keys.Ratchet(b""))
     counter: int = 0
     context: bytes = b""  # of the committed round
-    masks: list[tuple[bytes, bytes, bool]] = field(default_factory=list)
+    masks: dict[str, bytes] = field(default_factory=dict)  # of the committed round, by peer, until it is masked
+    canaries: dict[str, bytes] = field(default_factory=dict)  # of the same, until they are told or it is over
     sent: Masked | None = None

@@ -24,6 +24,8 @@ from .messages import (
     Masked,
     Open,
     Ready,
+    Reveal,
+    Revealed,
     Roll,
     Round,
     Seal,
@@ -138,11 +140,9 @@ class SiteMachine:
         session, counter, context = self._open_session(), accepted.round.counter, accepted.context
         for ratchet in (session.own, *session.ratchets.values()):
             ratchet.advance(counter)
-        session.masks = [
-            (ratchet.derive("mask", context), ratchet.derive("canary", context), site > self._site)
-            for site, ratchet in session.ratchets.items()
-            if site in accepted.round.cohort and self._policy.is_masked
-        ]
+        peers = [site for site in session.ratchets if site in accepted.round.cohort and self._policy.is_masked]
+        session.masks = {site: session.ratchets[site].derive("mask", context) for site in peers}
+        session.canaries = {site: session.ratchets[site].derive("canary", context) for site in peers}
         seeds = Seeds(session.own.derive("sample", context), session.own.derive("noise", context))
         for ratchet in (session.own, *session.ratchets.values()):
             ratchet.advance(counter + 1)
@@ -165,24 +165,43 @@ class SiteMachine:
         words = to_words(values, bits)
         canary = to_words(np.ones(CANARY_WORDS, dtype=np.int64), bits)
         cipher = self._policy.study.aggregation.mask_cipher
-        apply_masks(words, [(mask, added) for mask, _, added in session.masks], cipher)
-        apply_masks(canary, [(key, added) for _, key, added in session.masks], cipher)
+        apply_masks(words, self._added(session.masks), cipher)
+        apply_masks(canary, self._added(session.canaries), cipher)
         unsigned = Masked(accepted.context, words.tobytes(), canary.tobytes(), bytes(SIGNATURE_BYTES))
         masked = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed(self._site)))
-        session.masks, session.sent = [], masked
+        session.masks, session.sent = {}, masked
         self.state = following
         return masked
+
+    def reveal(self, message: Reveal) -> Revealed:
+        """Return the canary keys of the round that was answered last, which are then forgotten.
+
+        They hide ones, and no other key follows from them; of any other round, or again, nothing is told.
+        """
+        following = table.site_next(self.state, table.Heard.REVEAL)
+        session = self._open_session()
+        if message.context != session.context or not session.canaries:
+            raise _refuse("the keys asked for are not those of the masked round that was answered last")
+        unsigned = Revealed(session.context, tuple(sorted(session.canaries.items())), bytes(SIGNATURE_BYTES))
+        revealed = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed(self._site)))
+        session.canaries = {}
+        self.state = following
+        return revealed
 
     def abandon(self) -> None:
         """Give up a round that overran its answer time; its charge stands, keys and masked sum are gone."""
         self.state = table.site_next(self.state, table.Heard.ABANDONED)
         session = self._open_session()
-        session.masks, session.sent = [], None
+        session.masks, session.canaries, session.sent = {}, {}, None
 
     def close(self) -> None:
         """End the session and forget its keys: something came that is no request."""
         self.state = table.site_next(self.state, table.Heard.UNKNOWN)
         self._forget()
+
+    def _added(self, pads: Mapping[str, bytes]) -> list[tuple[bytes, bool]]:
+        """Return each peer's key and whether its stream is added here: where the peer's name is the greater one."""
+        return [(key, peer > self._site) for peer, key in pads.items()]
 
     def _open_session(self) -> Session:
         if self._session is None:

@@ -20,6 +20,7 @@ class Site(Enum):
     ACTIVE = auto()
     COMMITTED = auto()
     SENT = auto()
+    REVEALED = auto()
 
 
 class Heard(Enum):
@@ -29,6 +30,7 @@ class Heard(Enum):
     ROLL = auto()
     SEAL = auto()
     ROUND = auto()
+    REVEAL = auto()
     UNKNOWN = auto()
     MASKED = auto()
     ABANDONED = auto()
@@ -41,6 +43,7 @@ class Aggregate(Enum):
     CONFIRMS = auto()
     ACTIVE = auto()
     COLLECTING = auto()
+    REVEALING = auto()
     PAUSED = auto()
 
 
@@ -53,9 +56,10 @@ class Got(Enum):
     SUM_COMPLETE = auto()
     SITE_LOST = auto()
     SUM_CORRUPT = auto()
+    JUDGED = auto()
 
 
-REMOTE: Final = frozenset({Heard.OPEN, Heard.ROLL, Heard.SEAL, Heard.ROUND, Heard.UNKNOWN})
+REMOTE: Final = frozenset({Heard.OPEN, Heard.ROLL, Heard.SEAL, Heard.ROUND, Heard.REVEAL, Heard.UNKNOWN})
 """Events that a peer causes; out of place, they are the peer's fault and change nothing."""
 
 SITE: Final[Mapping[tuple[Site, Heard], Site]] = MappingProxyType(
@@ -73,12 +77,17 @@ SITE: Final[Mapping[tuple[Site, Heard], Site]] = MappingProxyType(
         (Site.SENT, Heard.ABANDONED): Site.ACTIVE,
         (Site.SENT, Heard.OPEN): Site.HELLO,
         (Site.SENT, Heard.ROUND): Site.COMMITTED,
+        # Only what was answered last, and once: the canary keys are forgotten as they are told.
+        (Site.SENT, Heard.REVEAL): Site.REVEALED,
+        (Site.REVEALED, Heard.OPEN): Site.HELLO,
+        (Site.REVEALED, Heard.ROUND): Site.COMMITTED,
         # Bytes that are no request: whoever speaks is not who the session was agreed with.
         (Site.IDLE, Heard.UNKNOWN): Site.IDLE,
         (Site.HELLO, Heard.UNKNOWN): Site.IDLE,
         (Site.KEYED, Heard.UNKNOWN): Site.IDLE,
         (Site.ACTIVE, Heard.UNKNOWN): Site.IDLE,
         (Site.SENT, Heard.UNKNOWN): Site.IDLE,
+        (Site.REVEALED, Heard.UNKNOWN): Site.IDLE,
     }
 )
 
@@ -89,8 +98,10 @@ AGGREGATE: Final[Mapping[tuple[Aggregate, Got], Aggregate]] = MappingProxyType(
         (Aggregate.ACTIVE, Got.ROUND_SENT): Aggregate.COLLECTING,
         (Aggregate.COLLECTING, Got.SUM_COMPLETE): Aggregate.ACTIVE,
         (Aggregate.COLLECTING, Got.SITE_LOST): Aggregate.ACTIVE,
-        # Masks allow no blame by subtraction, and a retry would drain every ledger: a person looks.
-        (Aggregate.COLLECTING, Got.SUM_CORRUPT): Aggregate.PAUSED,
+        # Masks allow no blame by subtraction, and a retry would drain every ledger: the canary keys are
+        # opened to find whom to look at, and then a person looks.
+        (Aggregate.COLLECTING, Got.SUM_CORRUPT): Aggregate.REVEALING,
+        (Aggregate.REVEALING, Got.JUDGED): Aggregate.PAUSED,
     }
 )
 
