@@ -79,7 +79,7 @@ class Clients:
         match message:
             case messages.Open():
                 with watch(site, "hello"):
-                    fresh = Fresh(Ephemeral.generate(), os.urandom(32), os.urandom(32), 0, bytes(32))
+                    fresh = Fresh(Ephemeral.generate(), os.urandom(32), os.urandom(32), 0, bytes(32), 0.0)
                     return machine.hello(message, fresh)
             case messages.Roll():
                 with watch(site, "confirm"):
@@ -89,6 +89,9 @@ class Clients:
                     return machine.activate(message)
             case messages.Round():
                 return self._masked(site, message, watch)
+            case messages.Reveal():
+                with watch(site, "reveal"):
+                    return machine.reveal(message)
 
     def _masked(self, site: str, message: messages.Round, watch: Stopwatch) -> messages.Masked:
         """Return a round's answer, as the agent makes it but for charge, coins and gradient."""

@@ -65,13 +65,14 @@ def policy(study: Study | None = None, code: bytes = b"code", dim: int = DIM) ->
     return Policy(study or Study.model_validate(terms()), Plan(kinds, 1.0, 1.0, ((1, 1.0),)), code)
 
 
-def fresh(name: str, journal_length: int = 0) -> Fresh:
+def fresh(name: str, journal_length: int = 0, opened_s: float = 0.0) -> Fresh:
     return Fresh(
         keys.Ephemeral.generate(),
         nonce=digest("test-nonce", name.encode()),
         entropy=digest("test-entropy", name.encode()),
         journal_length=journal_length,
         journal_head=bytes(32),
+        opened_s=opened_s,
     )
 
 

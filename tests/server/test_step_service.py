@@ -32,6 +32,9 @@ class FunctionAgent:
     def answer(self, frame: bytes) -> Reply:
         return Reply(self._answer(frame), time.monotonic())
 
+    def expire(self, now_s: float) -> None:
+        """Nothing is kept."""
+
 
 class Loopback:
     """A coordinator's step service, and sites that dial it."""

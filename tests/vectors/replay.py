@@ -85,6 +85,7 @@ class SiteParty:
             raw(start["entropy"]),
             start["journal_length"],
             raw(start["journal_head"]),
+            opened_s=0.0,
         )
         self.machine = SiteMachine(POLICY, start["name"], identity)
 

@@ -66,6 +66,7 @@ class Agent:
             PrivacyError: the ledger failed; the agent must stop.
         """
         received_s = self.clock()
+        self.expire(received_s)
         request, sequence = _request(frame)
         if request is None:
             _LOG.warning("session closed: a frame is no request")
@@ -80,6 +81,11 @@ class Agent:
             _LOG.warning("refused: %s", error)
             answer = _Answer(messages.Refusal(messages.Code.BUDGET), received_s)
         return Reply(messages.encode(answer.message, sequence), answer.due_s, answer.slot_s)
+
+    def expire(self, now_s: float) -> None:
+        """Forget a session that has had its rounds or its time; called now and then, also while nothing comes."""
+        if self.machine.expire(now_s):
+            _LOG.info("session over: it has had its rounds or its time; its keys are erased")
 
     def _answer(self, request: messages.Request, received_s: float) -> "_Answer":
         match request:
@@ -103,7 +109,12 @@ class Agent:
 
     def _fresh(self) -> Fresh:
         return Fresh(
-            Ephemeral.generate(), secrets.token_bytes(32), secrets.token_bytes(32), self.ledger.length, self.ledger.head
+            Ephemeral.generate(),
+            nonce=secrets.token_bytes(32),
+            entropy=secrets.token_bytes(32),
+            journal_length=self.ledger.length,
+            journal_head=self.ledger.head,
+            opened_s=self.clock(),
         )
 
     def _round(self, message: messages.Round, received_s: float) -> "_Answer":

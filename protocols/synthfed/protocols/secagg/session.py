@@ -12,13 +12,18 @@ from .messages import Confirm, Hello, Masked, Round
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """What one session needs from outside the machine: fresh secrets and the journal's position."""
+    """What one session needs from outside the machine: fresh secrets, the journal's position, and the time.
+
+    Attributes:
+        opened_s: now, on the clock by which the session expires.
+    """
 
     ephemeral: keys.Ephemeral
     nonce: bytes
     entropy: bytes
     journal_length: int
     journal_head: bytes
+    opened_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Session:
 
     fresh: Fresh | None  # None once the shared keys are agreed
     hello: Hello
+    opened_s: float
     transcript: bytes = b""
     confirm: Confirm | None = None
     peers: dict[str, Hello] = field(default_factory=dict)
@@ -51,6 +57,7 @@ class Session:
     ratchets: dict[str, keys.Ratchet] = field(default_factory=dict)
     own: keys.Ratchet = field(default_factory=lambda: keys.Ratchet(b""))
     counter: int = 0
+    rounds: int = 0  # committed, of all kinds
     context: bytes = b""  # of the committed round
     masks: dict[str, bytes] = field(default_factory=dict)  # of the committed round, by peer, until it is masked
     canaries: dict[str, bytes] = field(default_factory=dict)  # of the same, until they are told or it is over

@@ -34,6 +34,9 @@ from .policy import Policy
 from .ring import to_words
 from .session import Accepted, Fresh, Seeds, Session
 
+SESSION_ROUNDS: Final = 1000
+SESSION_S: Final = 40 * 60.0
+"""After so many rounds, or so long, a session ends: twice of what a coordinator of this program makes of one."""
 COUNTER_WINDOW: Final = 2**10  # a gap is walked key by key; the coordinator must not buy time with it
 
 
@@ -70,7 +73,7 @@ class SiteMachine:
         )
         hello = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed(self._hash)))
         self._forget()
-        self._session = Session(fresh, hello)
+        self._session = Session(fresh, hello, fresh.opened_s)
         self.state = following
         return hello
 
@@ -115,6 +118,8 @@ class SiteMachine:
         """Return the round if every check passes; changes nothing, so that the charge can come first."""
         table.site_next(self.state, table.Heard.ROUND)
         session = self._open_session()
+        if session.rounds >= SESSION_ROUNDS:
+            raise _refuse("the session has had all its rounds")
         cohort, members = message.cohort, {*session.peers, self._site}
         if list(cohort) != sorted(set(cohort)) or not members.issuperset(cohort) or self._site not in cohort:
             raise _refuse("the cohort is not a sorted part of the session that names this site")
@@ -147,6 +152,7 @@ class SiteMachine:
         for ratchet in (session.own, *session.ratchets.values()):
             ratchet.advance(counter + 1)
         session.counter, session.context, session.sent = counter, context, None
+        session.rounds += 1
         self.state = following
         return seeds
 
@@ -198,6 +204,19 @@ class SiteMachine:
         """End the session and forget its keys: something came that is no request."""
         self.state = table.site_next(self.state, table.Heard.UNKNOWN)
         self._forget()
+
+    def expire(self, now_s: float) -> bool:
+        """End a session that has had its rounds or its time, and forget its keys; return whether it did.
+
+        Args:
+            now_s: the time on the clock that `Fresh.opened_s` was read from.
+        """
+        session = self._session
+        if session is None or (session.rounds < SESSION_ROUNDS and now_s - session.opened_s < SESSION_S):
+            return False
+        self.state = table.site_next(self.state, table.Heard.EXPIRED)
+        self._forget()
+        return True
 
     def _added(self, pads: Mapping[str, bytes]) -> list[tuple[bytes, bool]]:
         """Return each peer's key and whether its stream is added here: where the peer's name is the greater one."""

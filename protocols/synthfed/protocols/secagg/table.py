@@ -24,7 +24,7 @@ class Site(Enum):
 
 
 class Heard(Enum):
-    """What can happen to a site: a message of the coordinator, or the end of its own work."""
+    """What can happen to a site: a message of the coordinator, the end of its own work, or of the session's time."""
 
     OPEN = auto()
     ROLL = auto()
@@ -34,6 +34,7 @@ class Heard(Enum):
     UNKNOWN = auto()
     MASKED = auto()
     ABANDONED = auto()
+    EXPIRED = auto()
 
 
 class Aggregate(Enum):
@@ -88,6 +89,12 @@ SITE: Final[Mapping[tuple[Site, Heard], Site]] = MappingProxyType(
         (Site.ACTIVE, Heard.UNKNOWN): Site.IDLE,
         (Site.SENT, Heard.UNKNOWN): Site.IDLE,
         (Site.REVEALED, Heard.UNKNOWN): Site.IDLE,
+        # Keys do not lie in memory longer than a session may last, whatever the coordinator does or leaves undone.
+        (Site.HELLO, Heard.EXPIRED): Site.IDLE,
+        (Site.KEYED, Heard.EXPIRED): Site.IDLE,
+        (Site.ACTIVE, Heard.EXPIRED): Site.IDLE,
+        (Site.SENT, Heard.EXPIRED): Site.IDLE,
+        (Site.REVEALED, Heard.EXPIRED): Site.IDLE,
     }
 )
 
