@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.protocols.federation import DIM, NAMES, Federation, refusal, resigned, signed_confirm
 
@@ -78,6 +78,7 @@ def two_views(message: Round, changed: str) -> Round:
     return replace(message, **changes[changed])  # type: ignore[arg-type]
 
 
+@settings(deadline=None)  # the first example shakes hands, and the machine may be busy
 @given(changed=st.sampled_from(VIEWS), split=st.sets(st.sampled_from(NAMES[:4]), min_size=1, max_size=4))
 def test_equivocation_on_a_round_leaves_masks_that_do_not_cancel(changed: str, split: set[str]) -> None:
     federation = shared()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.protocols.federation import (
     DIM,
@@ -158,6 +158,7 @@ def other(name: str) -> Revealed:
     return replace(unsigned, signature=keys.sign(identity(name), unsigned.signed(name)))
 
 
+@settings(deadline=None)  # every example shakes hands
 @given(
     liars=st.dictionaries(
         st.sampled_from(NAMES), st.sets(st.sampled_from(("canary", "words", "opening", "keys", "silence"))), max_size=4
