@@ -25,6 +25,7 @@ class Echo:
         self.closes = False
         self.error: Exception | None = None
         self.frames: list[bytes] = []
+        self.looks = 0
 
     def answer(self, frame: bytes) -> Reply | None:
         self.frames.append(frame)
@@ -33,6 +34,10 @@ class Echo:
         if self.error is not None:
             raise self.error
         return Reply(frame, time.monotonic() + self.delay_s)
+
+    def expire(self, now_s: float) -> None:
+        assert abs(now_s - time.monotonic()) < 10
+        self.looks += 1
 
 
 class Served:
@@ -116,6 +121,12 @@ def test_a_connection_whose_frame_the_agent_does_not_know_is_closed_and_the_next
     served.agent.closes = False
     with opened(served.path) as connection:
         assert exchanged(connection) == FRAME
+
+
+def test_the_agent_looks_at_its_sessions_time_also_while_nobody_speaks(served: Served) -> None:
+    looks = served.agent.looks
+    until(lambda: served.agent.looks > looks + 2)
+    assert served.agent.frames == []
 
 
 def test_a_frame_that_comes_in_pieces_is_answered_whole(served: Served) -> None:

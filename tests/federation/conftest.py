@@ -151,12 +151,12 @@ class Tampering:
         self.requests[self._number] = sent
         self._inner.post(sent, sequence)
 
-    def collect(self, timeout_s: float) -> Frames:
-        replies = self._inner.collect(timeout_s)
+    def collect(self, timeout_s: float) -> Iterator[tuple[str, bytes]]:
+        replies = dict(self._inner.collect(timeout_s))
         for rule in self._on_replies:
             replies = rule(self._number, replies)
         self.replies[self._number] = replies
-        return replies
+        yield from replies.items()
 
     def close(self) -> None:
         self._inner.close()

@@ -53,6 +53,10 @@ class Answers(Protocol):
         """Return the reply to one frame; None closes the connection."""
         ...
 
+    def expire(self, now_s: float) -> None:
+        """Forget what has had its time; called several times a second while no frame is answered."""
+        ...
+
 
 def serve(agent: Answers, path: Path, stop: Callable[[], bool], clock: Clock = time.monotonic) -> None:
     """Answer frames on a Unix socket (mode 0600) until ``stop`` says so; a new connection replaces the old."""
@@ -68,6 +72,7 @@ def serve(agent: Answers, path: Path, stop: Callable[[], bool], clock: Clock = t
         connection: socket.socket | None = None
         try:
             while not stop():
+                agent.expire(clock())
                 ready = {key.fileobj for key, _ in waiting.select(timeout=0.2)}
                 if listener in ready:
                     _drop(waiting, connection)
