@@ -27,6 +27,7 @@ FAMILIES: dict[str, tuple[type[Family[Any]], bool, dict[str, Any]]] = {
     "cvae-pictures": (Cvae, True, {"latent_width": 3}),
     "made": (Made, False, {"conditions": ["ill", "kind"], "depth": 2}),
     "realnvp": (RealNvp, False, {"couplings": 4}),
+    "realnvp-target": (RealNvp, False, {"couplings": 4, "conditions": ["ill"]}),
     "pixelcnn": (PixelCnn, True, {"channels": 4, "depth": 2, "greys": 5}),
 }
 

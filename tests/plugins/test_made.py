@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from synthfed.plugins.models.made import Autoregression, Made, Walk
 from synthfed.plugins.models.refinement import Public
+from synthfed.protocols.errors import ConfigError
 
 TINY: list[dict[str, Any]] = [
     {"name": "a", "kind": "categorical", "values": ["x", "y", "z"], "missing": True},
@@ -121,3 +122,9 @@ def test_the_conditions_come_first_and_then_the_target() -> None:
         assert isinstance(model, Made)
         assert model.order == order
     assert trained("made", rounds=1, conditions=[])[1].sample(4, 0, {}).shape == (4, 4)
+
+
+def test_too_many_combinations_of_conditions_are_refused() -> None:
+    wide = [{"name": f"c{i}", "kind": "categorical", "values": [str(k) for k in range(20)]} for i in range(3)]
+    with pytest.raises(ConfigError, match="8,000 combinations, more than 4,096"):
+        make("made", wide, conditions=["c0", "c1", "c2"])

@@ -42,7 +42,7 @@ def test_the_stretch_is_the_determinant_of_the_jacobian(columns: int) -> None:
 
 
 def test_a_fresh_flow_moves_nothing_and_its_loss_is_zero() -> None:
-    model = make("realnvp")
+    model = make("realnvp-target")
     assert isinstance(model, RealNvp)
     batch = torch.from_numpy(model.encode(made_up(10)))
     coins = torch.full((10, model.coins), 0.3, dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_every_number_has_a_place_in_its_cell() -> None:
 
 
 def test_the_grid_is_that_of_the_released_marginals_also_after_a_checkpoint() -> None:
-    model, trainer, _ = trained("realnvp", rounds=5)
+    model, trainer, _ = trained("realnvp-target", rounds=5)
     assert isinstance(model, RealNvp)
     second = model.trainer(seed=9)
     second.load(trainer.state())
@@ -113,7 +113,7 @@ def test_the_grid_is_that_of_the_released_marginals_also_after_a_checkpoint() ->
 
 
 def test_sampling_brings_back_the_released_marginals_whatever_the_flow() -> None:
-    model, trainer, _ = trained("realnvp", rounds=6)
+    model, trainer, _ = trained("realnvp-target", rounds=6)
     for each in model.trained(trainer._average).parameters():
         each.data = torch.randn(each.shape, generator=torch.Generator().manual_seed(1)) * 0.2
     drawn = model.layout.encode(trainer.sample(20_000, seed=5, given={})).mean(0)
@@ -128,3 +128,8 @@ def test_a_table_of_conditions_alone_is_refused() -> None:
 def test_frozen_marginals_take_part_but_nobody_trains_them() -> None:
     network = Flow([3, 2], 0, RealNvpOptions())
     assert [name for name, each in network.named_parameters() if not each.requires_grad] == ["grid.probabilities"]
+
+
+def test_every_category_is_a_condition_unless_some_are_named() -> None:
+    assert make("realnvp").conditions == ("kind", "ill")
+    assert make("realnvp-target").conditions == ("ill",)

@@ -16,6 +16,7 @@ from synthfed.protocols.study import Study
 
 from ..api import Array, Given
 from ..domains.encoding import Codes
+from .conditions import check_given
 from .layout import Layout
 
 MOST_COMBINATIONS: Final = 4096
@@ -38,11 +39,11 @@ class HeldColumns:
     places: tuple[int, ...]
 
     @classmethod
-    def of(cls, layout: Layout, names: Sequence[str], plugin: str) -> "HeldColumns":
+    def of(cls, layout: Layout, names: Sequence[str]) -> "HeldColumns":
         """Return the blocks of columns of these names.
 
         Raises:
-            ConfigError: a name is no categorical column, stands there twice, or there are too many combinations.
+            ConfigError: a name is no categorical column, or stands there twice.
         """
         where = "model.options: conditions"
         for name in names:
@@ -52,59 +53,56 @@ class HeldColumns:
             raise ConfigError("lists a column twice; list each once", where=where)
         blocks = tuple(layout.names.index(name) for name in names)
         sizes = tuple(layout.sizes[block] for block in blocks)
-        if math.prod(sizes) > MOST_COMBINATIONS:
-            raise ConfigError(
-                f"{plugin} can keep at most {MOST_COMBINATIONS:,} combinations of conditions, and there are "
-                f"{math.prod(sizes):,}; name fewer columns",
-                where=where,
-            )
         return cls(blocks, tuple(names), sizes, tuple(place for block in blocks for place in layout.places(block)))
 
     @property
     def combinations(self) -> Codes:
-        """Every combination of cells, shape ``(combinations, conditions)``; one empty one without conditions."""
-        return np.indices(self.sizes, dtype=np.int64).reshape(len(self.sizes), math.prod(self.sizes)).T
+        """Every combination of cells, shape ``(combinations, columns)``; one empty one without columns.
 
-    def shares(self, cells: Array) -> Array:
-        """Return how often each combination occurs among encoded records, shape ``(combinations,)``.
-
-        Args:
-            cells: their condition cells as 0 and 1, shape ``(rows, sum(sizes))``.
+        Raises:
+            ConfigError: there are too many to list.
         """
-        if not self.sizes:
-            return np.ones(1)
-        ends = np.cumsum(self.sizes)[:-1]
-        codes = [block.argmax(1) for block in np.split(cells, ends, axis=1)]
-        counts = np.bincount(np.ravel_multi_index(codes, self.sizes), minlength=math.prod(self.sizes))
-        return np.asarray(counts / max(len(cells), 1))
+        count = math.prod(self.sizes)
+        if count > MOST_COMBINATIONS:
+            raise ConfigError(
+                f"the conditions have {count:,} combinations, more than {MOST_COMBINATIONS:,}; name fewer columns",
+                where="model.options: conditions",
+            )
+        return np.indices(self.sizes, dtype=np.int64).reshape(len(self.sizes), count).T
 
-    def draw(self, shares: Array, given: Given, rows: int, rng: np.random.Generator) -> Codes:
-        """Return combinations that have the given categories, as often as ``shares`` says among these.
+    def codes(self, records: torch.Tensor) -> Codes:
+        """Return the cells of these columns in encoded records ``(rows, width)``, shape ``(rows, columns)``."""
+        parts = records[:, list(self.places)].split_with_sizes(list(self.sizes), 1)
+        return np.stack([part.argmax(1).numpy() for part in parts], 1) if parts else np.empty((len(records), 0), int)
+
+    def draw(self, law: Codes, weights: Array, given: Given, rows: int, rng: np.random.Generator) -> Codes:
+        """Return combinations that have the given categories, as often as a law says among these.
 
         Args:
-            shares: weight of each combination, shape ``(combinations,)``.
+            law: combinations, some perhaps several times, shape ``(combinations, columns)``.
+            weights: of each, shape ``(combinations,)``.
             given: category by column.
             rows: how many.
             rng: where they are drawn from.
 
         Returns:
-            Shape ``(rows, conditions)``.
+            Shape ``(rows, columns)``.
 
         Raises:
-            ConfigError: a column that is given is no condition.
+            ConfigError: a column that is given is none of these.
         """
-        strange = sorted(set(given) - set(self.names))
-        if strange:
-            raise ConfigError(f"column {strange[0]!r} cannot be given; this model's conditions are {list(self.names)}")
-        combinations = self.combinations
-        fits = np.ones(len(combinations), dtype=np.bool_)
-        for place, name in enumerate(self.names):
-            if name in given:
-                fits &= combinations[:, place] == given[name]
-        weights = np.where(fits, np.maximum(shares, 0.0), 0.0)
-        # A combination that was never seen is still to be had when asked for.
-        weights = weights if weights.sum() > 0 else fits.astype(np.float64)
-        return combinations[rng.choice(len(combinations), rows, p=weights / weights.sum())]
+        check_given(given, self.names)
+        wanted = [(place, given[name]) for place, name in enumerate(self.names) if name in given]
+        fits = np.ones(len(law), dtype=np.bool_)
+        for place, category in wanted:
+            fits &= law[:, place] == category
+        left = np.where(fits, weights, 0.0)
+        # What the law never saw is still to be had when asked for, with the other columns as they are in general.
+        left = left if left.sum() > 0 else weights
+        drawn = law[rng.choice(len(law), rows, p=left / left.sum())]
+        for place, category in wanted:
+            drawn[:, place] = category
+        return drawn
 
 
 def held_names(study: Study, names: Sequence[str] | None, layout: Layout) -> tuple[str, ...]:

@@ -114,8 +114,8 @@ class Made(Family[Autoregression]):
         plugin = f"model {self.name!r}"
         self.layout, self.anchor = table_ground(study, options, plugin)
         names = held_names(study, options.conditions, self.layout)
-        self._held = HeldColumns.of(self.layout, names, plugin)
-        self.conditions = self._held.names
+        self._held = HeldColumns.of(self.layout, names)
+        self.conditions, self._law = self._held.names, self._held.combinations
         first = [*self._held.blocks, self.layout.names.index(study.target)]
         self.order = list(dict.fromkeys([*first, *range(len(self.layout.sizes))]))
         self._sizes = [self.layout.sizes[block] for block in self.order]
@@ -134,16 +134,16 @@ class Made(Family[Autoregression]):
     def draw(self, network: Autoregression, public: Public, rows: int, seed: int, given: Given) -> Records:  # noqa: ARG002
         """Return records drawn column by column after combinations of conditions that have ``given``."""
         rng = np.random.default_rng(seed)
-        shares = self.joint(network)
+        weights = self.joint(network)
         parts = [
-            self._after(network, self._held.draw(shares, given, min(AT_ONCE, rows - first), rng), rng)
+            self._after(network, self._held.draw(self._law, weights, given, min(AT_ONCE, rows - first), rng), rng)
             for first in range(0, rows, AT_ONCE)
         ]
         return np.concatenate([np.empty((0, self.record_width)), *parts])
 
     def joint(self, network: Autoregression) -> Array:
         """Return the probability of each combination of conditions, shape ``(combinations,)``."""
-        combinations = self._held.combinations
+        combinations = self._law
         walk, surprise = Walk(network, torch.ones(len(combinations), 1)), np.zeros(len(combinations))
         before = None
         for block, codes in zip(self._held.blocks, combinations.T, strict=True):

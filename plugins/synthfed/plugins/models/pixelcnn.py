@@ -190,7 +190,7 @@ class PixelCnn(Family[PixelNetwork]):
                 where="columns",
             )
         self._height, self._width = shape[1:]
-        self._held = HeldColumns.of(self.layout, self.layout.names, plugin)
+        self._held = HeldColumns.of(self.layout, self.layout.names)
         self.conditions = self._held.names
 
     def network(self) -> PixelNetwork:
@@ -209,10 +209,10 @@ class PixelCnn(Family[PixelNetwork]):
 
     def draw(self, network: PixelNetwork, public: Public, rows: int, seed: int, given: Given) -> Records:
         """Return images drawn pixel by pixel, with labels that have ``given``."""
-        rng, shares = np.random.default_rng(seed), public.shares(self._held)
+        rng = np.random.default_rng(seed)
         parts = [np.empty((0, self.record_width))]
         for first in range(0, rows, AT_ONCE):
-            codes = self._held.draw(shares, given, min(AT_ONCE, rows - first), rng)
+            codes = public.draw(self._held, given, min(AT_ONCE, rows - first), rng)
             images = self._images(network, self.layout.cells(self._held.blocks, codes), rng)
             parts.append(self.layout.decode(images.double().numpy(), codes, rng))
         return np.concatenate(parts)

@@ -17,7 +17,7 @@ from synthfed.protocols.study import Study
 
 from ..api import Array, Given
 from ..domains.encoding import Codes
-from .held_columns import HeldColumns, held_names
+from .held_columns import HeldColumns
 from .layout import table_ground
 from .likelihood import Family, RefinementOptions, dense
 from .refinement import AT_ONCE, Public
@@ -35,7 +35,7 @@ class RealNvpOptions(TableAnchorOptions, RefinementOptions):
         hidden: width of the layers inside a coupling.
         depth: number of hidden layers inside a coupling.
         couplings: how many couplings follow each other.
-        conditions: categorical columns that the flow is given instead of modelling them; the target if none are named.
+        conditions: categorical columns that the flow is given instead of modelling them; all if none are named.
     """
 
     hidden: Width = 48
@@ -168,8 +168,9 @@ class RealNvp(Family[Flow]):
     columns: 0 where the flow moves nothing.
     Private: encoding, statistics of the anchor, the gradient of that loss by the couplings.
     Public: the marginals on the grid, as frozen parameters; the warm start on the anchor's records, spread
-    evenly in their cells; drawing latents and following the flow back. Condition columns (the target,
-    unless others are named) are given to every coupling: better than to dequantise a category.
+    evenly in their cells; drawing latents and following the flow back. Condition columns (all categories,
+    unless some are named) are given to every coupling, which is better than to dequantise them, and are
+    drawn together as they occur among the anchor's records; any of them can be held.
     """
 
     name: ClassVar[str] = "realnvp"
@@ -181,12 +182,17 @@ class RealNvp(Family[Flow]):
         plugin = f"model {self.name!r}"
         self.layout, anchor = table_ground(study, options, plugin)
         self.anchor, self._table = anchor, anchor.encoder
-        names = held_names(study, options.conditions, self.layout)
-        self._held = HeldColumns.of(self.layout, names, plugin)
+        every = [name for name, count in zip(self.layout.names, self.layout.categories, strict=True) if count]
+        names = every if options.conditions is None else options.conditions
+        self._held = HeldColumns.of(self.layout, names)
         self.conditions = self._held.names
         self._moved = [i for i in range(len(self.layout.sizes)) if i not in self._held.blocks]
         if not self._moved:
-            raise ConfigError(f"{plugin} needs a column that is no condition; name fewer", where="model.options")
+            raise ConfigError(
+                f"{plugin} needs a column that is no condition; name fewer conditions, or choose another model for "
+                "a table without numbers",
+                where="model.options: conditions",
+            )
         self._cells = [place for block in self._moved for place in self.layout.places(block)]
         self.coins = len(self._moved)
 
@@ -223,11 +229,10 @@ class RealNvp(Family[Flow]):
     def draw(self, network: Flow, public: Public, rows: int, seed: int, given: Given) -> Records:
         """Return records of normal latents, with conditions that have ``given``."""
         rng = np.random.default_rng(seed)
-        shares = public.shares(self._held)
-        reference = self._reference(network, shares, seed)
+        reference = self._reference(network, public, seed)
         parts = []
         for first in range(0, rows, AT_ONCE):
-            chosen = self._held.draw(shares, given, min(AT_ONCE, rows - first), rng)
+            chosen = public.draw(self._held, given, min(AT_ONCE, rows - first), rng)
             latent = rng.standard_normal((len(chosen), len(self._moved)))
             parts.append(self._records(network, latent, chosen, reference))
         return np.concatenate([np.empty((0, self.record_width)), *parts])
@@ -235,21 +240,20 @@ class RealNvp(Family[Flow]):
     def walk(self, network: Flow, public: Public, walks: int, steps: int, seed: int) -> Records:
         """Return records along straight walks between two latents, conditions held."""
         rng = np.random.default_rng(seed)
-        shares = public.shares(self._held)
         ends = rng.standard_normal((2, walks, 1, len(self._moved)))
         way = np.linspace(0, 1, steps)[:, None]
         latent = ((1 - way) * ends[0] + way * ends[1]).reshape(walks * steps, len(self._moved))
-        chosen = self._held.draw(shares, {}, walks, rng).repeat(steps, axis=0)
-        return self._records(network, latent, chosen, self._reference(network, shares, seed))
+        chosen = public.draw(self._held, {}, walks, rng).repeat(steps, axis=0)
+        return self._records(network, latent, chosen, self._reference(network, public, seed))
 
     def _scores(self, network: Flow, latent: Array, chosen: Codes) -> Array:
         given = self.layout.cells(self._held.blocks, chosen)
         return network.couplings.back(torch.from_numpy(latent).float(), given).double().numpy()
 
-    def _reference(self, network: Flow, shares: Array, seed: int) -> Array:
+    def _reference(self, network: Flow, public: Public, seed: int) -> Array:
         """Return sorted scores of many draws: by their ranks the marginals become the released ones again."""
         rng = np.random.default_rng([seed, 1])
-        chosen = self._held.draw(shares, {}, REFERENCE, rng)
+        chosen = public.draw(self._held, {}, REFERENCE, rng)
         return np.sort(self._scores(network, rng.standard_normal((REFERENCE, len(self._moved))), chosen), axis=0)
 
     def _records(self, network: Flow, latent: Array, chosen: Codes, reference: Array) -> Records:

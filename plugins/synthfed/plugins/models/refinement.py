@@ -13,7 +13,8 @@ import torch
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Records
 
-from ..api import Answer, Array, Ask, Given
+from ..api import Answer, Ask, Given
+from ..domains.encoding import Codes
 from .anchor import tensor
 from .held_columns import HeldColumns
 from .networks import Adam, flat_gradient, flatten, set_flat
@@ -43,9 +44,12 @@ class Public:
         self.records = records
         self.marginals = records.mean(0)
 
-    def shares(self, held: HeldColumns) -> Array:
-        """Return how often each combination of held columns occurs, shape ``(combinations,)``."""
-        return held.shares(self.records[:, list(held.places)].numpy())
+    def draw(self, held: HeldColumns, given: Given, rows: int, rng: np.random.Generator) -> Codes:
+        """Return cells of held columns as they occur together among the anchor's records, those given held.
+
+        The shape is ``(rows, columns)``.
+        """
+        return held.draw(held.codes(self.records), np.ones(len(self.records)), given, rows, rng)
 
 
 class Refinement:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from synthfed.protocols.schema import Name, Records
 from synthfed.protocols.study import Study
 
-from ..api import Array, Given
+from ..api import Given
 from ..domains.encoding import Codes
 from .held_columns import HeldColumns, drawn, held_names
 from .layout import AnchorOptions, ground
@@ -105,7 +105,7 @@ class Vae(Family[Autoencoder]):
         """Take any table, or one array with labels."""
         self._options: VaeOptions = options
         self.layout, self.anchor = ground(study, options, f"model {self.name!r}")
-        self._held = HeldColumns.of(self.layout, self.held(study, options), f"model {self.name!r}")
+        self._held = HeldColumns.of(self.layout, self.held(study, options))
         self.conditions, self.coins = self._held.names, options.latent_width
         kept = [i for i in range(len(self.layout.sizes)) if i not in self._held.blocks]
         self._kept, self._sizes = kept, [self.layout.sizes[i] for i in kept]
@@ -137,12 +137,11 @@ class Vae(Family[Autoencoder]):
     def draw(self, network: Autoencoder, public: Public, rows: int, seed: int, given: Given) -> Records:
         """Return records whose latents are standard normal and whose conditions occur as in the anchor."""
         rng, torch_rng = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-        shares = public.shares(self._held)
-        shift = self._centring(network, public, shares, seed)
+        shift = self._centring(network, public, seed)
         parts = []
         for first in range(0, rows, AT_ONCE):
             count = min(AT_ONCE, rows - first)
-            chosen = self._held.draw(shares, given, count, rng)
+            chosen = public.draw(self._held, given, count, rng)
             latent = torch.randn(count, self._options.latent_width, generator=torch_rng)
             parts.append(self._records(self._decoded(network, latent, chosen) + shift, chosen, rng))
         return np.concatenate([np.empty((0, self.record_width)), *parts])
@@ -152,7 +151,7 @@ class Vae(Family[Autoencoder]):
         rng, torch_rng = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
         ends = torch.randn(2, walks, 1, self._options.latent_width, generator=torch_rng)
         latent = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps)[:, None]).flatten(0, 1)
-        chosen = self._held.draw(public.shares(self._held), {}, walks, rng).repeat(steps, axis=0)
+        chosen = public.draw(self._held, {}, walks, rng).repeat(steps, axis=0)
         return self._records(self._decoded(network, latent, chosen), chosen, None)
 
     def _decoded(self, network: Autoencoder, latent: torch.Tensor, chosen: Codes) -> torch.Tensor:
@@ -170,11 +169,11 @@ class Vae(Family[Autoencoder]):
         numbers = answer[:, : self.layout.numbers].double().numpy()
         return self.layout.decode(numbers, codes, rng or np.random.default_rng(0))
 
-    def _centring(self, network: Autoencoder, public: Public, shares: Array, seed: int) -> torch.Tensor:
+    def _centring(self, network: Autoencoder, public: Public, seed: int) -> torch.Tensor:
         """Return what to add to an answer so that its cells are as frequent as the anchor's, shape ``(width,)``."""
         rng = torch.Generator().manual_seed(seed)
         latent = torch.randn(AT_ONCE, self._options.latent_width, generator=rng)
-        answer = self._decoded(network, latent, self._held.draw(shares, {}, AT_ONCE, np.random.default_rng(seed)))
+        answer = self._decoded(network, latent, public.draw(self._held, {}, AT_ONCE, np.random.default_rng(seed)))
         aims = self._heads(public.marginals[None, self._places])
         shifts = [_shift(logits, aim[0]) for logits, aim in zip(self._heads(answer), aims, strict=True)]
         return torch.cat([torch.zeros(self.layout.numbers), *shifts])
