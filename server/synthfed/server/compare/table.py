@@ -1,0 +1,154 @@
+"""The results of a comparison as markdown, for a page whose prose stays.
+
+Never rounds a verdict: it is made from the numbers, not from what is shown.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from synthfed.plugins.files import read_text, write_whole
+from synthfed.protocols.errors import ConfigError
+
+from .plan import FLOOR, DataSet, Plan
+from .results import Cost, Run
+
+BEGIN: Final = "<!-- comparison: begin -->"
+END: Final = "<!-- comparison: end -->"
+SCORES: Final = {"auc": "AUC", "accuracy": "accuracy", "r2": "R2"}
+"""What a data set is scored by: it has one of these."""
+
+_PAGE: Final = f"# Models compared\n\n{BEGIN}\n{END}\n"
+_MISSING: Final = "-"
+_HEAD: Final = (
+    *("model", "tvd2", "score", "spread", "coverage", "control", "latent", "gain"),
+    *("s", "CPU s", "numbers", "MiB", "epsilon", "beats the floor"),
+)
+
+
+def write_page(path: Path, plan: Plan, runs: Iterable[Run]) -> None:
+    """Put the tables between the markers of a page, or into a new page.
+
+    Raises:
+        ConfigError: the page cannot be read or written, or has no such markers.
+    """
+    old = read_text(path) if path.exists() else _PAGE
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ConfigError(f"lacks the lines {BEGIN} and {END} in this order; add them", where=str(path))
+    write_whole(path, [f"{before}{BEGIN}\n{render(plan, tuple(runs))}\n{END}{after}".encode()])
+
+
+def render(plan: Plan, runs: Sequence[Run]) -> str:
+    """Return one table for each data set of the plan that has a run, and what failed."""
+    parts = [
+        _section(data, [run for run in runs if run.data == data.name])
+        for data in plan.data
+        if any(run.data == data.name for run in runs)
+    ]
+    places = sorted({f"{run.place.machine}; {_versions(run)}" for run in runs})
+    measured = "\n".join(f"Measured on {place}." for place in places)
+    return "\n\n".join([*parts, measured]) if parts else "Nothing has been measured yet."
+
+
+def _versions(run: Run) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(run.place.versions.items()))
+
+
+def _section(data: DataSet, runs: Sequence[Run]) -> str:
+    good = [run for run in runs if not run.error]
+    score = next((name for name in SCORES for run in good if name in run.measures), "")
+    floors = {run.seed: run for run in good if run.model == FLOOR}
+    names = list(dict.fromkeys(run.model for run in good if run.model != FLOOR))
+    head = [SCORES.get(score, "score") if name == "score" else name for name in _HEAD]
+    rows = [head, ["---"] * len(head), *_references(good, floors, score)]
+    rows += [_row(name, [run for run in good if run.model == name], score, floors) for name in names]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    failed = "\n".join(f"- `{run.model}`, seed {run.seed}, failed: {run.error}" for run in runs if run.error)
+    return f"### {data.name}\n\n{_caption(data, good)}\n\n{table}" + (f"\n\n{failed}" if failed else "")
+
+
+def _caption(data: DataSet, runs: Sequence[Run]) -> str:
+    privacy = data.privacy
+    promise = f"epsilon {privacy.epsilon:g}, delta {privacy.delta:g}, `{privacy.mode}`, a row is the privacy unit"
+    if not runs:
+        return f"{promise}."
+    first, seeds = runs[0], len({run.seed for run in runs})
+    size = f"{first.train:,} training rows at {first.sites} sites, {first.test:,} held out"
+    bayes = [run.measures["naive-bayes"].value for run in runs if "naive-bayes" in run.measures]
+    noisy = f" Noisy naive Bayes as a model: AUC {statistics.mean(bayes):.3f}." if bayes else ""
+    return f"{size}; {promise}; {seeds} seed(s).{noisy}"
+
+
+def _references(runs: Sequence[Run], floors: dict[int, Run], score: str) -> list[list[str]]:
+    """Return the rows of what bounds all models: real rows in the place of synthetic ones, and the trivial model."""
+    real = {
+        name: [value for run in runs if name in run.measures and (value := run.measures[name].real) is not None]
+        for name in ("tvd2", score, "coverage", "control", "gain")
+    }
+    cells = [_mean(real[name]) for name in ("tvd2", score)]
+    ceiling = ["*real rows*", *cells, _MISSING, _mean(real["coverage"]), _mean(real["control"]), _MISSING]
+    ceiling += [_mean(real["gain"], "+.3f"), *[_MISSING] * 6]
+    if not floors:
+        return [ceiling]
+    floor = _row(f"*{FLOOR}*", list(floors.values()), score, {})
+    return [ceiling, floor]
+
+
+def _row(name: str, runs: Sequence[Run], score: str, floors: dict[int, Run]) -> list[str]:
+    def mean(measure: str, form: str = ".3f") -> str:
+        return _mean([run.measures[measure].value for run in runs if measure in run.measures], form)
+
+    def cost(part: Callable[[Cost], float], form: str) -> str:
+        return _mean([part(run.cost) for run in runs if run.cost is not None], form)
+
+    most = max((run.spent for run in runs if run.spent is not None), default=None)
+    return [
+        name if name.startswith("*") else f"`{name}`",
+        mean("tvd2"),
+        mean(score),
+        _spread([run.measures[score].value for run in runs if score in run.measures]),
+        mean("coverage"),
+        mean("control"),
+        mean("walk", ".1f"),
+        mean("gain", "+.3f"),
+        cost(lambda each: each.seconds, ".0f"),
+        cost(lambda each: each.cpu_seconds, ".0f"),
+        cost(lambda each: each.state_numbers, ",.0f"),
+        cost(lambda each: each.peak_mib, ",.0f"),
+        _MISSING if most is None else f"{most:.2f}",
+        verdict(runs, score, floors),
+    ]
+
+
+def _mean(values: Sequence[float], form: str = ".3f") -> str:
+    return format(statistics.mean(values), form) if values else _MISSING
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Return the distance from the worst to the best seed; nothing can be said of one seed."""
+    return f"{max(values) - min(values):.3f}" if len(values) > 1 else _MISSING
+
+
+def verdict(runs: Sequence[Run], score: str, floors: dict[int, Run]) -> str:
+    """Return whether a model beats the floor: in every seed, in the mean of seeds only, or not, measure by measure.
+
+    Args:
+        runs: the model's.
+        score: the data set's score, more being better; of tvd2 less is.
+        floors: the trivial model's runs by seed.
+    """
+    words = {}
+    for name, sign in (("tvd2", -1), (score, 1)):
+        gaps = [
+            sign * (run.measures[name].value - floors[run.seed].measures[name].value)
+            for run in runs
+            if run.seed in floors and name in run.measures and name in floors[run.seed].measures
+        ]
+        if gaps:
+            words[name] = "yes" if min(gaps) > 0 else "in the mean" if statistics.mean(gaps) > 0 else "no"
+    if len(set(words.values())) <= 1:
+        return next(iter(words.values()), _MISSING)
+    return ", ".join(f"{SCORES.get(name, name)}: {word}" for name, word in words.items())
