@@ -16,7 +16,7 @@ from synthfed.protocols.study import ModelTerms, Study
 from synthfed.server import cli
 from synthfed.server.compare import rows as rows_module
 from synthfed.server.compare.comparison import Request, compare
-from synthfed.server.compare.dimensions import control, gain, of_floor, score, smoothness
+from synthfed.server.compare.dimensions import control, gain, of_floor, of_naive_bayes, score, smoothness
 from synthfed.server.compare.floors import gaussian_rows, histogram_rows, noise_std
 from synthfed.server.compare.plan import DataSet, Plan, choose, parse_plan
 from synthfed.server.compare.results import Cost, Measure, Place, Results, Run
@@ -144,11 +144,11 @@ def test_a_comparison_measures_notes_a_failure_and_goes_on_where_it_stopped(
     file = tmp_path / "models.toml"
     file.write_text(PLAN, encoding="utf-8")
     run_command(str(file))
-    assert "3 of 3 runs are to be done" in capsys.readouterr().out
+    assert "4 of 4 runs are to be done" in capsys.readouterr().out
     first = json.loads((tmp_path / "models.json").read_text())
-    absent, floor, small = first["runs"]
+    absent, floor, bayes, small = first["runs"]
     assert "is not installed" in absent["error"]
-    assert [run["model"] for run in (absent, floor, small)] == ["absent", "floor", "small"]
+    assert [run["model"] for run in (absent, floor, bayes, small)] == ["absent", "floor", "naive-bayes", "small"]
     assert {"tvd2", "auc", "coverage", "gain"} <= set(small["measures"]) & set(floor["measures"])
     assert small["error"] == ""
     assert 0 < small["measures"]["auc"]["value"] <= 1
@@ -163,7 +163,7 @@ def test_a_comparison_measures_notes_a_failure_and_goes_on_where_it_stopped(
     assert "`absent`, seed 0, failed: plugin 'absent'" in page
 
     run_command(str(file))
-    assert "1 of 3 runs are to be done" in capsys.readouterr().out
+    assert "1 of 4 runs are to be done" in capsys.readouterr().out
     assert json.loads((tmp_path / "models.json").read_text())["runs"][1:] == first["runs"][1:]
 
 
@@ -173,12 +173,12 @@ def test_an_interruption_keeps_what_is_done(tmp_path: Path) -> None:
     request = Request(file, None, tmp_path / "r.json", tmp_path / "r.md", only=[FLOOR_ONLY])
 
     def say(line: str) -> None:
-        if line.startswith("2 of 2:"):
+        if line.startswith("3 of 4:"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         compare(request, say, lambda _: None)
-    assert [run["seed"] for run in json.loads(request.results.read_text())["runs"]] == [0]
+    assert [run["seed"] for run in json.loads(request.results.read_text())["runs"]] == [0, 0]
     assert "*floor*" in request.page.read_text()
 
 
@@ -200,9 +200,11 @@ def test_a_results_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def test_filters_choose_runs_and_bring_the_floor_along() -> None:
     plan = plan_of(PLAN.replace("seeds = [0]", "seeds = [0, 1]"))
-    assert len(choose(plan, [])) == 6
-    assert [run.key for run in choose(plan, ["model=small, seed=1"])] == [("floor", "iris", 1), ("small", "iris", 1)]
-    assert len(choose(plan, ["data=iris,seed=0", "model=absent"])) == 5
+    assert len(choose(plan, [])) == 8
+    assert [run.key for run in choose(plan, ["model=small, seed=1"])] == [
+        *(("floor", "iris", 1), ("naive-bayes", "iris", 1), ("small", "iris", 1))
+    ]
+    assert len(choose(plan, ["data=iris,seed=0", "model=absent"])) == 7
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,7 @@ def test_the_score_of_the_floor_of_tables_is_that_of_naive_bayes_on_real_rows(tm
     measures = of_floor(iris_study(), train, test, 9, 0)
     assert measures["auc"].value > 0.95
     assert measures["auc"].real is not None
-    assert measures["naive-bayes"].value > 0.7
+    assert of_naive_bayes(iris_study(), train, test, 9, 0)["auc"].value > 0.7
     assert measures["tvd2"].real is not None
     assert measures["tvd2"].value > measures["tvd2"].real
 
@@ -405,7 +407,7 @@ def test_the_table_shows_means_spread_cost_and_what_failed() -> None:
     text = render(plan_of(), runs)
     gan = next(line for line in text.splitlines() if line.startswith("| `gan`"))
     assert gan == (
-        "| `gan` | 0.200 | 0.900 | 0.040 | - | - | - | - | 12 | 20 | 1,234 | 700 | 9.88 | tvd2: no, AUC: yes |"
+        "| `gan` | 0.200 | 0.900 | 0.040 | - | - | - | - | 12 | 20 | 1,234 | 700 | 9.88 | tvd2: no, AUC: yes | - |"
     )
     assert "| *real rows* | - | 0.950 |" in text
     assert "| *floor* | 0.200 | 0.800 | 0.000 |" in text

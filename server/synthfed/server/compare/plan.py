@@ -13,13 +13,16 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.ids import digest
-from synthfed.protocols.schema import Columns, Name, Strict
+from synthfed.protocols.schema import ArrayColumn, Categorical, Columns, Name, Strict
 from synthfed.protocols.study import Privacy, canonical_json
 
 from ..wishes import pairs
 
 FLOOR: Final = "floor"
 """The reserved name of the trivial model that every other one has to beat."""
+BAYES: Final = "naive-bayes"
+"""The reserved name of noisy naive Bayes as a model of tables: simple, and on many tables hard to beat."""
+TRIVIAL: Final = (FLOOR, BAYES)
 
 _LABEL: Final = r"^[a-z0-9][a-z0-9_-]{0,30}$"  # two of them name a study
 Label = Annotated[str, Field(pattern=_LABEL)]
@@ -52,6 +55,13 @@ class DataSet(Strict):
     privacy: Privacy
     columns: Columns
 
+    @property
+    def trivial(self) -> tuple[str, ...]:
+        """The trivial models that fit: naive Bayes where every column is one value and the target a category."""
+        is_table = not any(isinstance(column, ArrayColumn) for column in self.columns)
+        has_labels = any(column.name == self.target and isinstance(column, Categorical) for column in self.columns)
+        return TRIVIAL if is_table and has_labels else (FLOOR,)
+
     @field_validator("privacy")
     @classmethod
     def _rows_are_units(cls, value: Privacy) -> Privacy:
@@ -81,9 +91,9 @@ class Contender(Strict):
 
     @field_validator("name")
     @classmethod
-    def _floor_is_reserved(cls, value: str) -> str:
-        if value == FLOOR:
-            raise ValueError(f"must not be {FLOOR!r}, which is the trivial model's; choose another")
+    def _some_are_reserved(cls, value: str) -> str:
+        if value in TRIVIAL:
+            raise ValueError(f"must not be {value!r}, which is a trivial model's; choose another")
         return value
 
     def privacy(self, data: DataSet) -> Privacy:
@@ -95,21 +105,22 @@ class Contender(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One run of the plan; ``model`` is None for the trivial floor."""
+    """One run of the plan; ``model`` is the name alone for a trivial one."""
 
-    model: Contender | None
+    model: Contender | str
     data: DataSet
     seed: int
 
     @property
     def key(self) -> tuple[str, str, int]:
         """The names of model and data set, and the seed: what a result is found by."""
-        return (FLOOR if self.model is None else self.model.name, self.data.name, self.seed)
+        name = self.model if isinstance(self.model, str) else self.model.name
+        return (name, self.data.name, self.seed)
 
     @property
     def terms(self) -> str:
         """The digest of everything that the plan says of this run; a result of other terms does not count."""
-        model = None if self.model is None else self.model.model_dump(mode="json", exclude={"data"})
+        model = self.model if isinstance(self.model, str) else self.model.model_dump(mode="json", exclude={"data"})
         return digest("comparison", canonical_json([model, self.data.model_dump(mode="json"), self.seed])).hex()[:16]
 
 
@@ -137,10 +148,10 @@ class Plan(Strict):
         return self
 
     def wanted(self) -> Iterator[Wanted]:
-        """Yield every run, the floors too: seed by seed, so that the whole table is there after the first."""
+        """Yield every run, the trivial ones too: seed by seed, so that the whole table is there after the first."""
         for seed in self.seeds:
             for data in self.data:
-                yield Wanted(None, data, seed)
+                yield from (Wanted(name, data, seed) for name in data.trivial)
                 yield from (Wanted(model, data, seed) for model in self.models if data.name in model.data)
 
 
@@ -159,7 +170,7 @@ def parse_plan(text: str, *, where: str) -> Plan:
 def choose(plan: Plan, only: Sequence[str]) -> tuple[Wanted, ...]:
     """Return the plan's runs that meet any of the filters, or all if there is none.
 
-    The floors of the data sets that are run come along: without them no row could be judged.
+    The trivial models of the data sets that are run come along: without them no row could be judged.
 
     Args:
         plan: the plan.
@@ -177,7 +188,7 @@ def choose(plan: Plan, only: Sequence[str]) -> tuple[Wanted, ...]:
         if not met:
             raise ConfigError(f"no run of the plan meets {text!r}; check the names", where="--only")
         chosen.update(met)
-        chosen.update((FLOOR, data, seed) for _, data, seed in met)
+        chosen.update((name, data, seed) for _, data, seed in met for name in TRIVIAL)
     return tuple(run for run in runs if run.key in chosen)
 
 

@@ -1,4 +1,4 @@
-"""One run of a comparison: a simulated federation, or the trivial floor, and everything measured of it.
+"""One run of a comparison: a simulated federation, or a trivial model, and everything measured of it.
 
 Never leaves a file behind, and never measures a cost with the judges' work in it.
 """
@@ -16,9 +16,9 @@ from ..drafting import make_study
 from ..release import Release, open_release
 from ..simulate import simulate
 from ..store import Status
-from .dimensions import of_floor, of_model
+from .dimensions import of_floor, of_model, of_naive_bayes
 from .meter import Meter, metering, this_place
-from .plan import Contender, DataSet, Wanted
+from .plan import FLOOR, Contender, DataSet, Wanted
 from .results import Cost, Measure, Run
 from .rows import Split, read_cells, split
 
@@ -33,9 +33,9 @@ def run(wanted: Wanted, folder: Path | None, watch: Callable[[Status], None]) ->
         folder: where files of data sets are.
         watch: called with the training's status.
     """
-    data, (model, _, seed) = wanted.data, wanted.key
+    data, (name, _, seed) = wanted.data, wanted.key
     blank = Run(
-        model=model,
+        model=name,
         data=data.name,
         seed=seed,
         terms=wanted.terms,
@@ -44,13 +44,13 @@ def run(wanted: Wanted, folder: Path | None, watch: Callable[[Status], None]) ->
         place=this_place(),
     )
     try:
-        with tempfile.TemporaryDirectory(prefix="synthfed-compare-") as name:
-            parted = split(data, read_cells(data, folder), seed, Path(name))
+        with tempfile.TemporaryDirectory(prefix="synthfed-compare-") as temporary:
+            parted = split(data, read_cells(data, folder), seed, Path(temporary))
             sizes = {"sites": len(parted.sites), "train": len(parted.train), "test": len(parted.test)}
             blank = blank.model_copy(update=sizes)
-            if wanted.model is None:
-                return blank.model_copy(update={"measures": _floor(data, parted, seed)})
-            return _trained(blank, wanted.model, data, parted, Path(name) / "release", watch)
+            if isinstance(wanted.model, str):
+                return blank.model_copy(update={"measures": _trivial(wanted.model, data, parted, seed)})
+            return _trained(blank, wanted.model, data, parted, Path(temporary) / "release", watch)
     except SynthfedError as error:  # of this federation alone: the next run has ledgers of its own
         return _failed(blank, str(error))
     except Exception as error:  # noqa: BLE001  (the edge to foreign code, whose failure is a result)
@@ -77,9 +77,10 @@ def study_of(data: DataSet, model: str, terms: ModelTerms, privacy: Privacy, sit
     )
 
 
-def _floor(data: DataSet, parted: Split, seed: int) -> dict[str, Measure]:
-    study = study_of(data, "floor", ModelTerms(plugin="floor"), data.privacy, parted.sites)
-    return of_floor(study, parted.train, parted.test, data.few, seed)
+def _trivial(model: str, data: DataSet, parted: Split, seed: int) -> dict[str, Measure]:
+    study = study_of(data, model, ModelTerms(plugin=model), data.privacy, parted.sites)
+    measure = of_floor if model == FLOOR else of_naive_bayes
+    return measure(study, parted.train, parted.test, data.few, seed)
 
 
 def _trained(

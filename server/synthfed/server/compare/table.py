@@ -4,14 +4,14 @@ Never rounds a verdict: it is made from the numbers, not from what is shown.
 """
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from synthfed.plugins.files import read_text, write_whole
 from synthfed.protocols.errors import ConfigError
 
-from .plan import FLOOR, DataSet, Plan
+from .plan import FLOOR, TRIVIAL, DataSet, Plan
 from .results import Cost, Run
 
 BEGIN: Final = "<!-- comparison: begin -->"
@@ -23,7 +23,7 @@ _PAGE: Final = f"# Models compared\n\n{BEGIN}\n{END}\n"
 _MISSING: Final = "-"
 _HEAD: Final = (
     *("model", "tvd2", "score", "spread", "coverage", "control", "latent", "gain"),
-    *("s", "CPU s", "numbers", "MiB", "epsilon", "beats the floor"),
+    *("s", "CPU s", "numbers", "MiB", "epsilon", "beats the floor", "beats naive Bayes"),
 )
 
 
@@ -60,11 +60,15 @@ def _versions(run: Run) -> str:
 def _section(data: DataSet, runs: Sequence[Run]) -> str:
     good = [run for run in runs if not run.error]
     score = next((name for name in SCORES for run in good if name in run.measures), "")
-    floors = {run.seed: run for run in good if run.model == FLOOR}
-    names = list(dict.fromkeys(run.model for run in good if run.model != FLOOR))
+    trivial = {name: {run.seed: run for run in good if run.model == name} for name in TRIVIAL}
+    names = list(dict.fromkeys(run.model for run in good if run.model not in TRIVIAL))
     head = [SCORES.get(score, "score") if name == "score" else name for name in _HEAD]
-    rows = [head, ["---"] * len(head), *_references(good, floors, score)]
-    rows += [_row(name, [run for run in good if run.model == name], score, floors) for name in names]
+    rows = [head, ["---"] * len(head), _ceiling(good, score)]
+    for name in (*(name for name in TRIVIAL if trivial[name]), *names):
+        mine = [run for run in good if run.model == name]
+        rivals = [each for each in TRIVIAL if name not in (each, FLOOR)]
+        verdicts = [verdict(mine, score, trivial[each]) if each in rivals else _MISSING for each in TRIVIAL]
+        rows.append([*_numbers(name, mine, score), *verdicts])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     failed = "\n".join(f"- `{run.model}`, seed {run.seed}, failed: {run.error}" for run in runs if run.error)
     return f"### {data.name}\n\n{_caption(data, good)}\n\n{table}" + (f"\n\n{failed}" if failed else "")
@@ -77,27 +81,24 @@ def _caption(data: DataSet, runs: Sequence[Run]) -> str:
         return f"{promise}."
     first, seeds = runs[0], len({run.seed for run in runs})
     size = f"{first.train:,} training rows at {first.sites} sites, {first.test:,} held out"
-    bayes = [run.measures["naive-bayes"].value for run in runs if "naive-bayes" in run.measures]
-    noisy = f" Noisy naive Bayes as a model: AUC {statistics.mean(bayes):.3f}." if bayes else ""
-    return f"{size}; {promise}; {seeds} seed(s).{noisy}"
+    return f"{size}; {promise}; {seeds} seed(s)."
 
 
-def _references(runs: Sequence[Run], floors: dict[int, Run], score: str) -> list[list[str]]:
-    """Return the rows of what bounds all models: real rows in the place of synthetic ones, and the trivial model."""
+def _ceiling(runs: Sequence[Run], score: str) -> list[str]:
+    """Return the row of what bounds all models: real rows in the place of synthetic ones."""
     real = {
         name: [value for run in runs if name in run.measures and (value := run.measures[name].real) is not None]
         for name in ("tvd2", score, "coverage", "control", "gain")
     }
     cells = [_mean(real[name]) for name in ("tvd2", score)]
-    ceiling = ["*real rows*", *cells, _MISSING, _mean(real["coverage"]), _mean(real["control"]), _MISSING]
-    ceiling += [_mean(real["gain"], "+.3f"), *[_MISSING] * 6]
-    if not floors:
-        return [ceiling]
-    floor = _row(f"*{FLOOR}*", list(floors.values()), score, {})
-    return [ceiling, floor]
+    row = ["*real rows*", *cells, _MISSING, _mean(real["coverage"]), _mean(real["control"]), _MISSING]
+    row.append(_mean(real["gain"], "+.3f"))
+    return [*row, *[_MISSING] * (len(_HEAD) - len(row))]
 
 
-def _row(name: str, runs: Sequence[Run], score: str, floors: dict[int, Run]) -> list[str]:
+def _numbers(name: str, runs: Sequence[Run], score: str) -> list[str]:
+    """Return the row of a model but for the verdicts."""
+
     def mean(measure: str, form: str = ".3f") -> str:
         return _mean([run.measures[measure].value for run in runs if measure in run.measures], form)
 
@@ -106,7 +107,7 @@ def _row(name: str, runs: Sequence[Run], score: str, floors: dict[int, Run]) -> 
 
     most = max((run.spent for run in runs if run.spent is not None), default=None)
     return [
-        name if name.startswith("*") else f"`{name}`",
+        f"*{name}*" if name in TRIVIAL else f"`{name}`",
         mean("tvd2"),
         mean(score),
         _spread([run.measures[score].value for run in runs if score in run.measures]),
@@ -119,7 +120,6 @@ def _row(name: str, runs: Sequence[Run], score: str, floors: dict[int, Run]) -> 
         cost(lambda each: each.state_numbers, ",.0f"),
         cost(lambda each: each.peak_mib, ",.0f"),
         _MISSING if most is None else f"{most:.2f}",
-        verdict(runs, score, floors),
     ]
 
 
@@ -132,8 +132,8 @@ def _spread(values: Sequence[float]) -> str:
     return f"{max(values) - min(values):.3f}" if len(values) > 1 else _MISSING
 
 
-def verdict(runs: Sequence[Run], score: str, floors: dict[int, Run]) -> str:
-    """Return whether a model beats the floor: in every seed, in the mean of seeds only, or not, measure by measure.
+def verdict(runs: Sequence[Run], score: str, floors: Mapping[int, Run]) -> str:
+    """Return whether a model beats a trivial one: in every seed, in the mean only, or not, measure by measure.
 
     Args:
         runs: the model's.
