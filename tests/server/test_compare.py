@@ -407,7 +407,7 @@ def test_the_table_shows_means_spread_cost_and_what_failed() -> None:
     text = render(plan_of(), runs)
     gan = next(line for line in text.splitlines() if line.startswith("| `gan`"))
     assert gan == (
-        "| `gan` | 0.200 | 0.900 | 0.040 | - | - | - | - | 12 | 20 | 1,234 | 700 | 9.88 | tvd2: no, AUC: yes | - |"
+        "| `gan` | 0.200 | 0.900 | 0.040 | - | none | none | - | 12 | 20 | 1,234 | 700 | 9.88 | tvd2: no, AUC: yes |"
     )
     assert "| *real rows* | - | 0.950 |" in text
     assert "| *floor* | 0.200 | 0.800 | 0.000 |" in text

@@ -21,6 +21,8 @@ SCORES: Final = {"auc": "AUC", "accuracy": "accuracy", "r2": "R2"}
 
 _PAGE: Final = f"# Models compared\n\n{BEGIN}\n{END}\n"
 _MISSING: Final = "-"
+_NONE: Final = "none"  # a model has no such side
+_OF_TABLES: Final = ("tvd2", "beats naive Bayes")
 _HEAD: Final = (
     *("model", "tvd2", "score", "spread", "coverage", "control", "latent", "gain"),
     *("s", "CPU s", "numbers", "MiB", "epsilon", "beats the floor", "beats naive Bayes"),
@@ -69,7 +71,8 @@ def _section(data: DataSet, runs: Sequence[Run]) -> str:
         rivals = [each for each in TRIVIAL if name not in (each, FLOOR)]
         verdicts = [verdict(mine, score, trivial[each]) if each in rivals else _MISSING for each in TRIVIAL]
         rows.append([*_numbers(name, mine, score), *verdicts])
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    shown = [i for i, name in enumerate(_HEAD) if name not in _OF_TABLES or any(row[i] != _MISSING for row in rows[2:])]
+    table = "\n".join(f"| {' | '.join(row[i] for i in shown)} |" for row in rows)
     failed = "\n".join(f"- `{run.model}`, seed {run.seed}, failed: {run.error}" for run in runs if run.error)
     return f"### {data.name}\n\n{_caption(data, good)}\n\n{table}" + (f"\n\n{failed}" if failed else "")
 
@@ -99,12 +102,13 @@ def _ceiling(runs: Sequence[Run], score: str) -> list[str]:
 def _numbers(name: str, runs: Sequence[Run], score: str) -> list[str]:
     """Return the row of a model but for the verdicts."""
 
-    def mean(measure: str, form: str = ".3f") -> str:
-        return _mean([run.measures[measure].value for run in runs if measure in run.measures], form)
+    def mean(measure: str, form: str = ".3f", empty: str = _MISSING) -> str:
+        return _mean([run.measures[measure].value for run in runs if measure in run.measures], form, empty)
 
     def cost(part: Callable[[Cost], float], form: str) -> str:
         return _mean([part(run.cost) for run in runs if run.cost is not None], form)
 
+    absent = _MISSING if name in TRIVIAL else _NONE
     most = max((run.spent for run in runs if run.spent is not None), default=None)
     return [
         f"*{name}*" if name in TRIVIAL else f"`{name}`",
@@ -112,8 +116,8 @@ def _numbers(name: str, runs: Sequence[Run], score: str) -> list[str]:
         mean(score),
         _spread([run.measures[score].value for run in runs if score in run.measures]),
         mean("coverage"),
-        mean("control"),
-        mean("walk", ".1f"),
+        mean("control", empty=absent),
+        mean("walk", ".1f", absent),
         mean("gain", "+.3f"),
         cost(lambda each: each.seconds, ".0f"),
         cost(lambda each: each.cpu_seconds, ".0f"),
@@ -123,8 +127,8 @@ def _numbers(name: str, runs: Sequence[Run], score: str) -> list[str]:
     ]
 
 
-def _mean(values: Sequence[float], form: str = ".3f") -> str:
-    return format(statistics.mean(values), form) if values else _MISSING
+def _mean(values: Sequence[float], form: str = ".3f", empty: str = _MISSING) -> str:
+    return format(statistics.mean(values), form) if values else empty
 
 
 def _spread(values: Sequence[float]) -> str:
