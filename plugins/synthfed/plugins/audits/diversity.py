@@ -60,8 +60,8 @@ class Diversity:
         if size <= NEIGHBOURS:
             raise DataError(f"the diversity audit needs more than {NEIGHBOURS} rows of each table")
         cut = {source: subsample(rows[source], size, rng) for source in self.needs}
-        features = {str(source): _features(study, table) for source, table in cut.items()}
-        features["baseline"] = _features(study, _trivial(study, cut["train"], rng))
+        features = {str(source): features_of(study, table) for source, table in cut.items()}
+        features["baseline"] = features_of(study, _trivial(study, cut["train"], rng))
         real = features["holdout"]
         reach = squared_reach(real, NEIGHBOURS)
         measured = {name: balls(real, reach, features[name]) for name in ("synthetic", "train", "baseline")}
@@ -71,7 +71,8 @@ class Diversity:
         )
 
 
-def _features(study: Study, records: Records) -> Array:
+def features_of(study: Study, records: Records) -> Array:
+    """Return what distances between a study's records are measured on: the arrays of those that have any, or all."""
     if any(isinstance(column, ArrayColumn) for column in study.columns):
         return array_features(study.columns, records)
     return table_features(scalars(study.columns, "the diversity audit"), records)

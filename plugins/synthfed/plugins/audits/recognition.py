@@ -60,7 +60,7 @@ class Recognition:
         synthetic, train = (subsample(known[source], size, rng) for source in ("synthetic", "train"))
         test = subsample(known["holdout"], _MAX_ROWS, rng)
         trivial = gaussian_arrays(study.columns, train, label, rng)
-        mine, floor, ceiling = (_hits(study, label, each, test, seed) for each in (synthetic, trivial, train))
+        mine, floor, ceiling = (hits(study, label, each, test, seed) for each in (synthetic, trivial, train))
         replicates = resample_counts(len(test), _REPLICATES, rng) @ mine / len(test)
         low, high = interval(float(mine.mean()), replicates)
         warning = "" if len(np.unique(synthetic[:, label])) > 1 else _ONE_LABEL
@@ -69,8 +69,16 @@ class Recognition:
         return (Estimate("accuracy", value, low, high, LEVEL, baseline, control, warning=warning),)
 
 
-def _hits(study: Study, label: int, train: Records, test: Records, seed: int) -> Array:
-    """Return the share of classifiers that name each test row's label, shape ``(rows,)``."""
+def hits(study: Study, label: int, train: Records, test: Records, seed: int) -> Array:
+    """Return the share of classifiers, trained on some rows, that name each test row's label, shape ``(rows,)``.
+
+    Args:
+        study: the terms; all its array columns are looked at.
+        label: the place in a record of the label, known in every row.
+        train: rows to train on, shape ``(rows, width)``.
+        test: rows to name, shape ``(rows, width)``.
+        seed: of the classifiers.
+    """
     features, labels = array_features(study.columns, train), train[:, label]
     if len(np.unique(labels)) == 1:
         guesses: Array = np.equal(test[:, label], labels[0]).astype(np.float64)
@@ -80,8 +88,8 @@ def _hits(study: Study, label: int, train: Records, test: Records, seed: int) ->
         # A classifier short of convergence is still the same competitor for every table.
         warnings.filterwarnings("ignore", message=".*(failed to converge|hasn't converged).*")
         named = [model.fit(features, labels).predict(tested) for model in _classifiers(seed)]
-    hits: Array = np.stack([each == test[:, label] for each in named]).mean(axis=0)
-    return hits
+    shares: Array = np.stack([each == test[:, label] for each in named]).mean(axis=0)
+    return shares
 
 
 def _classifiers(seed: int) -> tuple[Any, Any]:
