@@ -140,20 +140,22 @@ def clear(home: HomeOption = _HOME) -> None:
     """Let the agent serve again after it died inside a step; its charges stand."""
     from synthfed.plugins.processes import exclusive
 
-    from .vault import Ledger
+    from .vault import Ledger, load_identity
 
     place = Home(home)
     with exclusive(place.lock, "agent"):
-        ledger = Ledger(place.ledger)
+        ledger = Ledger(place.ledger, load_identity(place.identity))
         count = ledger.clear()
         ledger.close()
     Console(highlight=False).print(f"{count} interrupted or overrun step(s) cleared; their charges stand")
 
 
 def _stopped() -> Callable[[], bool]:
-    """Return a function that tells whether SIGINT or SIGTERM has come."""
+    """Return a function that tells whether this program was asked to end."""
+    from synthfed.plugins.processes import interruptions
+
     came: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in interruptions():
         # Not an Event: its lock would deadlock when a second signal interrupts the first one's handler.
         signal.signal(number, lambda received, _: came.append(received))
     return lambda: bool(came)

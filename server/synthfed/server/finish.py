@@ -26,6 +26,7 @@ from synthfed.protocols.errors import ConfigError, LocalProtocolError
 from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.privacy.plan import epsilon_by_sites
 from synthfed.protocols.study import Study, parse_study
+from synthfed.protocols.sums import own_noise
 
 from .evidence import Evidence, PluginEvidence, Setting, SiteEvidence, SumEvidence
 from .release import Manifest, draw, write_report
@@ -90,6 +91,7 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
             family=kind.sum.family,
             dim=kind.sum.dim,
             noise_multiplier=kind.noise_multiplier,
+            own_noise=own_noise(study, kind),
             sample_rate=kind.sum.sample_rate,
             clip_norm=kind.sum.clip_norm,
             cap=kind.sum.rounds,
@@ -114,6 +116,7 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
         study_hash=study.hash.hex(),
         mode=study.privacy.mode,
         combine=study.aggregation.combine,
+        key_agreement=study.aggregation.key_agreement,
         tolerated=study.cohort.tolerated,
         quorum=study.cohort.quorum,
         delta=study.privacy.delta,
@@ -123,6 +126,7 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
         epsilon_by_bad_sites=tuple((bad, _finite(epsilon)) for bad, epsilon in plan.curve),
         epsilon_by_sites_of_unit=tuple((held, _finite(epsilon)) for held, epsilon in epsilon_by_sites(study, plan)),
         clip_norm=study.privacy.clip_norm,
+        sigma_floor=study.privacy.sigma_floor,
         sums=sums,
         sites=sites,
         plugin=PluginEvidence(
