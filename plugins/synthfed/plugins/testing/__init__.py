@@ -1,4 +1,4 @@
-"""The conformance kit: proves of a model plugin what can be proved of it before a site pins it.
+"""The conformance kit: proves of a plugin what can be proved of it before a site pins it.
 
 Never replaces the core's own guards: what a plugin does wrong here is refused or noised away there, too.
 
@@ -10,6 +10,19 @@ One line in a plugin's tests runs every check::
 """
 
 from .cases import Case, cases
-from .kit import Conformance, Report, Result, check_model, conformance
+from .kit import audit_conformance, check_audit, check_domain, check_model, conformance, domain_conformance
+from .suite import Conformance, Report, Result
 
-__all__ = ["Case", "Conformance", "Report", "Result", "cases", "check_model", "conformance"]
+__all__ = [
+    "Case",
+    "Conformance",
+    "Report",
+    "Result",
+    "audit_conformance",
+    "cases",
+    "check_audit",
+    "check_domain",
+    "check_model",
+    "conformance",
+    "domain_conformance",
+]

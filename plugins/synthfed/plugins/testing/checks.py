@@ -7,10 +7,11 @@ from typing import Final
 
 from . import declaration, encoding, gradients, keeping, sampling, statistics, training
 from .check import Check
+from .trial import Trial
 
-__all__ = ["CHECKS", "Check"]
+__all__ = ["CHECKS"]
 
-CHECKS: Final[tuple[Check, ...]] = (
+CHECKS: Final[tuple[Check[Trial], ...]] = (
     *declaration.CHECKS,
     *encoding.CHECKS,
     *statistics.CHECKS,

@@ -11,12 +11,14 @@ from pydantic import BaseModel, ValidationError
 
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Categorical
+from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum
 
 from ..api import Model, PrivatePart, Trainer
 from .cases import cases
-from .check import check
-from .trial import Broken, Trial, noting_randomness, promise
+from .check import Broken, check, promise
+from .surroundings import noting_randomness
+from .trial import Trial
 
 
 def class_is_documented(trial: Trial) -> None:
@@ -65,6 +67,18 @@ def a_wrong_option_is_refused(trial: Trial) -> None:
         raise Broken("an unknown option is taken; validate `study.model.options` against `Options`")
 
 
+def a_wrong_value_is_refused(trial: Trial) -> None:
+    """An option with a value of another type is refused with a ConfigError, unless any text will do."""
+    for name in trial.plugin.Options.model_fields:
+        try:
+            trial.plugin(trial.case.study({**trial.options, name: "no such value"}))
+        except ConfigError:
+            continue
+        except Exception as error:
+            message = f"a wrong value of option {name!r} raises {type(error).__name__}; raise ConfigError"
+            raise Broken(message) from error
+
+
 def unfit_columns_are_refused(trial: Trial) -> None:
     """Data that the model is not made for are refused with a ConfigError."""
     for case in cases():
@@ -74,6 +88,15 @@ def unfit_columns_are_refused(trial: Trial) -> None:
             continue
         except Exception as error:
             raise Broken(f"{case.name} raises {type(error).__name__}; refuse such columns with ConfigError") from error
+
+
+def study_is_left_alone(trial: Trial) -> None:
+    """Neither the model nor its halves write into the study's terms, which every party has signed."""
+    study = trial.case.study(trial.options)
+    before = study.canonical
+    model = trial.plugin(study)
+    model.sums(), model.private(), model.trainer(0)
+    promise(study.canonical == before, "the model changes the study; copy what you need of it")
 
 
 def sums_are_declared(trial: Trial) -> None:
@@ -93,7 +116,8 @@ def shares_are_whole(trial: Trial) -> None:
 
 def declaration_is_the_same_everywhere(trial: Trial) -> None:
     """Two parties that read the same terms declare the same sums."""
-    one, other = trial.model().sums(), trial.model().sums()
+    read_anew = Study.model_validate_json(trial.study.canonical)
+    one, other = trial.model().sums(), trial.plugin(read_anew).sums()
     promise(one == other, "two instances of one study declare different sums; let them follow from the study alone")
 
 
@@ -160,7 +184,9 @@ CHECKS: Final = (
     check(options_have_defaults),
     check(options_are_described),
     check(a_wrong_option_is_refused),
+    check(a_wrong_value_is_refused),
     check(unfit_columns_are_refused),
+    check(study_is_left_alone),
     check(sums_are_declared),
     check(shares_are_whole, "sums-are-declared"),
     check(declaration_is_the_same_everywhere, "sums-are-declared"),

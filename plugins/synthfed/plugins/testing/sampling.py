@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from synthfed.protocols.schema import ArrayColumn, Categorical, Column, Integer, Records, places
 
-from .check import check
-from .trial import SEED, Trial, noting_randomness, promise, same_states
+from .check import check, promise
+from .surroundings import noting_randomness
+from .trial import SEED, Trial, same_states
 
 ROWS: Final = 200
 _SHAPED: Final = ("samples-have-the-shape",)
@@ -142,7 +143,7 @@ CHECKS: Final = (
     check(a_seed_fixes_the_samples, *_SHAPED, "checkpoint-is-plain-arrays"),
     check(another_seed_gives_other_samples, *_SHAPED),
     check(sampling_changes_nothing, *_SHAPED),
-    check(conditions_hold, *_SHAPED, "conditions-are-categories", is_privacy=False),
-    check(walks_have_the_shape, *_SHAPED),
+    check(conditions_hold, "samples-fit-the-schema", "conditions-are-categories"),
+    check(walks_have_the_shape, "samples-fit-the-schema", "a-seed-fixes-the-samples"),
     check(training_learns, *_SHAPED),
 )

@@ -7,9 +7,10 @@ from typing import Final
 
 import numpy as np
 
-from .check import check
+from .check import check, promise
 from .encoding import strange_records
-from .trial import Trial, promise
+from .surroundings import noting_randomness
+from .trial import Trial
 
 _GROUND: Final = ("encoding-has-one-vector-a-record", "a-plan-exists")
 
@@ -51,14 +52,26 @@ def statistic_repeats(trial: Trial) -> None:
         )
 
 
+def statistic_draws_nothing(trial: Trial) -> None:
+    """Neither encoding nor a statistic moves a global generator."""
+    private = trial.model().private()
+    with noting_randomness() as moved:
+        batch = private.encode(trial.records)
+        for kind in trial.kinds("statistic"):
+            trial.statistic(kind.sum.name, batch, private)
+    promise(not moved, f"encoding or a statistic draws from {', '.join(moved)}; it must toss no coin")
+
+
 def statistic_is_total(trial: Trial) -> None:
     """A record that a damaged file may bring gives a contribution, and changes no other."""
-    strange = trial.model().private().encode(strange_records(trial.case.width))
+    private = trial.model().private()
+    strange = private.encode(strange_records(trial.records))
     for kind in trial.kinds("statistic"):
-        beside = trial.statistic(kind.sum.name, np.concatenate([trial.batch, strange]))[: len(trial.batch)]
-        alone = trial.statistic(kind.sum.name, trial.batch)
+        few = len(trial.batch) - len(strange)
+        beside = trial.statistic(kind.sum.name, np.concatenate([trial.batch[:few], strange]), private)
+        alone = trial.statistic(kind.sum.name, trial.batch, private)
         promise(
-            np.allclose(beside, alone, rtol=1e-9, atol=1e-12),
+            np.allclose(beside[:few], alone[:few], rtol=1e-9, atol=1e-12),
             f"statistic {kind.sum.name!r} of ordinary records changes beside a strange one",
         )
 
@@ -66,9 +79,12 @@ def statistic_is_total(trial: Trial) -> None:
 def statistic_leaves_its_input_alone(trial: Trial) -> None:
     """A statistic writes into neither records nor payload."""
     for kind in trial.kinds("statistic"):
-        batch = trial.batch.copy()
-        trial.statistic(kind.sum.name, batch)
-        promise(np.array_equal(batch, trial.batch), f"statistic {kind.sum.name!r} changes its batch; work on a copy")
+        name, batch = kind.sum.name, trial.batch
+        payload = {key: array.copy() for key, array in trial.payloads[name].items()}
+        trial.statistic(name, batch, payload=payload)
+        promise(np.array_equal(batch, trial.batch), f"statistic {name!r} changes its batch; work on a copy")
+        same = all(np.array_equal(array, trial.payloads[name][key]) for key, array in payload.items())
+        promise(same, f"statistic {name!r} changes its payload; work on a copy")
 
 
 def statistic_fits_its_bound(trial: Trial) -> None:
@@ -90,44 +106,41 @@ def statistic_fits_its_bound(trial: Trial) -> None:
         )
 
 
-def empty_sample_gives_zero(trial: Trial) -> None:
-    """Where no unit was sampled the core's sum is zero, of the declared length."""
+def empty_sample_is_survived(trial: Trial) -> None:
+    """Where no unit was sampled the core's sum is still made: the private part meets padding alone."""
     for kind in trial.plan.kinds:
         total = trial.summed(kind, trial.batch[:0])
-        promise(total.shape == (kind.sum.dim,), f"an empty sample of {kind.sum.name!r} has shape {total.shape}")
         promise(not total.any(), f"an empty sample of {kind.sum.name!r} does not give zero")
 
 
-def one_unit_moves_a_sum_by_its_bound_at_most(trial: Trial) -> None:
-    """Adding any one record, strange ones among them, moves the core's sum by at most the declared bound."""
-    strange = trial.model().private().encode(strange_records(trial.case.width))
+def one_unit_adds_its_own_and_no_more(trial: Trial) -> None:
+    """In the core's sum one record more adds exactly what it gives alone, among padding and in any place."""
+    others, one = trial.batch[1:9], trial.batch[:1]
     for kind in trial.plan.kinds:
-        without = trial.summed(kind, trial.batch[1:9])
-        for one in (*trial.batch[:1], *strange):
-            # In the first slot, the others move by one: their coins must not count, so they keep their own.
-            coins = trial.coins(kind.sum, kind.slots)
-            shifted = np.concatenate([coins[-1:], coins[:-1]])
-            beside = trial.summed(kind, np.concatenate([one[None], trial.batch[1:9]]), shifted)
-            moved = float(np.linalg.norm(beside - without))
+        coins = np.repeat(trial.coins(kind.sum, 1), kind.slots, axis=0)
+        alone, without = trial.summed(kind, one, coins), trial.summed(kind, others, coins)
+        for both in (np.concatenate([one, others]), np.concatenate([others, one])):
             promise(
-                moved <= kind.sum.clip_norm * (1 + 1e-6),
-                f"one record moves {kind.sum.name!r} by {moved / kind.sum.clip_norm:.3g} times its bound: "
-                "its presence changes what others contribute",
+                np.allclose(trial.summed(kind, both, coins), without + alone, rtol=1e-6, atol=1e-9),
+                f"one record more changes what others contribute to {kind.sum.name!r}; never count, average or "
+                "normalise over a batch",
             )
 
 
 CHECKS: Final = (
     check(statistic_has_one_row_a_record, *_GROUND),
-    check(statistic_of_a_unit_is_its_own, "statistic-has-one-row-a-record", is_privacy=True),
     check(statistic_repeats, "statistic-has-one-row-a-record", is_privacy=True),
+    check(statistic_draws_nothing, "statistic-has-one-row-a-record", is_privacy=True),
+    check(statistic_of_a_unit_is_its_own, "statistic-repeats", is_privacy=True),
     check(statistic_is_total, "statistic-of-a-unit-is-its-own", "encoding-is-total", is_privacy=True),
     check(statistic_leaves_its_input_alone, "statistic-has-one-row-a-record"),
     check(statistic_fits_its_bound, "trains-to-the-end"),
-    check(empty_sample_gives_zero, "statistic-has-one-row-a-record", "core-accepts-every-gradient", is_privacy=True),
+    check(empty_sample_is_survived, "statistic-has-one-row-a-record", "core-accepts-every-gradient", is_privacy=True),
     check(
-        one_unit_moves_a_sum_by_its_bound_at_most,
+        one_unit_adds_its_own_and_no_more,
         "statistic-is-total",
         "gradient-of-a-unit-is-its-own",
+        "empty-sample-is-survived",
         is_privacy=True,
     ),
 )

@@ -14,8 +14,11 @@ import numpy.typing as npt
 from synthfed.protocols.errors import ConfigError
 
 from ..api import Answer
-from .check import check
-from .trial import SEED, Broken, State, Trial, noting_randomness, promise, same_states
+from .check import Broken, check, promise
+from .gradients import FEW
+from .surroundings import noting_randomness, noting_settings
+from .trial import SEED, State, Trial, same_states
+from .watch import noting_acts
 
 LARGEST: Final = 1e4
 """Of a payload's numbers: a site refuses larger ones."""
@@ -64,7 +67,9 @@ def a_seed_fixes_the_training(trial: Trial) -> None:
 
 
 def another_seed_starts_elsewhere(trial: Trial) -> None:
-    """Another seed gives other initial weights or draws."""
+    """Another seed gives other initial weights, where there are weights to train."""
+    if not trial.kinds("gradient"):
+        return  # what only counts has no weights to start from
     one, other = trial.model().trainer(SEED).state(), trial.model().trainer(SEED + 1).state()
     promise(not same_states(one, other), "the seed changes nothing; draw initial weights from it")
 
@@ -74,6 +79,33 @@ def training_leaves_randomness_alone(trial: Trial) -> None:
     with noting_randomness() as moved:
         trial.train()
     promise(not moved, f"training moves the global state of {', '.join(moved)}; use generators of your own")
+
+
+def training_opens_nothing(trial: Trial) -> None:
+    """Making and training a model opens no file, socket or process: all it may know are the terms and the answers."""
+    trial.training  # noqa: B018  (what is loaded at first use may be)
+    with noting_acts() as acts:
+        trial.train()
+    promise(not acts, f"making or training the model made {(acts or [''])[0]}; the core keeps checkpoints and logs")
+
+
+def settings_are_left_alone(trial: Trial) -> None:
+    """Making, training and sampling change no setting of the process, such as torch's default type."""
+    with noting_settings() as changed:
+        trial.sample(5, trainer=trial.train().trainer)
+    promise(not changed, f"it changes {', '.join(changed)}; pass such choices as arguments, or put them back")
+
+
+def a_site_needs_no_trainer(trial: Trial) -> None:
+    """A private part gives the same sums whether or not a trainer of the same model was trained beside it."""
+    model, few = trial.model(), trial.batch[:FEW]
+    before = [trial.summed(kind, few) for kind in trial.plan.kinds]
+    trial.train(model=model)
+    after = [trial.summed(kind, few, private=model.private()) for kind in trial.plan.kinds]
+    promise(
+        all(np.array_equal(one, other) for one, other in zip(before, after, strict=True)),
+        "the private part changes when the trainer trains; at a site there is none, send what it needs as payload",
+    )
 
 
 def checkpoint_is_plain_arrays(trial: Trial) -> None:
@@ -194,9 +226,18 @@ def progress_is_numbers(trial: Trial) -> None:
 CHECKS: Final = (
     check(trains_to_the_end, *_GROUND),
     check(payload_is_as_declared, *_TRAINED, is_privacy=True),
-    check(a_seed_fixes_the_training, *_TRAINED),
+    check(
+        a_seed_fixes_the_training,
+        *_TRAINED,
+        "statistic-repeats",
+        "gradient-repeats",
+        "records-reach-no-other-half",
+    ),
     check(another_seed_starts_elsewhere, *_TRAINED),
-    check(training_leaves_randomness_alone, *_TRAINED),
+    check(training_leaves_randomness_alone, *_TRAINED, "statistic-draws-nothing", "making-leaves-randomness-alone"),
+    check(training_opens_nothing, *_TRAINED, "private-part-opens-nothing"),
+    check(settings_are_left_alone, *_TRAINED, "samples-have-the-shape"),
+    check(a_site_needs_no_trainer, "a-seed-fixes-the-training", is_privacy=True),
     check(checkpoint_is_plain_arrays, *_TRAINED),
     check(checkpoint_is_a_copy, "checkpoint-is-plain-arrays"),
     check(training_goes_on_from_a_checkpoint, "a-seed-fixes-the-training", "checkpoint-is-a-copy"),

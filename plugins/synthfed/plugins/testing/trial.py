@@ -3,43 +3,33 @@
 Never imports the client: the core's clipped sum comes by the entry point group ``synthfed.core``.
 """
 
-import contextlib
 import copy
 import functools
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
-from synthfed.protocols.errors import ConfigError, UnsupportedMechanism
+from synthfed.protocols.errors import UnsupportedMechanism
 from synthfed.protocols.privacy.plan import Plan, make_plan
 from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Kind, Sum
 
 from ..api import Answer, Array, Ask, Model, Payload, PrivatePart, Trainer
+from .calls import Package
 from .cases import SITES, UNITS, Case
+from .check import Broken, promise
+from .core import clipped_sum
 
-GROUP: Final = "synthfed.core"
 SEED: Final = 5
 MOST_ASKS: Final = 1000
 
 State = Mapping[str, npt.NDArray[Any]]
-
-
-class Broken(Exception):
-    """A promise of the contract that a plugin does not keep; its text says which and how to mend it."""
-
-
-def promise(kept: object, otherwise: str) -> None:
-    """Raise `Broken` unless something holds."""
-    if not kept:
-        raise Broken(otherwise)
 
 
 @dataclass(slots=True)
@@ -66,8 +56,18 @@ class Trial:
         """Take part with the class itself: nothing is installed or pinned."""
         self.plugin, self.case, self.options = plugin, case, options
         self.study: Study = case.study(options)
-        self.records = case.draw(UNITS, np.random.default_rng(SEED))
-        self.told: dict[str, str] = {}  # what each check has said, by its name
+        self.package = Package(plugin.__module__)
+        self.data = case.name
+        self.told: dict[str, str] = {}
+
+    @property
+    def records(self) -> Records:
+        """A fresh copy of the made-up records, so that no check meets what a plugin has written into them."""
+        return self.other_records(SEED)
+
+    def other_records(self, seed: int) -> Records:
+        """Return as many other records of the same kind."""
+        return self.case.draw(UNITS, np.random.default_rng(seed))
 
     def model(self) -> Model:
         """Return a fresh instance."""
@@ -94,12 +94,16 @@ class Trial:
         """A whole training with the planned noise."""
         return self.train()
 
-    @functools.cached_property
+    @property
     def batch(self) -> Array:
-        """The encoded records."""
-        return self.model().private().encode(self.records)
+        """A fresh copy of the encoded records."""
+        return self._encoded.copy()
 
     @functools.cached_property
+    def _encoded(self) -> Array:
+        return self.model().private().encode(self.records)
+
+    @property
     def payloads(self) -> dict[str, Payload]:
         """A made-up payload of each kind of sum: what a private part does must hold under any."""
         rng = np.random.default_rng(SEED)
@@ -118,15 +122,18 @@ class Trial:
         """Return the contributions of a batch to a statistic, shape ``(rows, dim)``."""
         private = private or self.model().private()
         payload = self.payloads[name] if payload is None else payload
-        return np.asarray(private.statistic(name, batch, payload), dtype=np.float64)
+        return np.array(private.statistic(name, batch, payload), dtype=np.float64)
 
-    def loss(self, each: Sum, batch: Array, private: PrivatePart | None = None) -> torch.Tensor:
-        """Return the plain losses of a batch under a module with the made-up payload, shape ``(rows,)``."""
-        private = private or self.model().private()
+    def module(self, each: Sum, private: PrivatePart) -> nn.Module:
+        """Return a module in double precision, with the made-up payload as its parameters."""
         module = private.module(each.name).double()
         with torch.no_grad():
             for parameter, array in zip(module.parameters(), self.payloads[each.name].values(), strict=True):
                 parameter.copy_(torch.tensor(array, dtype=torch.float64))
+        return module
+
+    def loss(self, each: Sum, batch: Array, private: PrivatePart, module: nn.Module) -> torch.Tensor:
+        """Return the plain losses of a batch, shape ``(rows,)``."""
         return private.loss(each.name, module, torch.tensor(batch), torch.tensor(self.coins(each, len(batch))))
 
     def coins(self, each: Sum, rows: int, seed: int = SEED) -> Array:
@@ -155,6 +162,7 @@ class Trial:
         fails: Callable[[Ask, int], bool] = lambda ask, index: False,  # noqa: ARG005
         sites: int = SITES,
         start: tuple[State, int, Mapping[str, int]] | None = None,
+        model: Model | None = None,
     ) -> Training:
         """Run a made-up federation until the trainer wants no more.
 
@@ -165,11 +173,12 @@ class Trial:
             fails: says of which asks the answer is lost.
             sites: that take part.
             start: a checkpoint to go on from, how many asks came before it, and what was left then.
+            model: whose trainer it is; a fresh one if None.
 
         Raises:
             Broken: it never ends, or asks for what it may not.
         """
-        trainer = self.model().trainer(seed)
+        trainer = (model or self.model()).trainer(seed)
         training = Training(trainer, {kind.sum.name: kind.sum.rounds for kind in self.plan.kinds})
         first = 0
         if start is not None:
@@ -198,9 +207,9 @@ class Trial:
         """Return what a federation would release, its noise and coins drawn from a fixed seed."""
         rng = np.random.default_rng([SEED, index])
         total, std = np.zeros(kind.sum.dim), noise * kind.noise_multiplier * kind.sum.clip_norm
-        private = self.model().private()
+        private, batch = self.model().private(), self.batch
         for _ in range(sites):
-            sampled = self.batch[rng.random(len(self.batch)) < kind.sum.sample_rate]
+            sampled = batch[rng.random(len(batch)) < kind.sum.sample_rate]
             coins = rng.uniform(0.001, 0.999, (kind.slots, kind.sum.coins))
             try:
                 total += clipped_sum()(private, kind, payload, sampled, coins)
@@ -217,45 +226,6 @@ class Trial:
 def _planned(terms: bytes, sums: tuple[Sum, ...]) -> Plan:
     """Return the plan of a study's canonical terms; planning takes a second, and many trials share one."""
     return make_plan(Study.model_validate_json(terms), sums)
-
-
-def clipped_sum() -> Callable[..., Array]:
-    """Return the core's function that clips and sums; ConfigError where the client is not installed."""
-    return _of_core("clipped-sum")
-
-
-def module_faults() -> Callable[..., list[str]]:
-    """Return the core's function that says why Opacus would refuse a module."""
-    return _of_core("module-faults")
-
-
-@functools.cache
-def _of_core(name: str) -> Callable[..., Any]:
-    points = metadata.entry_points(group=GROUP, name=name)
-    if not points:
-        raise ConfigError("the core is not installed; reinstall synthfed")
-    found: Callable[..., Any] = next(iter(points)).load()
-    return found
-
-
-@contextlib.contextmanager
-def noting_randomness() -> Iterator[list[str]]:
-    """Give a list that holds, when the block ends, the global generators that were moved in it; puts them back."""
-    moved: list[str] = []
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield moved
-    finally:
-        after = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        same = (
-            before[0] == after[0],
-            all(np.array_equal(one, other) for one, other in zip(before[1], after[1], strict=True)),
-            torch.equal(before[2], after[2]),
-        )
-        moved += [name for name, kept in zip(("random", "numpy.random", "torch"), same, strict=True) if not kept]
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
 
 
 def same_states(one: State, other: State) -> bool:

@@ -1,4 +1,4 @@
-"""What code does beside returning: files, sockets and processes it opens, and what it says.
+"""What code does beside returning: files and sockets it opens, processes and threads it starts, what it says.
 
 Never stops the code it watches; it only notes events, and only those of the thread and block that asked.
 """
@@ -14,12 +14,18 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
-_ACTS: Final = (
-    "socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.fork",
-    "os.exec", "os.posix_spawn", "os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink", "os.putenv",
-    "sqlite3.connect",
+_ACTS: Final = frozenset(
+    (
+        "ctypes.dlopen", "fcntl.flock", "mmap.__new__", "os.chdir", "os.chmod", "os.exec",
+        "os.fork", "os.forkpty", "os.kill", "os.link", "os.mkdir", "os.posix_spawn", "os.putenv", "os.remove",
+        "os.rename", "os.rmdir", "os.spawn", "os.symlink", "os.system", "os.truncate", "os.unsetenv", "socket.bind",
+        "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendmsg", "socket.sendto",
+        "sqlite3.connect", "subprocess.Popen", "syslog.syslog",
+    )
 )  # fmt: skip
 _CODE: Final = (".py", ".pyc", ".so", ".pth", ".zip")
+_MACHINE: Final = ("/proc/self/maps", "/proc/cpuinfo", "/sys/devices/system/cpu/")
+"""Where libraries of numerics learn what processor they run on and which of them are loaded."""
 _NOTES: ContextVar[list[str] | None] = ContextVar("_NOTES", default=None)
 
 
@@ -32,7 +38,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     elif event == "open":
         path, _, flags = (*arguments, None, None)[:3]
         is_written = isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        if is_written or not str(path).endswith(_CODE):  # importing a module reads its code
+        if is_written or not (str(path).endswith(_CODE) or str(path).startswith(_MACHINE)):
             notes.append(f"an open of {Path(os.fsdecode(path)).name if isinstance(path, str | bytes) else path!r}")
 
 
