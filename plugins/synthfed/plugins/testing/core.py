@@ -4,13 +4,14 @@ Never imports the client, and never stands in for it: without the core nothing i
 """
 
 import functools
+import importlib
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any, Final
 
 from synthfed.protocols.errors import ConfigError
 
 from ..api import Array
+from ..distributions import CORE, points
 
 GROUP: Final = "synthfed.core"
 
@@ -27,8 +28,9 @@ def module_faults() -> Callable[..., list[str]]:
 
 @functools.cache
 def _of_core(name: str) -> Callable[..., Any]:
-    points = metadata.entry_points(group=GROUP, name=name)
-    if not points:
+    declared = [point for point in points(GROUP) if point.name == name and point.distribution == CORE]
+    if not declared:
         raise ConfigError("the core is not installed; reinstall synthfed")
-    found: Callable[..., Any] = next(iter(points)).load()
+    module, _, attribute = declared[0].target.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     return found
