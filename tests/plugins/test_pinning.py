@@ -59,7 +59,9 @@ def make_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     def lay_out(source: str) -> None:
         info = tmp_path / "own_dist-2.5.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own_dist\nVersion: 2.5\n")
+        (info / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: own_dist\nVersion: 2.5\nRequires-Dist: synthfed>=0\n"
+        )
         (info / "entry_points.txt").write_text("[synthfed.models]\nown = own_dist:Model\n")
         (tmp_path / "own_dist.py").write_text(source)
         monkeypatch.syspath_prepend(str(tmp_path))

@@ -6,21 +6,25 @@ from pathlib import Path
 
 import pytest
 
+from synthfed.plugins.distributions import broken, core_version, fitting_range, points
 from synthfed.plugins.registry import find, installed
 from synthfed.protocols.errors import ConfigError, PluginError
 
-Install = Callable[[str, str, str], Path]
+FITTING = f"synthfed{fitting_range()}"
+Install = Callable[..., Path]
 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Return a function that installs a distribution: its name, its entry points, its one module's source."""
+    """Return a function that installs a distribution: its name, entry points, its one module's source, requirements."""
 
-    def lay_out(name: str, points: str, source: str) -> Path:
+    def lay_out(name: str, points: str, source: str, *requires: str) -> Path:
         module = tmp_path / name / f"{name}.py"
         info = tmp_path / name / f"{name}-2.5.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.5\n")
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 2.5"]
+        lines += [f"Requires-Dist: {each}" for each in requires or (FITTING,)]
+        (info / "METADATA").write_text("\n".join(lines) + "\n")
         (info / "entry_points.txt").write_text(points)
         module.write_text(source)
         monkeypatch.syspath_prepend(str(module.parent))
@@ -90,7 +94,7 @@ def test_a_missing_plugin_is_named_with_those_that_are_there(install: Install) -
 def test_a_plugin_declared_twice_names_both_distributions(install: Install) -> None:
     install("first_dist", "[synthfed.models]\ntwin = first_dist:Twin\n", "")
     install("second_dist", "[synthfed.models]\ntwin = second_dist:Twin\n", "")
-    with pytest.raises(PluginError, match=r"first_dist, second_dist.*more than once"):
+    with pytest.raises(PluginError, match=r"first_dist 2.5, second_dist 2.5.*more than once"):
         find("synthfed.models", "twin")
 
 
@@ -115,3 +119,66 @@ def test_a_plugin_without_a_file_has_no_hash(install: Install, target: str) -> N
     install("gone_dist", f"[synthfed.models]\ngone = {target}\n", "")
     with pytest.raises(PluginError, match=r"'gone' \(distribution gone_dist\): cannot be located"):
         find("synthfed.models", "gone").hash  # noqa: B018
+
+
+VERSION = core_version()
+
+
+@pytest.mark.parametrize(
+    ("requirement", "words"),
+    [
+        ("numpy>=1", "does not say which versions of synthfed it was made for"),
+        ("synthfed", "does not say which versions of synthfed it was made for"),
+        ("synthfed>=1 ; extra == 'more'", "does not say which versions of synthfed it was made for"),
+        ("not a requirement at all !", "does not say which versions of synthfed it was made for"),
+        ("synthfed>=99", rf"was made for synthfed >=99, and {VERSION} is installed; install another version of"),
+        (f"synthfed!={VERSION}", f"was made for synthfed !={VERSION}"),
+    ],
+)
+def test_a_plugin_for_another_synthfed_is_named_and_not_loaded(install: Install, requirement: str, words: str) -> None:
+    install("unfit_dist", "[synthfed.models]\nunfit = unfit_dist:Unfit\n", "raise RuntimeError\n", requirement)
+    plugin = find("synthfed.models", "unfit")
+    with pytest.raises(PluginError, match=rf"'unfit' .distribution unfit_dist.: {words}"):
+        plugin.load()
+    assert "unfit_dist" not in sys.modules
+
+
+@pytest.mark.parametrize("requirement", [FITTING, f"Synthfed=={VERSION}", f"synthfed>={VERSION} ; python_version>'3'"])
+def test_a_plugin_for_this_synthfed_is_loaded(install: Install, requirement: str) -> None:
+    install("fit_dist", "[synthfed.models]\nfit = fit_dist:Fit\n", "class Fit:\n    pass\n", requirement)
+    assert find("synthfed.models", "fit").load().__name__ == "Fit"
+    sys.modules.pop("fit_dist")
+
+
+def test_our_own_plugins_fit_without_saying_so() -> None:
+    assert not find("synthfed.models", "tabular-gan").unfit
+
+
+def test_broken_entry_points_hide_no_other_distribution(install: Install) -> None:
+    install("ruined_dist", "[synthfed.models]\nthis is no entry point\n", "")
+    install("sound_dist", "[synthfed.models]\nsound = sound_dist:Sound\n", "")
+    assert {"sound", "tabular-gan"} <= {plugin.name for plugin in installed("synthfed.models")}
+    assert "ruined_dist" in broken()
+    assert "server" in {point.name for point in points("synthfed.commands")}
+
+
+def test_a_distribution_without_metadata_is_listed_and_not_loaded(install: Install, tmp_path: Path) -> None:
+    install("bare_dist", "[synthfed.models]\nbare = bare_dist:Bare\n", "class Bare:\n    pass\n")
+    (tmp_path / "bare_dist/bare_dist-2.5.dist-info/METADATA").unlink()
+    plugin = find("synthfed.models", "bare")
+    assert (plugin.distribution, plugin.version) == ("unknown", "unknown")
+    with pytest.raises(PluginError, match="metadata is broken"):
+        plugin.load()
+
+
+def test_of_two_distributions_of_one_name_the_first_on_the_path_counts(install: Install, tmp_path: Path) -> None:
+    install("shadow_dist", "[synthfed.models]\nshadow = shadow_dist:First\n", "")
+    second = tmp_path / "later" / "shadow_dist-1.0.dist-info"
+    second.mkdir(parents=True)
+    (second / "METADATA").write_text("Metadata-Version: 2.1\nName: shadow_dist\nVersion: 1.0\n")
+    (second / "entry_points.txt").write_text("[synthfed.models]\nshadow = shadow_dist:Second\n")
+    sys.path.append(str(second.parent))
+    try:
+        assert find("synthfed.models", "shadow").target == "shadow_dist:First"
+    finally:
+        sys.path.remove(str(second.parent))

@@ -106,7 +106,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     if not installed("synthfed.audits"):
         audits = "synthfed.plugins.audits"
         points += f"[synthfed.audits]\nfidelity = {audits}.fidelity:Fidelity\nutility = {audits}.utility:Utility\n"
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy_dist\nVersion: 1.0\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy_dist\nVersion: 1.0\nRequires-Dist: synthfed>=0\n")
     (info / "entry_points.txt").write_text(points)
     (site / "toy_release_model.py").write_text(TOY)
     monkeypatch.syspath_prepend(str(site))
@@ -351,6 +351,24 @@ def test_audits_put_their_findings_into_both_reports(tmp_path: Path, toy: Any) -
     assert "Real rows were used for these audits" in page
     assert "not differentially private" in page
     assert not [name for name in files(folder) if name.endswith(".part")]
+
+
+def test_an_audit_for_another_synthfed_is_told_of_and_stops_no_other(
+    tmp_path: Path, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = publish(tmp_path / "release", toy)
+    info = tmp_path / "later" / "later_dist-3.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: later_dist\nVersion: 3.0\nRequires-Dist: synthfed>=99\n"
+    )
+    (info / "entry_points.txt").write_text("[synthfed.audits]\nlater = no_such_module:Later\n")
+    monkeypatch.syspath_prepend(str(info.parent))
+    findings = audit_release(folder, train=toy.sample(300, 11, {}), holdout=toy.sample(200, 12, {}), seed=3)
+    told = {finding.audit: finding.unfit for finding in findings}
+    assert "was made for synthfed >=99" in told["later"]
+    assert not told["fidelity"]
+    assert "was made for synthfed" in (folder / "report.html").read_text()
 
 
 def test_rows_of_another_table_are_not_audited(tmp_path: Path, toy: Any) -> None:

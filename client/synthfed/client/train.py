@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from opacus.validators import ModuleValidator
 from torch import nn
 
 from synthfed.plugins.api import Array, Payload, PrivatePart
@@ -67,6 +68,11 @@ def seconds_per_step(pinned: Pinned, kind: Kind) -> float:
     clipped_sum(private, kind, payload, np.zeros((kind.slots, width)), coins)
     discrete_gaussian(KeyStream(bytes(32)), kind.sum.dim, SCALE_BITS)
     return time.perf_counter() - start
+
+
+def module_faults(module: nn.Module) -> list[str]:
+    """Return why Opacus would refuse a module, one sentence each; empty if it would not."""
+    return [str(fault) for fault in ModuleValidator.validate(module.train(), strict=False)]
 
 
 def read_payload(kind: Kind, data: bytes) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:

@@ -6,7 +6,6 @@ Never imports the client, the server, torch, Flower or a plugin before its comma
 import importlib
 import os
 import sys
-from importlib import metadata
 from typing import Any, Final
 
 import click
@@ -14,6 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from synthfed.protocols import errors
+
+from .distributions import points
 
 GROUP: Final = "synthfed.commands"
 
@@ -32,6 +33,7 @@ _HELP: Final = {
     "client": "Run a site.",
     "compare": "Measure models against each other.",
     "demo": "Run a federation of six sites on this machine.",
+    "plugins": "List, show, check and start plugins.",
     "sample": "Draw more synthetic rows from a release.",
     "server": "Run a coordinator.",
     "simulate": "Run a study in one process.",
@@ -44,12 +46,12 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names of all installed commands."""
-        return sorted({point.name for point in metadata.entry_points(group=GROUP)})
+        return sorted({point.name for point in points(GROUP)})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
         """Return a command; its module is imported only when the command is really invoked."""
-        point = next((each for each in metadata.entry_points(group=GROUP) if each.name == name), None)
-        return None if point is None else _Deferred(name=name, target=point.value, help=_HELP.get(name, ""))
+        point = next((each for each in points(GROUP) if each.name == name), None)
+        return None if point is None else _Deferred(name=name, target=point.target, help=_HELP.get(name, ""))
 
 
 class _Deferred(click.Command):

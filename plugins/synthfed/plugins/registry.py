@@ -1,6 +1,7 @@
 """What plugins are installed, by entry point: listing, finding, loading and hashing them.
 
-Never imports a plugin to list, find or hash it: only `Plugin.load` runs a plugin's code.
+Never imports a plugin to list, find or hash it: only `Plugin.load` runs a plugin's code. A plugin says
+in its distribution's metadata which versions of synthfed it was made for, and is loaded for no other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any, Literal, get_args
 
 from synthfed.protocols.errors import PluginError, SynthfedError
 from synthfed.protocols.ids import digest
+
+from .distributions import Point, points, unfit
 
 Group = Literal["synthfed.models", "synthfed.domains", "synthfed.audits"]
 """The entry-point groups of the plugin kinds."""
@@ -30,6 +33,7 @@ class Plugin:
         distribution: the installed package that declares it, ``unknown`` if its metadata is broken.
         version: that package's version.
         target: where the class is, ``package.module:Class``.
+        unfit: why it must not be loaded beside this synthfed, empty where it may.
     """
 
     name: str
@@ -37,13 +41,16 @@ class Plugin:
     distribution: str
     version: str
     target: str
+    unfit: str = ""
 
     def load(self) -> Any:
         """Import the plugin and return its class.
 
         Raises:
-            PluginError: the import failed, whatever the reason, or the class is not there.
+            PluginError: it was made for another synthfed, the import failed, whatever the reason, or the class is
+                not there.
         """
+        self._check_fit()
         try:
             return metadata.EntryPoint(self.name, self.target, self.group).load()
         except Exception as error:  # the edge to foreign code: an import may raise anything
@@ -71,8 +78,9 @@ class Plugin:
         find the file, the module itself is not.
 
         Raises:
-            PluginError: the module has no file that can be read.
+            PluginError: it was made for another synthfed, or the module has no file that can be read.
         """
+        self._check_fit()
         module = self.target.partition(":")[0].strip()
         try:
             spec = importlib.util.find_spec(module)
@@ -82,6 +90,10 @@ class Plugin:
         if not sources:
             raise self._broken(f"cannot be located (no file for module {module!r})")
         return digest("plugin", self.target.encode(), self.version.encode(), *sources)
+
+    def _check_fit(self) -> None:
+        if self.unfit:
+            raise PluginError(self.unfit, plugin=self.name, distribution=self.distribution)
 
     def _broken(self, what: str) -> PluginError:
         message = f"{what}; mend or reinstall {self.distribution} {self.version}"
@@ -98,7 +110,7 @@ def _sources(module: str, file: Path) -> list[bytes]:
 
 def installed(group: Group) -> tuple[Plugin, ...]:
     """Return every declared plugin of a group in the order of names; a name declared twice is there twice."""
-    plugins = (_plugin(group, point) for point in metadata.entry_points(group=group))
+    plugins = (_plugin(group, point) for point in points(group))
     return tuple(sorted(plugins, key=lambda plugin: (plugin.name, plugin.distribution)))
 
 
@@ -118,7 +130,7 @@ def find(group: Group, name: str) -> Plugin:
             plugin=name,
         )
     if len(matches) > 1:
-        distributions = ", ".join(plugin.distribution for plugin in matches)
+        distributions = ", ".join(f"{plugin.distribution} {plugin.version}" for plugin in matches)
         raise PluginError(
             "is declared more than once; uninstall all but one of its distributions",
             plugin=name,
@@ -127,12 +139,5 @@ def find(group: Group, name: str) -> Plugin:
     return matches[0]
 
 
-def _plugin(group: Group, point: metadata.EntryPoint) -> Plugin:
-    distribution = point.dist
-    return Plugin(
-        name=point.name,
-        group=group,
-        distribution=distribution.name if distribution else "unknown",
-        version=distribution.version if distribution else "unknown",
-        target=point.value,
-    )
+def _plugin(group: Group, point: Point) -> Plugin:
+    return Plugin(point.name, group, point.distribution, point.version, point.target, unfit(point))

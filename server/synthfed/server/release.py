@@ -157,6 +157,8 @@ def write_report(folder: Path, document: Document) -> None:
 
 
 def _audit(plugin: Plugin, study: Study, rows: Mapping[Source, Records], seed: int) -> Finding:
+    if plugin.unfit:
+        return Finding(plugin.name, f"an audit of {plugin.distribution} {plugin.version}", (), plugin.unfit)
     with _foreign(plugin, "failed"):
         audit: Audit = plugin.load()()
         if reason := audit.unfit(study):
