@@ -66,15 +66,15 @@ def test_a_run_goes_on_after_all_relays_the_coordinators_processes_and_an_agent_
         assert spent["marginals"] <= 2
         assert sum(spent.values()) <= rounds[site]
     critic = next(each for each in evidence["sums"] if each["name"] == "critic")
-<<<<<<< HEAD
-    assert critic["rounds_released"] >= 50
+    assert critic["rounds_released"] >= steps - 10
+    assert (lab.folder / "release/report.html").exists()
 
 
 def test_a_coordinator_whose_terminal_closes_ends_with_all_it_started_and_can_begin_again(
     lab: Any, left_over: Callable[[str], list[str]]
 ) -> None:
     """Nothing had been asked, so the run that was begun gives way."""
-    lab.make(("east", "west"), "--mode", "local", "--steps", "1", "--answer-time", "0.1")
+    lab.make(("east", "west"), "--mode", "local", "--steps", "1", "--answer-time", "0.1", "--statistic-time", "0.5")
     first = lab.serve("first.log")
     wait_for(lambda: "waiting: 0 of 2 sites" in lab.text("first.log"))
     first.send_signal(signal.SIGHUP)
@@ -88,22 +88,6 @@ def test_a_coordinator_whose_terminal_closes_ends_with_all_it_started_and_can_be
     assert "had asked no site for anything; it is now study~unused-1" in lab.text("second.log")
     assert (lab.coordinator / "runs/study~unused-1/study.toml").exists()
     assert "unused" not in lab.run("server", "status")
-
-
-def test_a_killed_node_comes_back_and_losing_it_never_restarts_the_agent(lab: Any) -> None:
-    lab.make(("east", "north", "west"), "--steps", "40", "--answer-time", "0.1")
-    for site in ("east", "north", "west"):
-        lab.join(site)
-    server = lab.serve("server.log")
-    lab.wait_for_step(8)
-    lab.kill("flwr-clientapp")  # all three relays at once
-    assert server.wait(timeout=240) == 0, lab.text("server.log")
-    for site in ("east", "north", "west"):
-        assert lab.text(f"{site}.log").count("agent started") == 1
-=======
-    assert critic["rounds_released"] >= steps - 10
->>>>>>> b68158927f7d5ebc44ac0abd84324f108e87a4a9
-    assert (lab.folder / "release/report.html").exists()
 
 
 def test_steps_can_travel_as_flower_messages_where_a_second_port_is_impossible(lab: Any) -> None:

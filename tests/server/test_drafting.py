@@ -5,11 +5,7 @@ import doctest
 import os
 import sys
 from collections.abc import Callable, Sequence
-<<<<<<< HEAD
-from dataclasses import fields
-=======
-from dataclasses import dataclass
->>>>>>> b68158927f7d5ebc44ac0abd84324f108e87a4a9
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,11 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from synthfed.client.enrol import node_public
-<<<<<<< HEAD
-from synthfed.protocols.cohort import Cohort, Site
-=======
 from synthfed.plugins.cli import main
->>>>>>> b68158927f7d5ebc44ac0abd84324f108e87a4a9
+from synthfed.protocols.cohort import Cohort, Site
 from synthfed.protocols.enrolment import Enrolment
 from synthfed.protocols.errors import ConfigError, PluginError
 from synthfed.protocols.schema import Categorical, Column, Integer
