@@ -20,7 +20,7 @@ from ..domains.arrays import ArrayEncoder
 from ..domains.encoding import Codes, OneHotEncoder
 from .anchor import Anchor
 from .moment_anchor import MomentAnchor, MomentAnchorOptions
-from .table_anchor import TableAnchor, TableAnchorOptions
+from .table_anchor import Share, TableAnchor, TableAnchorOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,17 @@ class Layout:
         return torch.from_numpy(np.concatenate([np.empty((len(codes), 0), dtype=np.float32), *parts], 1))
 
 
-class AnchorOptions(TableAnchorOptions, MomentAnchorOptions):
+class TableOptions(TableAnchorOptions):
+    """What a study may set of the anchor of a table, of which a network keeps little to itself.
+
+    Attributes:
+        marginals_share: the marginals' share of the budget.
+    """
+
+    marginals_share: Share = 0.2
+
+
+class AnchorOptions(TableOptions, MomentAnchorOptions):
     """What a study may set of its anchor: the options of tables for tables, those of arrays for arrays.
 
     Attributes:

@@ -18,13 +18,13 @@ from synthfed.protocols.study import Study
 from ..api import Array, Given
 from ..domains.encoding import Codes
 from .held_columns import HeldColumns, drawn, held_names
-from .layout import table_ground
+from .layout import TableOptions, table_ground
 from .likelihood import Family, RefinementOptions
 from .refinement import AT_ONCE, Public
-from .table_anchor import TableAnchorOptions, Width
+from .table_anchor import Width
 
 
-class MadeOptions(TableAnchorOptions, RefinementOptions):
+class MadeOptions(TableOptions, RefinementOptions):
     """What a study may set of this model.
 
     Attributes:

@@ -21,6 +21,7 @@ from .layout import array_ground
 from .likelihood import Family, RefinementOptions
 from .moment_anchor import MomentAnchorOptions
 from .refinement import Public
+from .table_anchor import Rate
 
 MOST_PIXELS = 4096
 AT_ONCE = 1024  # images drawn together
@@ -35,6 +36,9 @@ class PixelCnnOptions(MomentAnchorOptions, RefinementOptions):
         channels: width of the layers.
         depth: number of gated layers.
         reach: how many pixels a layer looks back, upwards and to the left.
+        batch: images of one public step.
+        public_steps: of the warm start.
+        public_rate: its first learning rate.
     """
 
     anchor_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
@@ -43,6 +47,8 @@ class PixelCnnOptions(MomentAnchorOptions, RefinementOptions):
     depth: Annotated[int, Field(ge=1, le=32)] = 4
     reach: Annotated[int, Field(ge=1, le=8)] = 1
     batch: Annotated[int, Field(ge=8, le=65_536)] = 64
+    public_steps: Annotated[int, Field(ge=0, le=100_000)] = 2000
+    public_rate: Rate = 5e-3
 
 
 class Gated(nn.Module):

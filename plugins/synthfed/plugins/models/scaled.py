@@ -17,6 +17,8 @@ from .networks import flat_gradient
 if TYPE_CHECKING:
     from .likelihood import Family
 
+LEAST: Final = 1e-4
+MOST: Final = 1e4  # larger numbers no site takes in a payload
 UNCLIPPED: Final = 0.9  # part of the anchor's records whose gradients are not cut
 
 
@@ -67,4 +69,5 @@ def scale_for(
     """
     losses = (family.loss(network, row[None], coin[None]).sum() for row, coin in zip(records, coins, strict=True))
     norms = torch.stack([flat_gradient(loss, weights).norm() for loss in losses])
-    return clip_norm / max(float(norms.quantile(UNCLIPPED)), 1e-6)
+    factor = clip_norm / max(float(norms.quantile(UNCLIPPED)), 1e-30)
+    return min(max(factor, LEAST), MOST)
