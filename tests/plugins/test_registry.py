@@ -10,27 +10,7 @@ from synthfed.plugins.distributions import broken, core_version, fitting_range, 
 from synthfed.plugins.registry import find, installed
 from synthfed.protocols.errors import ConfigError, PluginError
 
-FITTING = f"synthfed{fitting_range()}"
 Install = Callable[..., Path]
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Return a function that installs a distribution: its name, entry points, its one module's source, requirements."""
-
-    def lay_out(name: str, points: str, source: str, *requires: str) -> Path:
-        module = tmp_path / name / f"{name}.py"
-        info = tmp_path / name / f"{name}-2.5.dist-info"
-        info.mkdir(parents=True)
-        lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 2.5"]
-        lines += [f"Requires-Dist: {each}" for each in requires or (FITTING,)]
-        (info / "METADATA").write_text("\n".join(lines) + "\n")
-        (info / "entry_points.txt").write_text(points)
-        module.write_text(source)
-        monkeypatch.syspath_prepend(str(module.parent))
-        return module
-
-    return lay_out
 
 
 def test_a_plugin_is_listed_without_being_imported(install: Install) -> None:
@@ -122,6 +102,7 @@ def test_a_plugin_without_a_file_has_no_hash(install: Install, target: str) -> N
 
 
 VERSION = core_version()
+FITTING = f"synthfed{fitting_range()}"
 
 
 @pytest.mark.parametrize(
