@@ -35,6 +35,7 @@ EVERYTHING: dict[str, Any] = {
     "generator_dropout": 0.2,
     "mixup": 0.3,
     "mixup_partners": 8,
+    "anchor_share": 0.7,
     "features_share": 0.1,
     "features_every": 2,
     "diversity": 0.5,

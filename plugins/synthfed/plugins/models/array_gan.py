@@ -28,6 +28,7 @@ from .moment_anchor import MomentAnchor, MomentAnchorOptions
 from .moment_fitting import MomentFitting
 
 AT_ONCE: Final = 1024  # records refined in one piece, so that memory stays bounded
+LEAST_VARIANCE: Final = 1e-4  # draws without any spread must not make the change endless
 LEAST_SIZE: Final = 4  # of an axis: two strides down
 
 
@@ -39,7 +40,8 @@ class ArrayGanOptions(GanOptions, MomentAnchorOptions):
         latent: numbers of noise that the generator adds to a draw of the anchor.
         critic_channels: feature maps of the critic's first layer; the noise grows with the root of its parameters.
         generator_channels: of the generator's.
-        anchor_hold: weight of the mean squared change of a draw in the generator's loss.
+        anchor_hold: weight of the mean squared change of the anchor's draws, in parts of their variance, in the
+            generator's loss.
     """
 
     batch: Batch = 256
@@ -47,11 +49,11 @@ class ArrayGanOptions(GanOptions, MomentAnchorOptions):
     generator_rate: Rate = 2e-4
     generator_steps: Annotated[int, Field(ge=1, le=64)] = 1
     averaging: Part = 0.98
-    anchor_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    anchor_share: Annotated[float, Field(gt=0, lt=1)] = 0.9
     latent: Annotated[int, Field(ge=1, le=1024)] = 8
     critic_channels: Annotated[int, Field(ge=GROUPS, le=256, multiple_of=GROUPS)] = 16
     generator_channels: Annotated[int, Field(ge=GROUPS, le=256, multiple_of=GROUPS)] = 16
-    anchor_hold: Weight = 1.0
+    anchor_hold: Weight = 5.0
 
 
 class ArrayGenerator(Refiner):
@@ -138,8 +140,11 @@ class ArrayGan(GanFamily[MomentFitting]):
         fitting: MomentFitting,  # noqa: ARG002
         fakes: Fakes,
     ) -> Mapping[str, tuple[float, torch.Tensor]]:
-        """Return the mean squared change of the anchor's draws."""
-        return {"anchor_change": (self.options.anchor_hold, functional.mse_loss(fakes.records, fakes.expected))}
+        """Return the mean squared change of the anchor's draws, in parts of their variance."""
+        numbers = self.anchor.encoder.numbers
+        drawn, refined = fakes.expected[:, :numbers], fakes.records[:, :numbers]
+        spread = drawn.var(0).mean().clamp_min(LEAST_VARIANCE)
+        return {"anchor_change": (self.options.anchor_hold, functional.mse_loss(refined, drawn) / spread)}
 
     def sample(self, generator: nn.Module, fitting: MomentFitting, rows: int, seed: int, given: Given) -> Records:
         """Return synthetic records, all with the given categories."""
