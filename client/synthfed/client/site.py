@@ -5,7 +5,6 @@ Never starts without the lock on the home, the verified ledger and the valid dat
 
 import contextlib
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import Study
 
 from .agent import Agent
-from .channel import Clock
+from .channel import Clock, since_boot_s
 from .config import Ceiling, Home, SiteConfig, data_path, study_path
 from .data import load_units
 from .gate import Gate
@@ -36,9 +35,7 @@ def open_agent(home: Home) -> Iterator[Agent]:
     with exclusive(home.lock, "agent"):
         pinned = pin(study)
         with contextlib.closing(Ledger(home.ledger, identity)) as ledger:
-            agent = _agent(
-                pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), time.monotonic
-            )
+            agent = _agent(pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), since_boot_s)
             _warm_up(pinned)
             yield agent
 
