@@ -219,7 +219,7 @@ def test_bytes_leave_the_socket_at_the_fixed_time_whatever_the_record_does(
         federation = join(data=data, private=private, clock=time.monotonic)
         in_steps(federation, kind_of(federation, "critic"), np.ones((1, 1)), tiny)  # a process's first step is slow
         done, path = threading.Event(), tmp_path / "agent.sock"
-        server = threading.Thread(target=serve, args=(federation.a, path, done.is_set))
+        server = threading.Thread(target=serve, args=(federation.a, path, done.is_set, time.monotonic))
         server.start()
         while not path.is_socket():
             time.sleep(0.005)

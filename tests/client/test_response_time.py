@@ -78,7 +78,7 @@ class Switching:
 @contextmanager
 def served(agent: Switching, path: Path) -> Iterator[socket.socket]:
     done = threading.Event()
-    server = threading.Thread(target=serve, args=(agent, path, done.is_set))
+    server = threading.Thread(target=serve, args=(agent, path, done.is_set, time.monotonic))
     server.start()
     while not path.is_socket():
         time.sleep(0.005)

@@ -48,7 +48,7 @@ class Agent:
         ledger: every charge.
         data: the records.
         private: the plugin's private part.
-        clock: seconds, monotonic.
+        clock: seconds, monotonic; of sessions' ages and of when answers are due.
     """
 
     policy: Policy

@@ -107,7 +107,7 @@ def agent(home: HomeOption = _HOME) -> None:
     place, stopped = Home(home), _stopped()
     with naming(str(study_path(place, place.load()))), open_agent(place) as opened:
         logging.getLogger(__name__).info("ready: study %s", opened.policy.study.name)
-        serve(opened, place.socket, stopped)
+        serve(opened, place.socket, stopped, opened.clock)
 
 
 @app.command()

@@ -48,8 +48,12 @@ def uniform_below(stream: KeyStream, bounds: npt.NDArray[np.int64]) -> Indices:
 
 def uniform_numbers(stream: KeyStream, rows: int, columns: int) -> npt.NDArray[np.float64]:
     """Return uniform numbers strictly between 0 and 1, odd multiples of 2**-53, shape ``(rows, columns)``."""
-    words = stream.words(rows * columns) >> np.uint64(64 - _NUMBER_BITS)
-    return ((words.astype(np.float64) + 0.5) * 2.0**-_NUMBER_BITS).reshape(rows, columns)
+    words = stream.words(rows * columns)
+    words >>= np.uint64(64 - _NUMBER_BITS)
+    numbers = words.astype(np.float64)  # the only other array of this size, which may be a hundred megabytes
+    numbers += 0.5
+    numbers *= 2.0**-_NUMBER_BITS
+    return numbers.reshape(rows, columns)
 
 
 def secret_subset(stream: KeyStream, chosen: Indices, slots: int) -> Indices:
