@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from tests.protocols import federation
 from tests.protocols.federation import public_text, terms
 from tests.vectors.generate import STUDY
@@ -258,7 +258,7 @@ def test_an_unchanged_study_file_keeps_the_hash_by_which_earlier_versions_charge
     """
     known = "a48fe97901e9f7e243cc79190c697967f4417e90006701be411093e422aa7642"
     assert parse_study(STUDY, where="x").hash.hex() == known
-    tables = {"aggregation": Aggregation, "privacy": Privacy}
+    tables: dict[str, type[BaseModel]] = {"aggregation": Aggregation, "privacy": Privacy}
     for table, name, default in LATER_TERMS:
         assert tables[table].model_fields[name].default == default
 
