@@ -43,13 +43,13 @@ class InfoganOptions(TableGanOptions):
         categories: values of the one-hot code; 0 for none.
         codes: number of continuous codes.
         head_hidden: width of the head's layer.
-        information: weight of the codes' mutual information with the record.
+        information: weight of the codes' mutual information with the record against the two-way misfit.
     """
 
     categories: Annotated[int, Field(ge=0, le=64)] = 4
     codes: Annotated[int, Field(ge=0, le=16)] = 2
     head_hidden: Annotated[int, Field(ge=1, le=4096)] = 64
-    information: Weight = 1.0
+    information: Weight = 0.3
 
 
 class CodedGenerator(Generator):
@@ -138,5 +138,5 @@ class Infogan(TableGan):
         losses = dict(super().public_losses(generator, fitting, fakes))
         if isinstance(generator, CodedGenerator):
             uncertainty = generator.uncertainty(fakes.latents, fakes.records)
-            losses["codes_uncertainty"] = (self.options.information, uncertainty)
+            losses["codes_uncertainty"] = (self.options.information * self.options.pairs_anchor, uncertainty)
         return losses
