@@ -109,7 +109,7 @@ class Rounds(torch.autograd.Function):
         return scores.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # noqa: ARG004
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
         return gradient * torch.rand(gradient.shape, dtype=gradient.dtype)
 
 
@@ -117,7 +117,8 @@ class DrawsBehind(Half):
     """A private part that tosses coins of its own on the way back, and in its statistic."""
 
     def loss(self, name: str, module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
-        losses: torch.Tensor = Rounds.apply(super().loss(name, module, batch, coins))
+        plain = super().loss(name, module, batch, coins)
+        losses: torch.Tensor = Rounds.apply(plain)  # type: ignore[no-untyped-call]
         return losses
 
     def statistic(self, name: str, batch: Array, payload: Payload) -> Array:  # noqa: ARG002

@@ -159,6 +159,21 @@ def test_a_site_that_misses_again_rests_longer_every_time(federate: Federate) ->
     assert outcome.tally.released == {"mean": 12}
 
 
+def test_a_new_session_does_not_forget_how_often_a_site_was_missing(federate: Federate) -> None:
+    federation = federate(rounds=16)
+    federation.link.drop_request("s1", range(1, 100))
+
+    def restart(message: Any) -> Any:
+        federation.restart("s2")
+        return message
+
+    federation.link.rewrite_request("s2", (5,), restart)  # which ends the session and s1's rest in it
+    outcome = federation.train()
+    asked = [number for number in range(1, 17) if "s1" in _cohort(federation, number)]
+    assert asked == [1, 3, 6, 11]
+    assert outcome.tally.released == {"mean": 11}
+
+
 def _cohort(federation: Any, number: int) -> tuple[str, ...]:
     message, _ = messages.decode(federation.link.requests[number]["s0"])
     assert isinstance(message, messages.Round)

@@ -42,7 +42,8 @@ def hide_files(home: Path, visible: Path, hidden: Sequence[Path]) -> bool:
     Args:
         home: a folder that becomes empty, but for ``visible``.
         visible: a folder inside the home that stays as it is.
-        hidden: further files that read as empty, and folders that become empty.
+        hidden: further files that read as empty, and folders that become empty; what links in such a folder
+            point to stays as it is (`data.check_links` refuses the ones that lead outside).
 
     What the process executes afterwards cannot undo it: the view belongs to a user namespace that
     it is then taken out of. Root should not run a node: it could read the disk itself.

@@ -52,10 +52,12 @@ class Memory:
     Attributes:
         journals: the longest journal that each site has stated.
         spent_out: sites that refused for their budget, and are not asked again.
+        absences: how often each site's sum was missing or refused; each makes its next rest twice as long.
     """
 
     journals: dict[str, int] = field(default_factory=dict)
     spent_out: set[str] = field(default_factory=set)
+    absences: Counter[str] = field(default_factory=Counter)
 
 
 class Session:
@@ -90,7 +92,7 @@ class Session:
         self.refused: dict[str, messages.Code] = {}
         self._suspects: frozenset[str] = frozenset()
         self._round = 0
-        self._absences: Counter[str] = Counter()
+        # A rest ends with its session: else a quorum of resting sites would be waited for in vain.
         self._back_in: dict[str, int] = {}
         self._aggregator = self._agree(fresh)
 
@@ -234,8 +236,8 @@ class Session:
         """
         missing = set(cohort) - self._taken(self._answers(messages.Masked, timeout_s), self._aggregator.add_masked)
         for site in missing:  # one round at first, then 2, 4, 8: a slow site costs little and may come back
-            self._back_in[site] = self._round + 1 + 2 ** self._absences[site]
-            self._absences[site] += 1
+            self._back_in[site] = self._round + 1 + 2 ** self._memory.absences[site]
+            self._memory.absences[site] += 1
         if missing:
             _LOG.warning("no sum from %s", ", ".join(sorted(missing)))
         return not missing

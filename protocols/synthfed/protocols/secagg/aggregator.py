@@ -136,7 +136,7 @@ class Aggregator:
         canary = ring.from_bytes(masked.canary, CANARY_WORDS, bits, peer=site)
         if self._policy.is_masked:
             ring.add_in_place(self._sum, words)
-        else:  # then a liar shows by itself, and must not cost the others the round
+        else:  # then a liar shows by itself: the round is lost and was charged, but it is known who to leave out next
             if (canary != 1).any():
                 raise RemoteProtocolError("its canary words are not those of an unmasked vector", peer=site)
             if kind and not self._is_within_reach(ring.centred(words), kind, 1):
