@@ -123,7 +123,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = tmp_path_factory.mktemp("site-packages")
     info = site / "pixel_means_dist-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pixel_means_dist\nVersion: 1.0\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: pixel_means_dist\nVersion: 1.0\nRequires-Dist: synthfed>=0\n"
+    )
     (info / "entry_points.txt").write_text("[synthfed.models]\npixel-means = pixel_means_plugin:Model\n")
     (site / "pixel_means_plugin.py").write_text(PIXEL_MEANS)
     return site
