@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from tests.client.federation import (
     WEIGHTS,
     Clock,
     Federation,
+    Identities,
     Join,
     Opened,
     Plugin,
+    join_at,
     opened,
 )
 
@@ -29,9 +32,11 @@ from synthfed.client.train import clipped_sum, read_payload
 from synthfed.plugins.api import Array, Payload, PrivatePart
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.secagg import messages, ring
+from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.sums import Kind, noise_shares
 
 PLACE = 7
+ATTEMPTS = 8
 ANSWER_S = {"count": STATISTIC_S, "critic": GRADIENT_S}
 
 
@@ -195,12 +200,31 @@ def test_one_sites_failure_leaves_the_terms_of_the_other_sites_in_the_sum(join: 
     assert np.abs(federation.aggregator.total() - noise - expected).max() <= 2
 
 
+def time_of_answer(federation: Federation, path: Path) -> tuple[float, bool]:
+    """Return how long site a's answer took through a socket, and whether it is a sum."""
+    done = threading.Event()
+    server = threading.Thread(target=serve, args=(federation.a, path, done.is_set, time.monotonic))
+    server.start()
+    while not path.is_socket():
+        time.sleep(0.005)
+    frame = federation.round("critic")
+    with connect(path) as connection:
+        start_s = time.monotonic()
+        connection.sendall(frame)
+        reply = read_frame(connection)
+        took_s = time.monotonic() - start_s
+        done.set()
+    server.join()
+    return took_s, isinstance(messages.decode(reply)[0], messages.Masked)
+
+
+@pytest.mark.parametrize("case", ["clean", "NaN", "huge", "slow", "raises"])
 def test_bytes_leave_the_socket_at_the_fixed_time_whatever_the_record_does(
-    join: Join, tiny: PrivatePart, tmp_path: Path
+    tmp_path: Path, policy: Policy, identities: Identities, tiny: PrivatePart, case: str
 ) -> None:
     """On the real clock: never before the time; after it by less than another time.
 
-    One answer may be later on a loaded machine, and its case is asked for once more.
+    A machine that is busy may be late itself, which one of several answers is not; a record would delay all.
     """
 
     def dawdle(batch: Array) -> None:
@@ -213,31 +237,19 @@ def test_bytes_leave_the_socket_at_the_fixed_time_whatever_the_record_does(
         "slow": (with_poison(0.5), Plugin(tiny, dawdle)),
         "raises": (with_poison(0.5), Failing(tiny, "raises in the loss")),
     }
-    waiting, late = list(cases.values()), 0
-    while waiting:
-        data, private = waiting.pop(0)
-        federation = join(data=data, private=private, clock=time.monotonic)
-        in_steps(federation, kind_of(federation, "critic"), np.ones((1, 1)), tiny)  # a process's first step is slow
-        done, path = threading.Event(), tmp_path / "agent.sock"
-        server = threading.Thread(target=serve, args=(federation.a, path, done.is_set, time.monotonic))
-        server.start()
-        while not path.is_socket():
-            time.sleep(0.005)
-        frame = federation.round("critic")
-        with connect(path) as connection:
-            start_s = time.monotonic()
-            connection.sendall(frame)
-            reply = read_frame(connection)
-            took_s = time.monotonic() - start_s
-            done.set()
-        server.join()
-        federation.a.ledger.clear()
-        assert isinstance(messages.decode(reply)[0], messages.Masked)
+    data, private = cases[case]
+    for attempt in range(ATTEMPTS):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        with ExitStack() as stack:
+            join = join_at(stack, folder, policy, identities, tiny)
+            federation = join(data=data, private=private, clock=time.monotonic)
+            in_steps(federation, kind_of(federation, "critic"), np.ones((1, 1)), tiny)  # a process's first is slow
+            took_s, is_sum = time_of_answer(federation, tmp_path / "agent.sock")
         assert took_s >= GRADIENT_S
-        if took_s >= 2 * GRADIENT_S:
-            waiting.append((data, private))
-            late += 1
-    assert late <= 1
+        if is_sum and took_s < 2 * GRADIENT_S:
+            return
+    pytest.fail(f"all {ATTEMPTS} answers were late")
 
 
 def test_the_grid_of_an_answer_is_what_the_oracle_sums_up(join: Join, tiny: PrivatePart) -> None:
