@@ -1,8 +1,11 @@
 """Three real agents with ledgers and the coordinator's aggregator between them, fed with encoded frames only."""
 
 import itertools
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +16,13 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.client.agent import Agent
-from synthfed.client.channel import Reply
+from synthfed.client.channel import Answers, Reply, connect, serve
 from synthfed.client.config import Ceiling
 from synthfed.client.data import UnitData
 from synthfed.client.gate import Gate
 from synthfed.client.vault import Ledger
 from synthfed.plugins.api import Array, Payload, PrivatePart, Records
+from synthfed.protocols.errors import TransportError
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.secagg import messages, ring
@@ -157,6 +161,32 @@ def join_at(stack: ExitStack, folder: Path, policy: Policy, identities: Identiti
         return federation
 
     return joined
+
+
+@contextmanager
+def served(agent: Answers, path: Path) -> Iterator[socket.socket]:
+    """Yield a connection to an agent that a thread serves on the real clock, until the end of the block."""
+    done = threading.Event()
+    server = threading.Thread(target=serve, args=(agent, path, done.is_set, time.monotonic))
+    server.start()
+    try:
+        with _connected(path) as connection:
+            yield connection
+            done.set()
+    finally:
+        done.set()
+        server.join()
+
+
+def _connected(path: Path) -> socket.socket:
+    """Return a connection as soon as there is one: a socket's file is there a moment before it listens."""
+    deadline_s = time.monotonic() + 10
+    while True:
+        try:
+            return connect(path)
+        except TransportError:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.005)
 
 
 def answered(agent: Agent, frame: bytes) -> Reply:

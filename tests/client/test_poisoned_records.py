@@ -1,6 +1,5 @@
 """A record that raises, is NaN or huge, or takes long, at every stage of a step: when bytes leave, and which."""
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,9 +23,10 @@ from tests.client.federation import (
     Plugin,
     join_at,
     opened,
+    served,
 )
 
-from synthfed.client.channel import connect, read_frame, serve
+from synthfed.client.channel import read_frame
 from synthfed.client.data import UnitData
 from synthfed.client.train import clipped_sum, read_payload
 from synthfed.plugins.api import Array, Payload, PrivatePart
@@ -202,19 +202,12 @@ def test_one_sites_failure_leaves_the_terms_of_the_other_sites_in_the_sum(join: 
 
 def time_of_answer(federation: Federation, path: Path) -> tuple[float, bool]:
     """Return how long site a's answer took through a socket, and whether it is a sum."""
-    done = threading.Event()
-    server = threading.Thread(target=serve, args=(federation.a, path, done.is_set, time.monotonic))
-    server.start()
-    while not path.is_socket():
-        time.sleep(0.005)
-    frame = federation.round("critic")
-    with connect(path) as connection:
+    with served(federation.a, path) as connection:
+        frame = federation.round("critic")
         start_s = time.monotonic()
         connection.sendall(frame)
         reply = read_frame(connection)
         took_s = time.monotonic() - start_s
-        done.set()
-    server.join()
     return took_s, isinstance(messages.decode(reply)[0], messages.Masked)
 
 

@@ -1,11 +1,8 @@
 """When answers leave, on the real clock and a real socket, says nothing of what the records are."""
 
 import random
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 from tests.client.conftest import SUMS
-from tests.client.federation import Federation, Identities, Plugin, join_at
+from tests.client.federation import Federation, Identities, Plugin, join_at, served
 
 from synthfed.client.agent import Agent
-from synthfed.client.channel import Reply, connect, read_frame, serve
+from synthfed.client.channel import Reply, read_frame
 from synthfed.client.data import UnitData
 from synthfed.plugins.api import Array, Payload, PrivatePart
 from synthfed.protocols.privacy.plan import Plan
@@ -73,22 +70,6 @@ class Switching:
 
     def expire(self, now_s: float) -> None:
         next(iter(self.agents.values())).expire(now_s)  # they share one machine
-
-
-@contextmanager
-def served(agent: Switching, path: Path) -> Iterator[socket.socket]:
-    done = threading.Event()
-    server = threading.Thread(target=serve, args=(agent, path, done.is_set, time.monotonic))
-    server.start()
-    while not path.is_socket():
-        time.sleep(0.005)
-    try:
-        with connect(path) as connection:
-            yield connection
-            done.set()
-    finally:
-        done.set()
-        server.join()
 
 
 @pytest.fixture
