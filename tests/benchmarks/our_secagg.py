@@ -23,7 +23,8 @@ from synthfed.protocols.secagg import messages, ring
 from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.keys import Ephemeral
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.secagg.site import Fresh, SiteMachine
+from synthfed.protocols.secagg.session import Fresh
+from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import ModelTerms, Privacy, Study
 from synthfed.protocols.sums import SCALE_BITS, Kind, Sum, noise_shares
 
@@ -79,7 +80,8 @@ class Clients:
         match message:
             case messages.Open():
                 with watch(site, "hello"):
-                    fresh = Fresh(Ephemeral.generate(self.policy.suite), os.urandom(32), os.urandom(32), 0, bytes(32))
+                    ephemeral = Ephemeral.generate(self.policy.suite)
+                    fresh = Fresh(ephemeral, os.urandom(32), os.urandom(32), 0, bytes(32), 0.0)
                     return machine.hello(message, fresh)
             case messages.Roll():
                 with watch(site, "confirm"):
@@ -89,6 +91,9 @@ class Clients:
                     return machine.activate(message)
             case messages.Round():
                 return self._masked(site, message, watch)
+            case messages.Reveal():
+                with watch(site, "reveal"):
+                    return machine.reveal(message)
 
     def _masked(self, site: str, message: messages.Round, watch: Stopwatch) -> messages.Masked:
         """Return a round's answer, as the agent makes it but for charge, coins and gradient."""

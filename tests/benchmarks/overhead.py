@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from synthfed.client.train import seconds_per_step
-from synthfed.plugins.models.training import CRITIC
+from synthfed.plugins.models.adversarial import CRITIC
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import Child, close_all, flower_environment, free_port, this_program
 from synthfed.protocols.schema import Categorical
@@ -43,7 +43,7 @@ def study(home: ServerHome, dim: int, steps: int, answer_time_s: float = 1.0) ->
     options = {
         "start": "marginals",
         "critic_hidden": WIDTHS[dim],
-        "fakes": 64,
+        "batch": 64,
         "generator_hidden": 16,
         "generator_steps": 1,
     }

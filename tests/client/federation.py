@@ -26,7 +26,8 @@ from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.masks import apply_masks
 from synthfed.protocols.secagg.messages import Code, Refusal
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.secagg.site import Seeds, SiteMachine
+from synthfed.protocols.secagg.session import Seeds
+from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.sums import SCALE_BITS
 
 Identities = dict[str, Ed25519PrivateKey]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from synthfed.client.channel import Reply, connect, read_frame, serve
+from synthfed.client.channel import Pace, Reply, connect, read_frame, serve, since_boot_s
 from synthfed.client.relay import relay_frame
 from synthfed.protocols.errors import RemoteProtocolError, TransportError
 from synthfed.protocols.wire import HEADER, MAGIC, MAX_BODY_BYTES, VERSION, Frame
@@ -25,6 +25,7 @@ class Echo:
         self.closes = False
         self.error: Exception | None = None
         self.frames: list[bytes] = []
+        self.looks = 0
 
     def answer(self, frame: bytes) -> Reply | None:
         self.frames.append(frame)
@@ -34,20 +35,25 @@ class Echo:
             raise self.error
         return Reply(frame, time.monotonic() + self.delay_s)
 
+    def expire(self, now_s: float) -> None:
+        assert abs(now_s - time.monotonic()) < 10
+        self.looks += 1
+
 
 class Served:
     """A server in a thread, and what ended it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pace: Pace = Pace()) -> None:  # noqa: B008 - frozen
         self.agent = Echo()
         self.path = path
+        self.pace = pace
         self.ended: Exception | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def start(self) -> None:
         self._thread.start()
-        until(lambda: self.path.is_socket())
+        until(lambda: is_listening(self.path))  # its file is there a moment earlier
 
     def stop(self) -> None:
         self._stop.set()
@@ -60,7 +66,7 @@ class Served:
 
     def _run(self) -> None:
         try:
-            serve(self.agent, self.path, self._stop.is_set)
+            serve(self.agent, self.path, self._stop.is_set, time.monotonic, self.pace)
         except Exception as error:  # noqa: BLE001 - looked at by the test
             self.ended = error
 
@@ -70,6 +76,14 @@ def until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def is_listening(path: Path) -> bool:
+    try:
+        connect(path).close()
+    except TransportError:
+        return False
+    return True
 
 
 def opened(path: Path) -> socket.socket:
@@ -116,6 +130,12 @@ def test_a_connection_whose_frame_the_agent_does_not_know_is_closed_and_the_next
     served.agent.closes = False
     with opened(served.path) as connection:
         assert exchanged(connection) == FRAME
+
+
+def test_the_agent_looks_at_its_sessions_time_also_while_nobody_speaks(served: Served) -> None:
+    looks = served.agent.looks
+    until(lambda: served.agent.looks > looks + 2)
+    assert served.agent.frames == []
 
 
 def test_a_frame_that_comes_in_pieces_is_answered_whole(served: Served) -> None:
@@ -241,3 +261,86 @@ def test_no_agent_is_a_transport_error_that_says_what_to_start(tmp_path: Path) -
 def test_the_relay_hands_one_frame_through_and_nothing_else(served: Served) -> None:
     assert relay_frame(FRAME, served.path) == FRAME
     assert served.agent.frames == [FRAME]
+
+
+LONGEST = HEADER.pack(MAGIC, VERSION, 1, 0, MAX_BODY_BYTES)
+QUICK = Pace(fixed_s=0.2, least_bytes_s=2.0**32)
+
+
+def trickles(connection: socket.socket) -> Iterator[None]:
+    """Send the longest frame's header, and then a byte at each step; end when the other end has closed."""
+    connection.sendall(LONGEST)
+    while True:
+        try:
+            connection.sendall(b"x")
+        except OSError:
+            return
+        yield
+        time.sleep(0.02)
+
+
+def test_a_peer_that_trickles_is_dropped_and_the_sessions_time_is_looked_at_again(tmp_path: Path) -> None:
+    server = Served(tmp_path / "agent.sock", QUICK)
+    server.start()
+    try:
+        with opened(server.path) as slow:
+            start_s, steps = time.monotonic(), sum(1 for _ in trickles(slow))
+        assert steps > 3
+        assert time.monotonic() - start_s < 20 * QUICK.limit_s(len(LONGEST) + MAX_BODY_BYTES)
+        looks = server.agent.looks
+        until(lambda: server.agent.looks > looks + 1)
+        with opened(server.path) as connection:
+            assert exchanged(connection) == FRAME
+    finally:
+        server.stop()
+    assert server.agent.frames == [FRAME]
+    assert server.ended is None
+
+
+def test_a_peer_that_trickles_holds_up_neither_a_new_connection_nor_the_end_of_the_agent(tmp_path: Path) -> None:
+    server = Served(tmp_path / "agent.sock", QUICK)
+    server.start()
+    with opened(server.path) as slow, opened(server.path) as other:
+        trickling = trickles(slow)
+        other.sendall(FRAME)
+        feed = threading.Thread(target=lambda: [None for _ in trickling])
+        feed.start()
+        assert read_frame(other) == FRAME
+        feed.join(10)
+        other.sendall(LONGEST + b"x")
+        server.stop()
+    assert server.ended is None
+    assert not server.path.exists()
+
+
+def test_a_relay_that_does_not_take_its_answer_is_dropped_in_time(tmp_path: Path) -> None:
+    server = Served(tmp_path / "agent.sock", QUICK)
+    server.start()
+    try:
+        with opened(server.path) as deaf:
+            deaf.sendall(Frame(1, 7, bytes(2**23)).encode())
+            looks = server.agent.looks
+            until(lambda: server.agent.looks > looks + 1)
+        assert relay_frame(FRAME, server.path) == FRAME
+    finally:
+        server.stop()
+
+
+def test_a_long_frame_has_more_time_than_a_short_one() -> None:
+    assert Pace(10.0, 2.0**24).limit_s(0) == 10.0
+    assert Pace(10.0, 2.0**24).limit_s(2**29) == 42.0
+
+
+def test_a_frame_that_is_not_whole_in_its_time_is_given_up() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(FRAME[:-1])
+        with pytest.raises(TimeoutError):
+            read_frame(ours, Pace(0.05, 2.0**32))
+        with pytest.raises(TimeoutError, match="too slowly"):
+            read_frame(ours, Pace(-1.0, 2.0**32))
+
+
+def test_the_agents_clock_never_goes_back_and_is_never_behind_the_one_that_stops_in_sleep() -> None:
+    before, first, second = time.monotonic(), since_boot_s(), since_boot_s()
+    assert second >= first >= before

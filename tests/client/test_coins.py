@@ -1,5 +1,7 @@
 """What a private loss may toss, and the parameters it may use without training them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -97,3 +99,39 @@ def test_a_wide_contribution_is_formed_a_tile_at_a_time() -> None:
     total = clipped_sum(Wide(), kind, {}, np.ones((100, WIDTH)))
     assert seen == [64, 64, 64]
     np.testing.assert_allclose(total, 0.1)
+
+
+class Rounds(torch.autograd.Function):
+    """The same number, but a gradient that is drawn anew each time."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        return scores.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        return gradient * torch.rand(gradient.shape, dtype=gradient.dtype)
+
+
+class DrawsBehind(Half):
+    """A private part that tosses coins of its own on the way back, and in its statistic."""
+
+    def loss(self, name: str, module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+        plain = super().loss(name, module, batch, coins)
+        losses: torch.Tensor = Rounds.apply(plain)  # type: ignore[no-untyped-call]
+        return losses
+
+    def statistic(self, name: str, batch: Array, payload: Payload) -> Array:  # noqa: ARG002
+        return np.asarray(batch * torch.rand(batch.shape).numpy())
+
+
+def test_a_module_that_draws_on_the_way_back_is_refused() -> None:
+    payload = weights(Half().module(""), np.random.default_rng(3))
+    with pytest.raises(UnsupportedMechanism, match="drew random numbers while it saw records"):
+        clipped_sum(DrawsBehind(), kind_of(payload, 5, 0), payload, np.ones((2, WIDTH)))
+
+
+def test_a_statistic_that_draws_from_torch_is_refused() -> None:
+    kind = Kind(Sum("s", "statistic", WIDTH, 1.0, 0.5, 1, 1.0), 1.0, 64, 32)
+    with pytest.raises(UnsupportedMechanism, match="drew random numbers while it saw records"):
+        clipped_sum(DrawsBehind(), kind, {}, np.ones((2, WIDTH)))

@@ -91,7 +91,9 @@ def test_an_attack_on_the_sum_proves_less_epsilon_than_is_claimed_for_one_releas
         federation: Federation = join(data=NO_RECORD, private=Loud(tiny), ceiling=promise)
         worlds = {world: replace(federation.a, data=data) for world, data in (("out", NO_RECORD), ("in", CANARY))}
         seen: dict[str, list[float]] = {"out": [], "in": []}
-        for _ in range(REPETITIONS):
+        for number in range(REPETITIONS):
+            if number % 400 == 399:  # a site allows one session a thousand rounds
+                federation.shake_hands(number.to_bytes(32, "little"))
             for world, victim in worlds.items():
                 seen[world].append(released(federation, victim))
     out, present = np.array(seen["out"]), np.array(seen["in"])

@@ -51,7 +51,7 @@ def test_a_ledger_with_the_entries_of_the_vector_opens_and_states_what_the_vecto
     path = tmp_path / "ledger.db"
     Ledger(path, ME, create=True).close()
     put(path, notes())
-    path.with_suffix(".head").write_bytes(bytes.fromhex(VECTOR["noted"]))
+    path.with_suffix(".mark").write_bytes(bytes.fromhex(VECTOR["noted"]))
     with closing(Ledger(path, ME)) as ledger:
         assert (ledger.length, ledger.head.hex()) == tuple(VECTOR["stated"].values())
         assert (ledger.unsettled(), ledger.failures(), ledger.overruns()) == ((3,), 0, 0)

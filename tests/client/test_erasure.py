@@ -6,6 +6,7 @@ import os
 import re
 import types
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,37 @@ def test_after_its_answer_an_agent_reaches_no_sum_without_masks_or_without_noise
     masked = decoded(answer.reply)
     assert isinstance(masked, messages.Masked)
     assert masked.words in held  # what was sent is kept, so that it can be sent again
+
+
+@pytest.mark.parametrize("end", ["told", "the next round", "closed", "another session"])
+def test_the_canary_keys_of_a_round_are_kept_until_they_are_told_or_it_is_over_and_then_gone(
+    federation: Federation, end: str
+) -> None:
+    frame = federation.round("count")
+    message, _ = messages.decode(frame)
+    assert isinstance(message, messages.Round)
+    machine = federation.a.machine
+    assert machine._session is not None
+    context = message.context(machine.transcript)
+    ratchets = deepcopy(machine._session.ratchets)
+    for ratchet in ratchets.values():
+        ratchet.advance(message.counter)
+    secrets = {fingerprint(ratchet.derive("canary", context)): peer for peer, ratchet in ratchets.items()}
+    assert is_sum(answered(federation.a, frame))
+    federation.aggregator.give_up()
+    assert found(reachable(federation.a), secrets) == {"b", "c"}
+    if end == "told":
+        assert isinstance(federation.ask("a", messages.Reveal(context)), messages.Revealed)
+    elif end == "the next round":
+        federation.reply("count")
+    elif end == "closed":
+        assert federation.a.answer(b"no request") is None
+    else:
+        federation.shake_hands(b"m" * 32)
+    assert found(reachable(federation.a), secrets) == set()
+    del ratchets
+    leave_alone(federation)
+    assert found(alive(), secrets) == set()
 
 
 @pytest.mark.parametrize("end", ["abandoned", "closed", "another session"])

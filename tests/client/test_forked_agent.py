@@ -29,7 +29,7 @@ from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.secagg import messages
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.secagg.site import Seeds
+from synthfed.protocols.secagg.session import Seeds
 from synthfed.protocols.sums import SCALE_BITS
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

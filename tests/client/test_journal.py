@@ -31,8 +31,8 @@ def charge(counter: int) -> Charge:
 
 
 def files_of(path: Path) -> tuple[Path, Path]:
-    """Return the ledger's file and the head noted beside it."""
-    return path, path.with_suffix(".head")
+    """Return the ledger's file and the mark noted beside it."""
+    return path, path.with_suffix(".mark")
 
 
 @pytest.fixture
@@ -59,11 +59,11 @@ def test_a_journal_that_was_deleted_is_refused_and_no_new_one_takes_its_place(wr
 
 
 @pytest.mark.parametrize("content", [None, b"", bytes(39), bytes(41)], ids=["missing", "empty", "short", "long"])
-def test_a_journal_whose_noted_head_is_missing_or_damaged_is_refused(written: Path, content: bytes | None) -> None:
-    _, head = files_of(written)
-    head.unlink()
+def test_a_journal_whose_noted_mark_is_missing_or_damaged_is_refused(written: Path, content: bytes | None) -> None:
+    _, mark = files_of(written)
+    mark.unlink()
     if content is not None:
-        head.write_bytes(content)
+        mark.write_bytes(content)
     with pytest.raises(PrivacyError, match="is missing or damaged; restore it together with the ledger"):
         Ledger(written, ME)
 
@@ -97,7 +97,7 @@ def test_a_journal_cut_at_any_length_is_refused_or_has_lost_no_entry_outcome_or_
     assert len(whole) not in refused
 
 
-def test_a_journal_restored_without_its_head_is_refused(written: Path, tmp_path: Path) -> None:
+def test_a_journal_restored_without_its_mark_is_refused(written: Path, tmp_path: Path) -> None:
     backup = shutil.copy(written, tmp_path / "backup")
     with closing(Ledger(written, ME)) as ledger:
         ledger.charge(charge(9))
@@ -117,7 +117,7 @@ def roll_of(federation: Federation, session: bytes) -> messages.Roll:
 
 
 @pytest.mark.parametrize("met_again", [True, False], ids=["after a new handshake", "at the same length"])
-def test_a_journal_restored_with_its_head_after_a_restart_is_refused_by_peers_that_met_a_longer_one(
+def test_a_journal_restored_with_its_mark_after_a_restart_is_refused_by_peers_that_met_a_longer_one(
     start: Start, tmp_path: Path, met_again: bool
 ) -> None:
     """All agents are restarted in between, so what the peers remember is what they have on disk."""

@@ -22,11 +22,12 @@ from synthfed.client.config import Home
 from synthfed.client.entries import Charge
 from synthfed.client.site import open_agent
 from synthfed.client.vault import Ledger, load_identity
+from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.server.certificates import write_certificates
 
 ROWS = "x,ill\n" + "".join(f"{i / 30},{'yes' if i % 3 else 'no'}\n" for i in range(30))
-SMALL = {"bins": 8, "fit_steps": 40, "fakes": 128, "generator_hidden": 32, "critic_hidden": 8}
+SMALL = {"bins": 8, "fit_steps": 40, "fakes": 128, "batch": 128, "generator_hidden": 32, "critic_hidden": 8}
 
 
 class Health(BaseHTTPRequestHandler):
@@ -124,7 +125,7 @@ def test_a_home_in_order_has_one_good_finding_per_topic_and_is_charged_nothing(h
     assert [finding for finding in findings if not (finding.is_ok or finding.topic == "confinement")] == []
     assert list(dict.fromkeys(finding.topic for finding in findings)) == [
         *("settings", "keys", "study", "disk", "confinement", "coordinator", "clock"),
-        *("roster", "plan", "budget", "data", "timing"),
+        *("roster", "plan", "model", "budget", "data", "timing"),
     ]
     assert sum(finding.topic == "timing" for finding in findings) == 4
     assert any("this site alone adds noise of" in finding.detail for finding in findings if finding.topic == "plan")
@@ -346,6 +347,16 @@ def test_an_address_with_an_empty_label_is_a_finding(home: Home) -> None:
     without_study(home)
     edit(home.config, "127.0.0.1:", "coordinator..example:")
     assert "coordinator.address" in details(home, "settings")
+
+
+def test_a_data_folder_whose_links_lead_outside_stops_check_and_agent(home: Home, tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    folder.mkdir()
+    (folder / "one.png").symlink_to(home.identity)
+    edit(home.config, f'data = "{home.load().data}"', f'data = "{folder}"')
+    assert f"{folder}: 1 symbolic link(s) in this folder lead outside it" in details(home, "data")
+    with pytest.raises(ConfigError, match="lead outside it"), open_agent(home):
+        pass
 
 
 SECOND = """

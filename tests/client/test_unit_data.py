@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from synthfed.client.data import UnitData, load_units
+from synthfed.client.data import UnitData, check_links, load_units
 from synthfed.plugins.api import PrivatePart
 from synthfed.plugins.domains.table import TableDomain
 from synthfed.protocols.errors import ConfigError, DataError
@@ -151,3 +151,27 @@ def test_an_error_about_the_data_names_columns_and_counts_and_never_a_value(
 def test_a_missing_table_is_an_error_of_the_settings(tmp_path: Path, study: Study, tiny: PrivatePart) -> None:
     with pytest.raises(ConfigError, match=r"none\.csv: does not exist"):
         load_units(tmp_path / "none.csv", study, TableDomain(), tiny)
+
+
+def test_links_that_lead_out_of_a_data_folder_are_refused_and_not_named(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "records", tmp_path / "elsewhere"
+    (folder / "inner").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "scan.png").touch()
+    (folder / "inner" / "smith.png").symlink_to("../../elsewhere/scan.png")
+    (folder / "more").symlink_to(elsewhere)
+    (folder / "gone.png").symlink_to("/nowhere/gone.png")
+    with pytest.raises(ConfigError, match=r"records: 3 symbolic link\(s\) in this folder lead outside") as refused:
+        check_links(folder)
+    assert "smith" not in str(refused.value)
+
+
+def test_links_within_a_data_folder_a_folder_that_is_a_link_and_a_file_are_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "scan.png").touch()
+    (folder / "inner" / "again.png").symlink_to("../scan.png")
+    (folder / "inner" / "up").symlink_to(folder)
+    (tmp_path / "linked").symlink_to(folder)
+    for path in (folder, tmp_path / "linked", folder / "scan.png", tmp_path / "nothing"):
+        check_links(path)

@@ -159,8 +159,8 @@ die()
         Ledger(path, ME)
 
 
-def test_a_head_that_a_power_cut_left_behind_is_no_reason_to_refuse(path: Path) -> None:
-    noted = path.with_suffix(".head")
+def test_a_mark_that_a_power_cut_left_behind_is_no_reason_to_refuse(path: Path) -> None:
+    noted = path.with_suffix(".mark")
     with closing(Ledger(path, ME, create=True)) as ledger:
         ledger.settle(ledger.charge(charge(1)), "sent")
         older = noted.read_bytes()
@@ -244,10 +244,10 @@ def test_an_entry_of_any_kind_changed_removed_added_or_moved_behind_the_triggers
 
 
 def test_an_editor_who_chains_everything_anew_is_noticed_without_the_identity(written: Path, path: Path) -> None:
-    """The edit is perfect but for the key: all tags and the noted head are those of another identity."""
+    """The edit is perfect but for the key: all tags and the noted mark are those of another identity."""
     eve = Ed25519PrivateKey.generate()
     path.rename(path.with_name("true.db"))
-    path.with_suffix(".head").unlink()
+    path.with_suffix(".mark").unlink()
     with closing(Ledger(path, eve, create=True)) as forged:
         forged.settle(forged.charge(charge()), "sent")
     with pytest.raises(PrivacyError, match=r"entry 1 was changed, added or removed, or identity\.key is not the one"):
@@ -255,14 +255,14 @@ def test_an_editor_who_chains_everything_anew_is_noticed_without_the_identity(wr
 
 
 def test_an_editor_who_cuts_the_end_cannot_note_an_earlier_place_without_the_identity(written: Path) -> None:
-    noted = written.with_suffix(".head")
+    noted = written.with_suffix(".mark")
     with closing(sqlite3.connect(written)) as db:
         (tag,) = db.execute("SELECT tag FROM entries WHERE sequence = 4").fetchone()
     tamper(written, DROP)
     tamper(written, "DELETE FROM entries WHERE sequence > 4")
     for forged in ((4).to_bytes(8, "little") + tag, bytes(8) + GENESIS):
         noted.write_bytes(forged)
-        with pytest.raises(PrivacyError, match="entries were removed from its end; restore ledger and head"):
+        with pytest.raises(PrivacyError, match="entries were removed from its end; restore ledger and mark"):
             Ledger(written, ME)
 
 
@@ -281,7 +281,7 @@ def test_a_ledger_that_was_edited_while_it_is_open_decides_as_before_and_is_refu
     [
         ("PRAGMA user_version = 3", "ledger format 3 is not supported; this program writes 2"),
         ("PRAGMA user_version = 0", "ledger format 0 is not supported"),
-        ("PRAGMA user_version = 1", "cannot be used"),
+        ("PRAGMA user_version = 1", "the ledger is of format 1; directly after the upgrade .* restore the true one"),
         ("DROP TABLE entries", "cannot be used"),
     ],
 )
@@ -404,9 +404,9 @@ def test_rounds_are_counted_by_study_and_kind_and_equal_charges_are_counted_toge
 def test_the_longest_journal_of_each_peer_is_remembered_and_never_falls(path: Path, ledger: Ledger) -> None:
     ledger.remember_peers({"a": 7, "b": 0})
     ledger.remember_peers({"a": 5, "b": 3})
-    before = path.with_suffix(".head").read_bytes()
+    before = path.with_suffix(".mark").read_bytes()
     ledger.remember_peers({"a": 7, "b": 3})
-    assert path.with_suffix(".head").read_bytes() == before  # what is known is not written again
+    assert path.with_suffix(".mark").read_bytes() == before  # what is known is not written again
     with closing(Ledger(path, ME, create=True)) as again:
         assert again.journal_floors() == {"a": 7, "b": 3}
 

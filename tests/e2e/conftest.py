@@ -127,6 +127,10 @@ class Lab:
             return {"step": 0, "phase": ""}
         return status
 
+    def wait_for_run(self) -> None:
+        """Wait until the coordinator is about to let nodes in: before that, each would start in vain."""
+        wait_for((self.coordinator / "runs/study/status.json").exists, "a run")
+
     def wait_for_step(self, step: int) -> None:
         wait_for(lambda: self.status()["step"] >= step, f"step {step}; status: {self.status()}")
 

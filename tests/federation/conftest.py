@@ -20,7 +20,7 @@ from synthfed.client.site import SimulatedSite
 from synthfed.client.vault import Ledger
 from synthfed.plugins.api import Answer, Array, Ask, Given, Payload, Trainer
 from synthfed.plugins.domains.table import TableDomain
-from synthfed.plugins.models.tabular_gan import TabularGan
+from synthfed.plugins.models.gan import Gan
 from synthfed.plugins.pinning import Pinned
 from synthfed.plugins.registry import find
 from synthfed.protocols.privacy.plan import Plan, make_plan
@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # so that tests can import `
 UNITS = 120
 KINDS, ANSWERS = ("a", "b", "c", "d"), ("no", "yes")
 WIDTH = len(KINDS) + len(ANSWERS)
-TINY_GAN = {"start": "marginals", "critic_hidden": 8, "fakes": 64, "generator_hidden": 16, "generator_steps": 1}
+TINY_GAN = {"start": "marginals", "critic_hidden": 8, "batch": 64, "generator_hidden": 16, "generator_steps": 1}
 
 
 class Options(Strict):
@@ -151,12 +151,12 @@ class Tampering:
         self.requests[self._number] = sent
         self._inner.post(sent, sequence)
 
-    def collect(self, timeout_s: float) -> Frames:
-        replies = self._inner.collect(timeout_s)
+    def collect(self, timeout_s: float) -> Iterator[tuple[str, bytes]]:
+        replies = dict(self._inner.collect(timeout_s))
         for rule in self._on_replies:
             replies = rule(self._number, replies)
         self.replies[self._number] = replies
-        return replies
+        yield from replies.items()
 
     def close(self) -> None:
         self._inner.close()
@@ -374,7 +374,7 @@ def federate(tmp_path: Path, _plans: dict[tuple[Any, ...], Plan]) -> Iterator[Ca
             for site in made:
                 stack.callback(site.close)
             study = _study(name, mode, epsilon, rounds, quorum, dim, gan, [site.public_key for site in made])
-            model: Any = TabularGan(study) if gan else Toy(study)
+            model: Any = Gan(study) if gan else Toy(study)
             terms = (sites, quorum, mode, epsilon, rounds, dim, gan)
             plan = _plans.get(terms) or _plans.setdefault(terms, make_plan(study, model.sums()))
             plugin = find("synthfed.models", "tabular-gan")

@@ -5,6 +5,7 @@ import json
 import math
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,21 @@ def test_a_site_that_misses_again_rests_longer_every_time(federate: Federate) ->
     asked = [number for number in range(1, 17) if "s1" in _cohort(federation, number)]
     assert asked == [1, 3, 6, 11]
     assert outcome.tally.released == {"mean": 12}
+
+
+def test_a_new_session_does_not_forget_how_often_a_site_was_missing(federate: Federate) -> None:
+    federation = federate(rounds=16)
+    federation.link.drop_request("s1", range(1, 100))
+
+    def restart(message: Any) -> Any:
+        federation.restart("s2")
+        return message
+
+    federation.link.rewrite_request("s2", (5,), restart)  # which ends the session and s1's rest in it
+    outcome = federation.train()
+    asked = [number for number in range(1, 17) if "s1" in _cohort(federation, number)]
+    assert asked == [1, 3, 6, 11]
+    assert outcome.tally.released == {"mean": 11}
 
 
 def _cohort(federation: Any, number: int) -> tuple[str, ...]:
@@ -529,11 +545,40 @@ def test_a_site_in_memory_is_never_asked_twice_at_once() -> None:
 
     link = MemoryLink({"a": slow})
     link.post({"a": b"1"}, 1)
-    link.collect(0.02)
+    assert not list(link.collect(0.02))
     link.post({"a": b"2"}, 2)
-    link.collect(2.0)
+    assert dict(link.collect(2.0)) == {"a": b"2"}
     link.close()
     assert most == 1
+
+
+def test_replies_over_memory_come_one_by_one_and_a_slow_site_holds_up_only_its_own() -> None:
+    go_on = threading.Event()
+
+    def slow(frame: bytes) -> bytes:
+        go_on.wait(10.0)
+        return frame
+
+    link = MemoryLink({"a": slow, "b": lambda frame: frame})
+    link.post({"a": b"1", "b": b"2"}, 1)
+    replies = link.collect(10.0)
+    assert next(replies) == ("b", b"2")
+    go_on.set()
+    assert list(replies) == [("a", b"1")]
+    assert not list(link.collect(10.0))  # each is handed over once, and kept nowhere
+    assert (link._waiting, link._last) == ({}, {})
+    link.close()
+
+
+def test_what_is_done_with_one_reply_costs_no_other_that_is_there_by_then() -> None:
+    link = MemoryLink({site: lambda frame: frame for site in "abc"})
+    link.post(dict.fromkeys("abc", b"1"), 1)
+    seen = []
+    for site, _ in link.collect(0.05):
+        time.sleep(0.1)
+        seen.append(site)
+    link.close()
+    assert sorted(seen) == ["a", "b", "c"]
 
 
 def test_the_error_names_the_sites_whose_logs_say_who_was_rolled_back(

@@ -25,7 +25,12 @@ from synthfed.server.stream import _sequence
 
 FRAMES: Final = (
     *(encode(message, SEQUENCE) for message in MESSAGES),
-    *(bytes.fromhex(frame) for each in session.SESSIONS.values() for frame in each.described()["frames"].values()),
+    *(
+        bytes.fromhex(frame)
+        for each in session.SESSIONS.values()
+        for part in ("frames", "opening")
+        for frame in each.described()[part].values()
+    ),
 )
 
 
@@ -132,7 +137,7 @@ def make_stream(rng: random.Random) -> bytes:
     if rng.random() < 0.5:
         return mutation.mutated_frame(rng, seed, FRAMES[:8])[:100_000]
     header = bytearray(
-        HEADER.pack(b"SF", 1, rng.randrange(11), 7, max(0, len(seed) - HEADER.size + rng.choice((-1, 0, 1))))
+        HEADER.pack(b"SF", 1, rng.randrange(13), 7, max(0, len(seed) - HEADER.size + rng.choice((-1, 0, 1))))
     )
     if rng.random() < 0.2:
         header = bytearray(mutation.mutated_bytes(rng, bytes(header)))
@@ -157,7 +162,7 @@ def run_stream(data: bytes) -> None:
 def decoders() -> list[Decoder]:
     """Return every decoder of outside bytes."""
     peer, operator = (RemoteProtocolError,), (ConfigError,)
-    names = ("Open", "Hello", "Roll", "Confirm", "Seal", "Ready", "Round", "Masked", "Refusal")
+    names = ("Open", "Hello", "Roll", "Confirm", "Seal", "Ready", "Round", "Masked", "Refusal", "Reveal", "Revealed")
 
     def bytes_of(seeds: tuple[bytes, ...]) -> Callable[[random.Random], bytes]:
         return lambda rng: mutation.mutated_bytes(rng, rng.choice(seeds), seeds)

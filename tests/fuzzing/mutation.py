@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 from synthfed.protocols.secagg.messages import _READERS
-from synthfed.protocols.wire import Frame, Reader
+from synthfed.protocols.wire import Bytes, Frame, Reader
 
 Field = tuple[Literal["number", "data"], bytes]
 """A field as its primitive and content; a text is data."""
@@ -84,7 +84,7 @@ _EDITS: Final[tuple[Callable[[random.Random, bytearray], None], ...]] = (
 class _Recorder(Reader):
     """A reader that notes every field it reads, so that the product itself says where fields are."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: Bytes) -> None:
         super().__init__(body)
         self.fields: list[Field] = []
 
@@ -93,9 +93,9 @@ class _Recorder(Reader):
         self.fields.append(("number", value.to_bytes(8, "little")))
         return value
 
-    def data(self, *sizes: int, limit: int = 2**29) -> bytes:
-        value = super().data(*sizes, limit=limit)
-        self.fields.append(("data", value))
+    def view(self, *sizes: int, limit: int = 2**29) -> memoryview:
+        value = super().view(*sizes, limit=limit)  # by which all byte strings are read
+        self.fields.append(("data", bytes(value)))
         return value
 
 
@@ -115,7 +115,7 @@ def mutated_frame(rng: random.Random, data: bytes, others: Sequence[bytes]) -> b
     body = b"".join(_written(rng, field) for field in fields)
     if rng.random() < 0.1:
         body = mutated_bytes(rng, body)
-    kind = frame.type if rng.random() < 0.97 else rng.choice((0, 1, 5, 6, 9, 10, 255))
+    kind = frame.type if rng.random() < 0.97 else rng.choice((0, 1, 5, 6, 9, 12, 255))
     written = Frame(kind, rng.choice((0, 7, 2**32 - 1)), body).encode()
     return mutated_bytes(rng, written, others) if rng.random() < 0.15 else written
 

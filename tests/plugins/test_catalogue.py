@@ -16,7 +16,7 @@ from synthfed.plugins.catalogue import portrait
 from synthfed.plugins.catalogue.cli import app
 from synthfed.plugins.catalogue.portrait import described
 from synthfed.plugins.cli import EXIT_CODES
-from synthfed.plugins.models.tabular_gan import TabularGan
+from synthfed.plugins.models.gan import Gan
 from synthfed.protocols.errors import ConfigError, PluginError
 
 Install = Callable[..., Path]
@@ -65,7 +65,7 @@ def test_the_list_tells_of_names_that_two_distributions_have(install: Install) -
 
 def test_a_model_shows_its_words_options_sums_and_hash() -> None:
     output = call("show", "tabular-gan").output
-    assert "A GAN for tables" in output
+    assert "the original GAN, for tables" in output
     assert "cells of a numeric column." in output
     assert "sums for a table of mixed columns" in output
     assert "marginals" in output
@@ -78,7 +78,7 @@ def test_the_example_in_the_portrait_is_right() -> None:
 
 
 def test_every_option_of_the_table_gan_is_described() -> None:
-    assert all(option.description and option.default for option in described(TabularGan.Options))
+    assert all(option.description and option.default for option in described(Gan.Options))
 
 
 def test_domains_and_audits_show_what_they_write_and_ask() -> None:
@@ -98,7 +98,7 @@ def test_a_name_of_two_kinds_wants_to_know_which(install: Install) -> None:
 def test_a_conformant_plugin_passes_and_says_on_what() -> None:
     done = call("check", "tabular-gan", *SMALL)
     assert done.exit_code == 0, done.output
-    assert "TabularGan: 74 of 74 passed (74 checks on a table of numbers)" in done.output
+    assert "Gan: 74 of 74 passed (74 checks on a table of numbers)" in done.output
     assert call("check", "table").exit_code == call("check", "fidelity").exit_code == 0
 
 

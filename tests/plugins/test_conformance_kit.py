@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from synthfed.plugins.models.tabular_gan import TabularGan
+from synthfed.plugins.models.gan import Gan
 from synthfed.plugins.testing import Conformance, check_model, conformance
 from synthfed.plugins.testing.checks import CHECKS
 from synthfed.protocols.errors import ConfigError
@@ -26,7 +26,7 @@ def test_a_model_that_keeps_every_promise_passes(check: Conformance) -> None:
     check()
 
 
-@pytest.mark.parametrize("check", conformance(TabularGan, options=SMALL), ids=str)
+@pytest.mark.parametrize("check", conformance(Gan, options=SMALL), ids=str)
 def test_the_table_gan_keeps_the_contract(check: Conformance) -> None:
     check()
 

@@ -39,8 +39,8 @@ def test_a_plugin_makes_an_instance_and_lets_our_own_errors_pass(install: Instal
         "        if size > 3:\n            raise ConfigError('is too large', where='size')\n"
         "        self.size = 10 / size\n"
     )
-    install("made_dist", "[synthfed.models]\nmade = made_dist:Made\n", source)
-    plugin = find("synthfed.models", "made")
+    install("made_dist", "[synthfed.models]\nmade-here = made_dist:Made\n", source)
+    plugin = find("synthfed.models", "made-here")
     assert plugin.make(2).size == 5
     with pytest.raises(ConfigError, match=r"^size: is too large"):
         plugin.make(4)

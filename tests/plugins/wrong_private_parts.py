@@ -153,6 +153,11 @@ def module_of(build: Callable[[int], nn.Module]) -> type:
     return at_site(module=module)
 
 
+def frozen_normalisation(width: int) -> nn.Module:
+    norm = nn.BatchNorm1d(width, affine=False, track_running_stats=False)
+    return nn.Sequential(norm, nn.Linear(width, 3), nn.Tanh(), nn.Linear(3, 1))
+
+
 Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -169,6 +174,10 @@ def loss_by(change: Change) -> type:
 
 def mixing(losses: torch.Tensor, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
     return losses * batch.detach().sum(1).mean()
+
+
+def plus_a_mean(losses: torch.Tensor, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    return losses + 1e-12 * losses.mean()
 
 
 def of_others(losses: torch.Tensor, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
@@ -189,6 +198,8 @@ GRADIENTS: list[tuple[str, type]] = [
     ("loss-draws-nothing", loss_by(lambda losses, batch, coins: losses * torch.rand(()))),
     ("core-accepts-every-gradient", module_of(Growing)),
     ("gradient-of-a-unit-is-its-own", loss_by(mixing)),
+    ("gradient-of-a-unit-is-its-own", loss_by(plus_a_mean)),
+    ("module-is-valid", module_of(frozen_normalisation)),
     (
         "gradient-is-total",
         at_site(encode=encode_strange_ones_as_sevens, loss=changed_loss(scaled_beside_sevens)),

@@ -16,7 +16,8 @@ from synthfed.protocols.secagg import keys, table
 from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.messages import Confirm, Hello, Masked, Message, Roll, Round, Seal, decode, encode
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.secagg.site import Fresh, SiteMachine, _Session
+from synthfed.protocols.secagg.session import Fresh, Session
+from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.secagg.suites import SUITES, Suite
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Kind, Sum
@@ -70,13 +71,14 @@ def policy(study: Study | None = None, code: bytes = b"code", dim: int = DIM) ->
     return Policy(study or study_of(), Plan(kinds, 1.0, 1.0, ((1, 1.0),)), code)
 
 
-def fresh(name: str, journal_length: int = 0, suite: Suite = SUITES["hybrid"]) -> Fresh:
+def fresh(name: str, journal_length: int = 0, suite: Suite = SUITES["hybrid"], opened_s: float = 0.0) -> Fresh:
     return Fresh(
         keys.Ephemeral.generate(suite),
         nonce=digest("test-nonce", name.encode()),
         entropy=digest("test-entropy", name.encode()),
         journal_length=journal_length,
         journal_head=bytes(32),
+        opened_s=opened_s,
     )
 
 
@@ -138,10 +140,18 @@ class Federation:
         site.commit(accepted)
         return wire(site.mask(accepted, values))
 
+    def answers(self, message: Round, values: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, Masked]:
+        """Return what every site of the cohort answers."""
+        return {name: self.answer(name, message, values[name]) for name in message.cohort}
+
+    def take(self, answers: Mapping[str, Masked]) -> None:
+        """Let the aggregator add these up."""
+        for name, masked in answers.items():
+            self.aggregator.add_masked(name, masked)
+
     def collect(self, message: Round, values: Mapping[str, npt.NDArray[np.int64]]) -> None:
         """Let every site of the cohort answer the aggregator's round."""
-        for name in message.cohort:
-            self.aggregator.add_masked(name, self.answer(name, message, values[name]))
+        self.take(self.answers(message, values))
 
     def relabelled(self, name: str, masked: Masked, message: Round) -> Masked:
         """Return words masked under one view of a round, signed by their site as if for another."""
@@ -174,7 +184,7 @@ def refusal(action: Callable[[], object]) -> str:
     raise AssertionError("was not refused")
 
 
-def session_of(site: SiteMachine) -> _Session:
+def session_of(site: SiteMachine) -> Session:
     """Return a site's open session, for tests that look at its keys."""
     assert site._session is not None
     return site._session
@@ -182,9 +192,9 @@ def session_of(site: SiteMachine) -> _Session:
 
 def pads_of(site: SiteMachine, message: Round) -> dict[str, tuple[bytes, bool]]:
     """Return the mask keys of a site that has committed a round, by peer, and whether each is added."""
-    session = session_of(site)
-    peers = [peer for peer in session.ratchets if peer in message.cohort]
-    return {peer: (mask, added) for peer, (mask, _, added) in zip(peers, session.masks, strict=True)}
+    masks = session_of(site).masks
+    assert set(masks) == {*message.cohort} - {site._site}
+    return {peer: (mask, peer > site._site) for peer, mask in masks.items()}
 
 
 def snapshot(site: SiteMachine) -> dict[str, Any]:

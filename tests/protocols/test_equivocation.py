@@ -30,7 +30,8 @@ from synthfed.protocols.secagg import ring, table
 from synthfed.protocols.secagg.aggregator import SumCorrupt
 from synthfed.protocols.secagg.masks import apply_masks
 from synthfed.protocols.secagg.messages import Confirm, Masked, Roll, Round, Seal
-from synthfed.protocols.secagg.site import SiteMachine, _Session
+from synthfed.protocols.secagg.session import Session
+from synthfed.protocols.secagg.site import SiteMachine
 
 Part = tuple[str, ...]
 
@@ -54,7 +55,7 @@ def added_up(words: Mapping[str, ring.Words], part: Part) -> ring.Words:
 class Credulous(SiteMachine):
     """A site that takes any seal for its own: the handshake as it would be without S3."""
 
-    def _check_seal(self, session: _Session, message: Seal) -> dict[str, Confirm]:  # noqa: ARG002
+    def _check_seal(self, session: Session, message: Seal) -> dict[str, Confirm]:  # noqa: ARG002
         return {confirm.site: confirm for confirm in message.confirms}
 
 
@@ -225,4 +226,4 @@ def assert_liars_cannot_make_it_decode(
     else:
         with pytest.raises(SumCorrupt):
             aggregator.total()
-        assert aggregator.state is table.Aggregate.PAUSED
+        assert aggregator.state is table.Aggregate.REVEALING

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.vectors import must_fail, session
+from tests.vectors import must_fail, session, wrong_openings
 from tests.vectors.generate import FOLDER
 from tests.vectors.replay import CoordinatorParty, Party, Refused, SiteParty, go_on, party_of, replay
 
@@ -58,7 +58,7 @@ def test_exactly_the_named_layer_refuses_and_the_machine_is_as_it_was(name: str)
         return
     assert party.machine.state.name == scenario["state"]
     if scenario["error"] == "SumCorrupt":
-        assert (state, scenario["state"]) == ("COLLECTING", "PAUSED")
+        assert (state, scenario["state"]) == ("COLLECTING", "REVEALING")
         party.machine.state = table.Aggregate.COLLECTING
     assert party.held() == before
 
@@ -69,9 +69,12 @@ def test_a_sum_that_is_corrupt_pauses_for_good(name: str) -> None:
     assert isinstance(party, CoordinatorParty)
     last_refusal(STORED[name], party)
     assert party.total == []
-    for onward in (party.machine.roll, party.machine.seal, party.machine.give_up, lambda: party.act("round")):
-        with pytest.raises(LocalProtocolError, match="PAUSED"):
-            onward()
+    for state in ("REVEALING", "PAUSED"):
+        for onward in (party.machine.roll, party.machine.seal, party.machine.give_up, lambda: party.act("round")):
+            with pytest.raises(LocalProtocolError, match=state):
+                onward()
+        if state == "REVEALING":
+            party.machine.judge()
 
 
 @pytest.mark.parametrize("honest", HONEST.values(), ids=HONEST)
@@ -90,6 +93,19 @@ def test_an_honest_session_is_taken_by_the_coordinator_and_gives_the_stored_sum(
             go_on(party, step, honest["frames"])
     party.add_up()
     assert party.total == honest["sum"]
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_the_honest_opening_is_given_by_the_site_and_taken_by_the_coordinator(name: str) -> None:
+    frames, site = HONEST[name]["frames"] | HONEST[name]["opening"], SiteParty(HONEST[name], {})
+    for step in ("open", "roll", "seal", "round", "reveal"):
+        go_on(site, step, frames)
+    assert site.machine.state is table.Site.REVEALED
+    after = [*wrong_openings.failed(session.SESSIONS[name]), *HONEST[name]["opening"]]
+    coordinator = party_of({"party": "coordinator", "session": name, "after": after}, HONEST)
+    assert isinstance(coordinator, CoordinatorParty)
+    finding = coordinator.machine.judge()
+    assert (finding.sites, finding.pairs, finding.silent) == (("south",), (), ())
 
 
 def test_after_a_refusal_the_honest_session_goes_on() -> None:

@@ -32,7 +32,8 @@ from synthfed.protocols.secagg.aggregator import SumCorrupt
 from synthfed.protocols.secagg.combination import combine, noise_factor
 from synthfed.protocols.secagg.masks import apply_masks
 from synthfed.protocols.secagg.messages import Round, Seal
-from synthfed.protocols.secagg.site import COUNTER_WINDOW, Seeds
+from synthfed.protocols.secagg.session import Seeds
+from synthfed.protocols.secagg.site import COUNTER_WINDOW
 from synthfed.protocols.secagg.suites import SUITES
 from synthfed.protocols.sums import GRID
 
@@ -86,7 +87,7 @@ def test_a_vector_that_just_fits_is_taken_and_one_step_more_leaves_its_site_out(
         seen.aggregator.add_masked("a", seen.answer("a", message, fits))
         refused = seen.answer("b", message, exceeds)
         assert "b: its vector is larger" in refusal(lambda: seen.aggregator.add_masked("b", refused))  # noqa: B023
-        assert set(seen.aggregator._masked) == {"a"}
+        assert set(seen.aggregator._taken) == set(seen.aggregator._parts) == {"a"}
         seen.aggregator.give_up()
 
 
@@ -119,11 +120,12 @@ def test_a_norm_that_is_met_exactly_is_taken() -> None:
 
 @pytest.mark.parametrize("canary", [0, 2])
 def test_canaries_that_add_up_to_less_or_more_than_the_cohort_pause_the_study(active: Federation, canary: int) -> None:
-    active.collect(active.aggregator.probe(NAMES), dict.fromkeys(NAMES, NOTHING))
-    honest = active.aggregator._masked["c"]
+    answers = active.answers(active.aggregator.probe(NAMES), dict.fromkeys(NAMES, NOTHING))
+    honest = answers["c"]
     words = np.frombuffer(honest.canary, dtype="<u4").copy()
     words[-1:] += np.uint32((canary - 1) % 2**32)  # in place of 1
-    active.aggregator.add_masked("c", resigned("c", replace(honest, canary=words.tobytes())))
+    answers["c"] = resigned("c", replace(honest, canary=words.tobytes()))
+    active.take(answers)
     with pytest.raises(SumCorrupt):
         active.aggregator.total()
 
@@ -215,10 +217,10 @@ def test_a_round_starts_and_ends_without_answers_of_another(active: Federation) 
     message = active.aggregator.round(NAMES, "steps", b"")
     active.aggregator.add_masked("a", active.answer("a", message, ZERO))
     active.aggregator.give_up()
-    assert active.aggregator._masked == {}
+    assert (active.aggregator._taken, active.aggregator._parts) == ({}, {})
     active.collect(active.aggregator.round(NAMES, "steps", b""), dict.fromkeys(NAMES, ZERO))
     active.aggregator.total()
-    assert active.aggregator._masked == {}
+    assert (active.aggregator._taken, active.aggregator._parts) == ({}, {})
 
 
 def test_a_probe_works_where_vectors_are_not_masked() -> None:
@@ -383,9 +385,8 @@ def test_every_key_of_a_committed_round_is_that_of_its_counter_and_is_then_stepp
     seeds = site.commit(accepted)
     context = accepted.context
     assert seeds == Seeds(expected["a"].derive("sample", context), expected["a"].derive("noise", context))
-    assert session.masks == [
-        (expected[peer].derive("mask", context), expected[peer].derive("canary", context), True) for peer in NAMES[1:]
-    ]
+    assert session.masks == {peer: expected[peer].derive("mask", context) for peer in NAMES[1:]}
+    assert session.canaries == {peer: expected[peer].derive("canary", context) for peer in NAMES[1:]}
     for name, ratchet in {"a": session.own, **session.ratchets}.items():
         expected[name].advance(4)
         assert bytes(ratchet._key) == bytes(expected[name]._key)

@@ -11,6 +11,7 @@ from tests.protocols.federation import DIM, NAMES, terms
 
 from synthfed.protocols.errors import ConfigError, UnsupportedMechanism
 from synthfed.protocols.privacy.accountant import OVERFLOW_SHARE, epsilon, overflow_probability
+from synthfed.protocols.privacy.limits import MOST_NUMBERS
 from synthfed.protocols.privacy.plan import (
     Plan,
     accounted_multiplier,
@@ -244,6 +245,23 @@ def test_sums_of_full_boxes_and_sixteen_deviations_of_noise_do_not_wrap(bits: in
 def test_a_sum_that_could_not_be_bounded_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedMechanism, match="sum 'steps': dim, clip_norm, sample_rate, rounds, share or coins"):
         replace(STEPS, **change)
+
+
+def test_a_statistic_cannot_ask_for_coins_that_it_would_not_be_given() -> None:
+    with pytest.raises(UnsupportedMechanism, match=f"sum {COUNTS.name!r}: a statistic has no coins; declare 0"):
+        replace(COUNTS, coins=1)
+    assert replace(STEPS, coins=1).coins == 1
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_sum_that_needs_more_coins_in_a_round_than_a_site_can_draw_is_refused(excess: int) -> None:
+    terms_ = study(units_per_site=1024)
+    each = replace(STEPS, sample_rate=1.0, rounds=1, coins=MOST_NUMBERS // 1024 + excess)
+    if not excess:
+        assert make_plan(terms_, [each]).kinds[0].slots * each.coins == MOST_NUMBERS
+        return
+    with pytest.raises(UnsupportedMechanism, match=r"sum 'steps': 16385 coins for each of 1024 slots .* fewer coins"):
+        make_plan(terms_, [each])
 
 
 def test_a_sum_cannot_have_the_name_of_the_probe() -> None:

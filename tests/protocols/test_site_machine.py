@@ -417,7 +417,7 @@ def test_an_abandoned_round_leaves_no_keys_and_its_counter_is_burnt(active: Fede
     site.commit(accepted)
     site.abandon()
     assert site.state is table.Site.ACTIVE
-    assert session_of(site).masks == []
+    assert session_of(site).masks == {}
     with pytest.raises(LocalProtocolError, match="MASKED cannot happen in state ACTIVE"):
         site.mask(accepted, ZERO)
     assert "the counter is not ahead" in refusal(lambda: site.accept(round_of()))
@@ -451,7 +451,7 @@ def test_a_restored_snapshot_repeats_its_seeds_for_the_same_round_only() -> None
 def test_after_masking_no_key_of_the_round_is_left_and_the_ratchets_stand_ahead(active: Federation) -> None:
     active.answer("a", round_of(3), ZERO)
     site = active.sites["a"]
-    assert session_of(site).masks == []
+    assert session_of(site).masks == {}
     session = session_of(site)
     assert {ratchet._counter for ratchet in (session.own, *session.ratchets.values())} == {4}
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from tests.protocols import federation
 from tests.protocols.federation import public_text, terms
 from tests.vectors.generate import STUDY
@@ -20,7 +20,7 @@ from tests.vectors.session import EAST_KEY, identity
 from synthfed.protocols.cohort import Site, least_quorum, least_tolerated
 from synthfed.protocols.errors import ConfigError, PluginError
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.study import Study, canonical_json, parse_study
+from synthfed.protocols.study import LATER_TERMS, Aggregation, Privacy, Study, canonical_json, parse_study
 
 GOOD = STUDY.replace('id = "east-2"\n', f'id = "east-2"\nkey = "{EAST_KEY}"\n')
 NORTH_KEY, SOUTH_KEY = (
@@ -249,6 +249,36 @@ CHANGES: list[tuple[str, str]] = [
 def test_every_term_changes_the_hash() -> None:
     hashes = {parse_study(changed(*change), where="x").hash for change in CHANGES}
     assert len(hashes | {parse_study(GOOD, where="x").hash}) == len(CHANGES) + 1
+
+
+def test_an_unchanged_study_file_keeps_the_hash_by_which_earlier_versions_charged_it() -> None:
+    """The hash that the last program without any of the later terms gave to the vectors' study.
+
+    Where it changes, a new term of format 1 is missing in ``LATER_TERMS``, and a site's caps would begin anew.
+    """
+    known = "a48fe97901e9f7e243cc79190c697967f4417e90006701be411093e422aa7642"
+    assert parse_study(STUDY, where="x").hash.hex() == known
+    tables: dict[str, type[BaseModel]] = {"aggregation": Aggregation, "privacy": Privacy}
+    for table, name, default in LATER_TERMS:
+        assert tables[table].model_fields[name].default == default
+
+
+def test_a_later_term_that_is_written_with_its_default_is_no_other_study() -> None:
+    written = changed("[cohort]\n", '[aggregation]\nkey_agreement = "hybrid"\n[cohort]\n')
+    assert parse_study(written, where="x").hash == parse_study(GOOD, where="x").hash
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("steps = 10", "steps = 10\nsigma_floor = 0.5"),
+        ("[cohort]\n", '[aggregation]\nkey_agreement = "x25519"\n[cohort]\n'),
+    ],
+)
+def test_a_later_term_with_another_value_than_its_default_changes_the_hash(old: str, new: str) -> None:
+    local = changed('mode = "distributed"', 'mode = "local"')
+    assert parse_study(local.replace(old, new), where="x").hash != parse_study(local, where="x").hash
+    assert len(LATER_TERMS) == 2  # one case for each
 
 
 def test_a_number_written_as_an_integer_or_as_a_real_is_the_same_term() -> None:

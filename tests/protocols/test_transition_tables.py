@@ -10,7 +10,7 @@ from tests.protocols.federation import DIM, Federation, assert_still, fresh, rou
 
 from synthfed.protocols.errors import LocalProtocolError, RemoteProtocolError
 from synthfed.protocols.secagg import table
-from synthfed.protocols.secagg.messages import Open, Roll, Seal
+from synthfed.protocols.secagg.messages import Open, Reveal, Roll, Seal
 from synthfed.protocols.secagg.site import SiteMachine
 
 ZERO = np.zeros(DIM, dtype=np.int64)
@@ -60,12 +60,20 @@ def test_every_state_can_be_reached_and_every_event_happens_somewhere() -> None:
 
 def test_masking_comes_only_after_a_commit_and_a_commit_only_in_a_session() -> None:
     assert [state for state, event in table.SITE if event is table.Heard.MASKED] == [table.Site.COMMITTED]
-    assert {state for state, event in table.SITE if event is table.Heard.ROUND} == {table.Site.ACTIVE, table.Site.SENT}
+    agreed = {table.Site.ACTIVE, table.Site.SENT, table.Site.REVEALED}
+    assert {state for state, event in table.SITE if event is table.Heard.ROUND} == agreed
+
+
+def test_keys_are_revealed_only_of_what_was_sent_and_not_a_second_time() -> None:
+    assert [state for state, event in table.SITE if event is table.Heard.REVEAL] == [table.Site.SENT]
+    assert table.Site.SENT not in {to for (state, _), to in table.SITE.items() if state is table.Site.REVEALED}
 
 
 def test_nothing_leads_out_of_a_pause() -> None:
     assert not [event for state, event in table.AGGREGATE if state is table.Aggregate.PAUSED]
-    assert table.AGGREGATE[table.Aggregate.COLLECTING, table.Got.SUM_CORRUPT] is table.Aggregate.PAUSED
+    assert table.AGGREGATE[table.Aggregate.COLLECTING, table.Got.SUM_CORRUPT] is table.Aggregate.REVEALING
+    onward = {to for (state, _), to in table.AGGREGATE.items() if state is table.Aggregate.REVEALING}
+    assert onward == {table.Aggregate.PAUSED}
 
 
 def test_the_tables_cannot_be_changed() -> None:
@@ -89,11 +97,13 @@ def machine_in(state: table.Site) -> tuple[Federation, SiteMachine]:
         federation.confirms(federation.roll())
         return federation, site
     federation.active()
-    if state in (table.Site.COMMITTED, table.Site.SENT):
+    if state in (table.Site.COMMITTED, table.Site.SENT, table.Site.REVEALED):
         accepted = site.accept(round_of())
         site.commit(accepted)
-        if state is table.Site.SENT:
+        if state is not table.Site.COMMITTED:
             site.mask(accepted, ZERO)
+        if state is table.Site.REVEALED:
+            site.reveal(Reveal(accepted.context))
     return federation, site
 
 
@@ -105,8 +115,10 @@ def test_every_message_out_of_turn_is_refused_and_changes_nothing(state: table.S
         table.Heard.ROLL: lambda: site.confirm(Roll(()), {}),
         table.Heard.SEAL: lambda: site.activate(Seal(())),
         table.Heard.ROUND: lambda: site.accept(round_of(9)),
+        table.Heard.REVEAL: lambda: site.reveal(Reveal(bytes(32))),
         table.Heard.UNKNOWN: site.close,
     }
+    assert actions.keys() == table.REMOTE
     for event, action in actions.items():
         if (state, event) not in table.SITE:
             assert_still(site, state, action, says=f"{event.name} is not allowed in state {state.name}")

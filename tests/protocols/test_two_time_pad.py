@@ -16,8 +16,9 @@ from synthfed.protocols.ids import digest
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.secagg import masks, ring, table
 from synthfed.protocols.secagg import site as site_module
-from synthfed.protocols.secagg.messages import Masked, Open, Roll, Round, Seal
-from synthfed.protocols.secagg.site import Seeds, SiteMachine
+from synthfed.protocols.secagg.messages import Masked, Open, Reveal, Roll, Round, Seal
+from synthfed.protocols.secagg.session import Seeds
+from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.sums import PROBE
 
 NAMES = ("a", "b", "c", "d")
@@ -34,6 +35,7 @@ class Detector:
         self.uses: dict[bytes, dict[str, tuple[bool, bytes]]] = {}
         self.sums: dict[tuple[str, bytes], bytes] = {}
         self.seeds: dict[bytes, tuple[str, str, bytes]] = {}
+        self.opened: set[bytes] = set()
 
     def apply_masks(self, words: ring.Words, keys: Sequence[tuple[bytes, bool]], *cipher: Any) -> None:
         plain = words.tobytes()
@@ -53,6 +55,9 @@ class Detector:
     def check_pairs(self) -> None:
         """Check that every key belongs to one pair, which adds it here and subtracts it there, and is no seed."""
         assert self.uses.keys().isdisjoint(self.seeds)
+        for key in self.opened:
+            for _, plain in self.uses[key].values():
+                assert is_canary(np.frombuffer(plain, dtype=f"<u{len(plain) // 8}")), "a mask was opened"
         for uses in self.uses.values():
             assert len(uses) <= 2
             assert [added for _, (added, _) in sorted(uses.items())] in ([True, False], [True], [False])
@@ -106,7 +111,8 @@ class FaultyFederation:
         self.happened["a restart"] += 1
 
     def is_broken(self) -> bool:
-        return any(site.state not in (table.Site.ACTIVE, table.Site.SENT) for site in self.sites.values())
+        ready = (table.Site.ACTIVE, table.Site.SENT, table.Site.REVEALED)
+        return any(site.state not in ready for site in self.sites.values())
 
     def step(self) -> None:
         """Do one thing: mostly a round, in which sites may be lost, misled, asked again, killed or given up."""
@@ -181,6 +187,9 @@ class FaultyFederation:
             if self.chance(0.01):
                 site.abandon()
                 self.happened["given up after masking"] += 1
+            elif self.chance(0.1):
+                detector.opened |= {key for _, key in site.reveal(Reveal(masked.context)).keys}
+                self.happened["an opening without need"] += 1
 
 
 def image_of(site: SiteMachine) -> SiteMachine:
@@ -192,7 +201,8 @@ def image_of(site: SiteMachine) -> SiteMachine:
             session,
             ratchets={peer: copy.deepcopy(ratchet) for peer, ratchet in session.ratchets.items()},
             own=copy.deepcopy(session.own),
-            masks=list(session.masks),
+            masks=dict(session.masks),
+            canaries=dict(session.canaries),
         )
     return image
 
@@ -209,7 +219,7 @@ def test_over_ten_thousand_faulty_steps_no_key_masks_two_values_and_no_sum_is_ma
     assert federation.happened["a masked sum"] > 1.5 * STEPS
     assert len(detector.sums) > STEPS
     rare = {what: count for what, count in federation.happened.items() if count < 10}
-    assert (len(federation.happened), rare) == (12, {})
+    assert (len(federation.happened), rare) == (13, {})
 
 
 def test_the_detector_finds_a_pad_that_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:

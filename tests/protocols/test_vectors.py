@@ -52,6 +52,7 @@ def test_transcript_context_and_signed_digests_are_the_stored_ones() -> None:
     assert generate.HELLO.signed(policy).hex() == HASHES["signed"]["hello"]
     assert generate.CONFIRM.signed().hex() == HASHES["signed"]["confirm"]
     assert generate.MASKED.signed("a").hex() == HASHES["signed"]["masked"]
+    assert generate.REVEALED.signed("a").hex() == HASHES["signed"]["revealed"]
 
 
 def test_agreed_keys_are_the_stored_ones() -> None:
@@ -95,4 +96,4 @@ def test_every_type_of_message_has_a_stored_frame() -> None:
     assert {type(message).__name__ for message in generate.MESSAGES} == {
         case["message"]["type"] for case in FRAMES["good"]
     }
-    assert {raw(case["frame"])[3] for case in FRAMES["good"]} == set(range(1, 10))
+    assert {raw(case["frame"])[3] for case in FRAMES["good"]} == set(range(1, 12))

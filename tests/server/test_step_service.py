@@ -32,6 +32,9 @@ class FunctionAgent:
     def answer(self, frame: bytes) -> Reply:
         return Reply(self._answer(frame), time.monotonic())
 
+    def expire(self, now_s: float) -> None:
+        """Nothing is kept."""
+
 
 class Loopback:
     """A coordinator's step service, and sites that dial it."""
@@ -123,7 +126,7 @@ def test_frames_reach_every_site_and_its_answers_come_back(loopback: Loopback) -
     for sequence in range(1, 30):
         frames = {site: frame(sequence, f"{site} {sequence}".encode()) for site in SITES}
         loopback.link.post(frames, sequence)
-        assert loopback.link.collect(WAIT_S) == frames
+        assert dict(loopback.link.collect(WAIT_S)) == frames
     loopback.link.close()
     assert [relay.result(WAIT_S) for relay in relays] == ["ended", "ended"]
 
@@ -132,7 +135,7 @@ def test_a_frame_larger_than_grpcs_own_limit_passes(loopback: Loopback) -> None:
     loopback.join("clinic")
     large = frame(1, bytes(range(256)) * 40_000)  # 10 MB; gRPC's default limit is 4
     loopback.link.post({"clinic": large}, 1)
-    assert loopback.link.collect(WAIT_S) == {"clinic": large}
+    assert dict(loopback.link.collect(WAIT_S)) == {"clinic": large}
 
 
 def test_collect_does_not_wait_for_sites_that_were_not_asked(loopback: Loopback) -> None:
@@ -140,9 +143,9 @@ def test_collect_does_not_wait_for_sites_that_were_not_asked(loopback: Loopback)
         loopback.join(site)
     start = time.monotonic()
     loopback.link.post({"clinic": frame(1)}, 1)
-    assert loopback.link.collect(LONG_S) == {"clinic": frame(1)}
+    assert dict(loopback.link.collect(LONG_S)) == {"clinic": frame(1)}
     loopback.link.post({"stranger": frame(2)}, 2)
-    assert loopback.link.collect(LONG_S) == {}
+    assert dict(loopback.link.collect(LONG_S)) == {}
     assert time.monotonic() - start < WAIT_S
 
 
@@ -209,18 +212,47 @@ def test_a_late_reply_is_dropped_by_its_sequence_number(loopback: Loopback) -> N
 
     loopback.join("clinic", slow)
     loopback.link.post({"clinic": frame(1, b"slow")}, 1)
-    assert loopback.link.collect(0.2) == {}
+    assert dict(loopback.link.collect(0.2)) == {}
     loopback.link.post({"clinic": frame(2, b"quick")}, 2)
     go_on.set()
-    assert loopback.link.collect(WAIT_S) == {"clinic": frame(2, b"quick")}
+    assert dict(loopback.link.collect(WAIT_S)) == {"clinic": frame(2, b"quick")}
     loopback.link.post({"clinic": frame(3)}, 3)
-    assert loopback.link.collect(WAIT_S) == {"clinic": frame(3)}
+    assert dict(loopback.link.collect(WAIT_S)) == {"clinic": frame(3)}
+
+
+def test_a_reply_is_handed_over_while_others_are_waited_for_and_work_on_it_costs_them_no_time(
+    loopback: Loopback,
+) -> None:
+    go_on = threading.Event()
+
+    def slow(received: bytes) -> bytes:
+        go_on.wait(WAIT_S)
+        return received
+
+    loopback.join("clinic")
+    loopback.join("praxis", slow)
+    loopback.link.post({"clinic": frame(1), "praxis": frame(1)}, 1)
+    replies = loopback.link.collect(1.0)
+    assert next(replies) == ("clinic", frame(1))
+    time.sleep(1.2)
+    go_on.set()
+    assert list(replies) == [("praxis", frame(1))]
+
+
+def test_a_second_reply_to_one_frame_is_dropped(loopback: Loopback) -> None:
+    loopback.join("clinic")
+    loopback.join("praxis")
+    loopback.link.post({"clinic": frame(1), "praxis": frame(1)}, 1)
+    loopback.link._inbox.put(("clinic", frame(1, b"first")))
+    loopback.link._inbox.put(("clinic", frame(1, b"second")))
+    replies = list(loopback.link.collect(WAIT_S))
+    assert sorted(site for site, _ in replies) == ["clinic", "praxis"]
 
 
 def test_a_reply_with_another_number_is_none(loopback: Loopback) -> None:
     loopback.join("clinic", lambda _: frame(99))
     loopback.link.post({"clinic": frame(1)}, 1)
-    assert loopback.link.collect(0.3) == {}
+    assert dict(loopback.link.collect(0.3)) == {}
 
 
 def test_a_lost_stream_is_noticed_without_waiting_for_the_timeout(loopback: Loopback) -> None:
@@ -229,7 +261,7 @@ def test_a_lost_stream_is_noticed_without_waiting_for_the_timeout(loopback: Loop
     wait_for(lambda: loopback.link.connected() == SITES)
     start = time.monotonic()
     loopback.link.post({"clinic": frame(1), "praxis": frame(1)}, 1)
-    assert loopback.link.collect(LONG_S) == {"clinic": frame(1)}
+    assert dict(loopback.link.collect(LONG_S)) == {"clinic": frame(1)}
     assert time.monotonic() - start < WAIT_S
     assert relay.result(WAIT_S) == "agent-closed"
     assert loopback.link.connected() == {"clinic"}
@@ -239,11 +271,11 @@ def test_a_site_that_left_can_come_back_and_is_asked_again(loopback: Loopback) -
     loopback.dial("clinic", loopback.dying_agent("clinic"))
     wait_for(lambda: "clinic" in loopback.link.connected())
     loopback.link.post({"clinic": frame(1)}, 1)
-    assert loopback.link.collect(LONG_S) == {}
+    assert dict(loopback.link.collect(LONG_S)) == {}
     wait_for(lambda: not loopback.link.connected())
     loopback.join("clinic")
     loopback.link.post({"clinic": frame(2)}, 2)
-    assert loopback.link.collect(WAIT_S) == {"clinic": frame(2)}
+    assert dict(loopback.link.collect(WAIT_S)) == {"clinic": frame(2)}
 
 
 def test_a_newer_stream_of_a_site_replaces_its_older_one(loopback: Loopback) -> None:
@@ -252,14 +284,14 @@ def test_a_newer_stream_of_a_site_replaces_its_older_one(loopback: Loopback) -> 
     assert older.result(WAIT_S) == "ended"
     assert loopback.link.connected() == {"clinic"}
     loopback.link.post({"clinic": frame(1)}, 1)
-    assert loopback.link.collect(WAIT_S) == {"clinic": frame(1)}
+    assert dict(loopback.link.collect(WAIT_S)) == {"clinic": frame(1)}
     assert not newer.done()
 
 
 def test_an_agent_that_sends_no_frame_ends_the_relay_with_an_error(loopback: Loopback) -> None:
     relay = loopback.join("clinic", lambda _: b"HTTP/1.1 200 OK\r\n\r\n")
     loopback.link.post({"clinic": frame(1)}, 1)
-    assert loopback.link.collect(LONG_S) == {}
+    assert dict(loopback.link.collect(LONG_S)) == {}
     with pytest.raises(RemoteProtocolError, match="not a synthfed frame"):
         relay.result(WAIT_S)
 

@@ -29,6 +29,8 @@ from synthfed.protocols.secagg.messages import (
     Open,
     Ready,
     Refusal,
+    Reveal,
+    Revealed,
     Roll,
     Round,
     Seal,
@@ -101,6 +103,7 @@ OTHER_HELLO = dataclasses.replace(HELLO, site="b-2", x25519=b"\x12" * 32, journa
 CONFIRM = Confirm("a", b"\x08" * 32, (("b-2", b"\x09" * 1088),), b"\x0a" * 64)
 ROUND = Round(9, ("a", "b-2"), "steps", b"payload")
 MASKED = Masked(b"\x0c" * 32, b"\x0d" * 12, b"\x0e" * 32, b"\x0f" * 64)
+REVEALED = Revealed(b"\x0c" * 32, (("b-2", b"\x21" * 32), ("c", b"\x22" * 32)), b"\x23" * 64)
 MESSAGES: tuple[Message, ...] = (
     Open(b"\x01" * 32),
     HELLO,
@@ -116,6 +119,9 @@ MESSAGES: tuple[Message, ...] = (
     dataclasses.replace(CONFIRM, ciphertexts=()),
     dataclasses.replace(ROUND, cohort=(), payload=b""),
     dataclasses.replace(MASKED, words=b"", canary=b""),
+    Reveal(b"\x0c" * 32),
+    REVEALED,
+    dataclasses.replace(REVEALED, keys=()),
 )
 
 
@@ -128,7 +134,7 @@ def described(value: Any) -> Any:
         return [described(each) for each in value]
     if isinstance(value, IntEnum):
         return value.name
-    return value.hex() if isinstance(value, bytes) else value
+    return value.hex() if isinstance(value, bytes | memoryview) else value
 
 
 def policy_of(study: Study, kinds: tuple[Kind, ...] = KINDS) -> Policy:
@@ -157,6 +163,7 @@ def hashes() -> dict[str, Any]:
             "hello": HELLO.signed(policy.hash).hex(),
             "confirm": CONFIRM.signed().hex(),
             "masked": MASKED.signed("a").hex(),
+            "revealed": REVEALED.signed("a").hex(),
         },
     }
 

@@ -7,7 +7,7 @@ import json
 from itertools import chain
 from typing import Any, Final
 
-from tests.vectors import session, wrong_bytes, wrong_handshake, wrong_rounds, wrong_suites, wrong_terms
+from tests.vectors import session, wrong_bytes, wrong_handshake, wrong_openings, wrong_rounds, wrong_suites, wrong_terms
 from tests.vectors.generate import FOLDER
 from tests.vectors.replay import Refused, party_of, replay
 from tests.vectors.scenario import Scenario
@@ -22,6 +22,7 @@ def scenarios() -> dict[str, Scenario]:
         *(wrong_bytes.framing(), wrong_bytes.messages(), wrong_bytes.payloads(), wrong_terms.terms()),
         *(wrong_handshake.rolls(), wrong_handshake.seals(), wrong_handshake.turns(), wrong_suites.suites()),
         *(wrong_rounds.rounds(), wrong_rounds.coordination(), wrong_rounds.sums()),
+        *(wrong_openings.reveals(), wrong_openings.openings()),
     )
     found: dict[str, Scenario] = {}
     for scenario in every:

@@ -5,7 +5,7 @@ Every layer of a party is asked in its order; a layer behind the one that refuse
 
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from synthfed.protocols.secagg.messages import (
     Masked,
     Message,
     Open,
+    Reveal,
+    Revealed,
     Roll,
     Round,
     Seal,
@@ -31,7 +33,9 @@ from synthfed.protocols.secagg.messages import (
     encode,
 )
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.secagg.site import Fresh, SiteMachine
+from synthfed.protocols.secagg.session import Fresh
+from synthfed.protocols.secagg.site import SiteMachine
+from synthfed.protocols.secagg.table import Aggregate
 from synthfed.protocols.study import parse_study
 from synthfed.protocols.wire import Frame
 
@@ -87,6 +91,7 @@ class SiteParty:
             raw(start["entropy"]),
             start["journal_length"],
             raw(start["journal_head"]),
+            opened_s=0.0,
         )
         self.machine = SiteMachine(policy_of(session), start["name"], identity)
 
@@ -108,6 +113,8 @@ class SiteParty:
                     return self.machine.confirm(message, self._floors)
                 case Seal():
                     return self.machine.activate(message)
+                case Reveal():
+                    return self.machine.reveal(message)
                 case Round():
                     accepted = self.machine.accept(message)
                 case _:
@@ -136,6 +143,7 @@ class CoordinatorParty:
             "open": machine.open,
             "roll": machine.roll,
             "seal": machine.seal,
+            "reveal": machine.reveal,
             "round": lambda: machine.round(machine.members, sent.kind, sent.payload),
         }
         return acts[what]()
@@ -151,6 +159,8 @@ class CoordinatorParty:
                     self.machine.add_confirm(sender, message)
                 case Masked():
                     self.machine.add_masked(sender, message)
+                case Revealed():
+                    self.machine.add_revealed(sender, message)
                 case _:
                     raise AssertionError(f"{type(message).__name__} is not for a coordinator")
 
@@ -171,6 +181,8 @@ def plain(value: object) -> object:
         return {name: plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if is_dataclass(value) and not isinstance(value, type):
         return [type(value).__name__, *(plain(getattr(value, each.name)) for each in fields(value))]
     return value
@@ -196,20 +208,35 @@ def party_of(inputs: Mapping[str, Any], sessions: Mapping[str, Any]) -> Party:
         if isinstance(step, dict):
             hear(party, step)
         else:
-            go_on(party, step, session["frames"])
+            go_on(party, step, session["frames"] | session["opening"])
     return party
 
 
 def go_on(party: Party, step: str, frames: Mapping[str, str]) -> None:
-    """Let a party hear, or the coordinator send, one frame of the stored session; "sum" is the coordinator's adding."""
-    sender = step.partition(" ")[2]
+    """Let a party hear, or the coordinator send, one frame of the stored session.
+
+    "sum" is the coordinator's adding, "corrupt sum" its adding what does not cancel, "judge" what follows an opening.
+    """
+    sender = step.partition(" ")[2] if step in frames else ""
     if isinstance(party, SiteParty):
-        answers = {"open": "hello south", "roll": "confirm south", "seal": "ready", "round": "masked south"}
+        answers = {
+            "open": "hello south",
+            "roll": "confirm south",
+            "seal": "ready",
+            "round": "masked south",
+            "reveal": "revealed south",
+        }
         assert party.hear(raw(frames[step])).hex() == frames[answers[step]], step
     elif sender:
         party.hear(raw(frames[step]), sender)
     elif step == "sum":
         party.add_up()
+    elif step == "corrupt sum":
+        with suppress(Refused):
+            party.add_up()
+        assert party.machine.state is Aggregate.REVEALING
+    elif step == "judge":
+        party.machine.judge()
     else:
         assert encode(party.act(step), Frame.decode(raw(frames[step])).sequence).hex() == frames[step], step
 

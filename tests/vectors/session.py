@@ -23,6 +23,8 @@ from synthfed.protocols.secagg.messages import (
     Message,
     Open,
     Ready,
+    Reveal,
+    Revealed,
     Roll,
     Round,
     Seal,
@@ -62,7 +64,7 @@ ROUND: Final = Round(1, SITES, "steps", PAYLOAD)
 VALUES: Final = {name: np.arange(6, dtype=np.int64) * (at - 2) for at, name in enumerate(SITES)}
 """What each site would add up, noise included."""
 
-_S = TypeVar("_S", Hello, Confirm, Masked)
+_S = TypeVar("_S", Hello, Confirm, Masked, Revealed)
 
 
 def identity(name: str) -> Ed25519PrivateKey:
@@ -90,6 +92,8 @@ class Session:
         self.confirms = {name: self.confirm(name) for name in SITES}
         self.seal = Seal(tuple(self.confirms.values()))
         self.maskeds = {name: self.masked(name, VALUES[name]) for name in SITES}
+        self.reveal = Reveal(ROUND.context(self.transcript))
+        self.revealeds = {name: self.revealed(name) for name in SITES}
 
     def signed(self, message: _S, by: str) -> _S:
         """Return the message with the signature of a site, which need not be its sender."""
@@ -115,13 +119,16 @@ class Session:
         """Return a site's answer to the round: masked by the formula of the protocol page, changed, then signed."""
         context = ROUND.context(self.transcript)
         words, canary = to_words(values, 32), to_words(np.full(CANARY_WORDS, ones, dtype=np.int64), 32)
-        for peer in SITES:
-            if peer != name:
-                pair = self._ratchet(name, peer)
-                pair.advance(ROUND.counter)
-                apply_masks(words, [(pair.derive("mask", context), peer > name)])
-                apply_masks(canary, [(pair.derive("canary", context), peer > name)])
+        for peer, pair in self._ratchets(name).items():
+            apply_masks(words, [(pair.derive("mask", context), peer > name)])
+            apply_masks(canary, [(pair.derive("canary", context), peer > name)])
         return self.signed(replace(Masked(context, words.tobytes(), canary.tobytes(), b""), **changes), name)
+
+    def revealed(self, name: str, **changes: Any) -> Revealed:
+        """Return the canary keys of a site's round, changed as said and then signed by it."""
+        context = ROUND.context(self.transcript)
+        listed = tuple((peer, pair.derive("canary", context)) for peer, pair in self._ratchets(name).items())
+        return self.signed(replace(Revealed(context, listed, b""), **changes), name)
 
     def described(self) -> dict[str, Any]:
         """Return the whole session: what each party starts from, and every frame in the order they are sent."""
@@ -130,6 +137,8 @@ class Session:
         frames |= {"roll": self.roll, **{f"confirm {name}": message for name, message in self.confirms.items()}}
         frames |= {"seal": self.seal, "ready": Ready(), "round": ROUND}
         frames |= {f"masked {name}": message for name, message in self.maskeds.items()}
+        opening: dict[str, Message] = {"reveal": self.reveal}
+        opening |= {f"revealed {name}": message for name, message in self.revealeds.items()}
         return {
             "format": FORMAT,
             "study": self.terms,
@@ -152,11 +161,19 @@ class Session:
             "context": ROUND.context(self.transcript).hex(),
             "sum": sum(VALUES.values(), np.zeros(6, dtype=np.int64)).tolist(),
             "frames": {name: hexadecimal(message) for name, message in frames.items()},
+            "opening": {name: hexadecimal(message) for name, message in opening.items()},
         }
 
     def _ephemeral(self, name: str) -> keys.Ephemeral:
         x25519, seed = EPHEMERAL[name]
         return ephemeral(x25519, seed if self.policy.suite.has_kem else b"")
+
+    def _ratchets(self, name: str) -> dict[str, keys.Ratchet]:
+        """Return a site's ratchet with each other site, in the order of names, at the round's counter."""
+        found = {peer: self._ratchet(name, peer) for peer in SITES if peer != name}
+        for pair in found.values():
+            pair.advance(ROUND.counter)
+        return found
 
     def _ratchet(self, name: str, peer: str) -> keys.Ratchet:
         """Return the ratchet of a pair, as the one with the later name computes it."""

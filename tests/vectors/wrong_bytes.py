@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from tests.vectors.generate import CONFIRM, HELLO, ROUND, SEQUENCE
+from tests.vectors.generate import CONFIRM, HELLO, REVEALED, ROUND, SEQUENCE
 from tests.vectors.scenario import Scenario, frame_of, to_site
 from tests.vectors.session import PAYLOAD
 from tests.vectors.session import ROUND as SESSION_ROUND
 
-from synthfed.protocols.secagg.messages import Confirm, Masked, Open, Roll, encode
+from synthfed.protocols.secagg.messages import Confirm, Masked, Open, Reveal, Revealed, Roll, encode
 from synthfed.protocols.wire import MAX_BODY_BYTES, Frame, Writer
 
 OPENING = encode(Open(b"\x01" * 32), SEQUENCE)
@@ -46,7 +46,7 @@ def messages() -> Iterator[Scenario]:
     second = replace(HELLO, journal_length=2**63)
     for name, data, why in (
         ("type-zero", Frame(0, SEQUENCE, b""), "no message has the number zero"),
-        ("type-unknown", Frame(10, SEQUENCE, b""), "a number without a meaning has none to guess"),
+        ("type-unknown", Frame(12, SEQUENCE, b""), "a number without a meaning has none to guess"),
         ("body-empty", Frame(1, SEQUENCE, b""), "a field is missing"),
         ("field-cut", Frame(1, SEQUENCE, session[:-1]), "the body ends inside a field"),
         ("field-length-beyond-body", Frame(8, SEQUENCE, long_field), "a length reaches beyond the body"),
@@ -76,11 +76,25 @@ def messages() -> Iterator[Scenario]:
         ("ciphertexts-too-many", Confirm("a", bytes(32), (("b", bytes(1088)),) * 51, bytes(64)), "at most 50 sites"),
         ("refusal-code-zero", Frame(9, SEQUENCE, Writer().number(0).finish()), "a refusal has one of four codes"),
         ("refusal-code-unknown", Frame(9, SEQUENCE, Writer().number(5).finish()), "a refusal has one of four codes"),
+        ("revealed-context-too-short", Reveal(b"\x0c" * 31), "a context is a hash of 32 bytes"),
+        ("revealed-key-too-short", with_keys(("b-2", b"\x21" * 31)), "a canary key has 32 bytes"),
+        ("revealed-keys-too-many", with_keys(*(("b-2", bytes(32)),) * 51), "a roster has at most 50 sites"),
+        ("revealed-site-name-path", with_keys(("../a", bytes(32))), "a name becomes part of file names"),
+        ("revealed-signature-empty", replace(REVEALED, signature=b""), "an unsigned message is no message"),
+        ("revealed-count-alone", revealed_count(2**64 - 1), "a count is no reason to loop"),
         ("journal-length-2-63", second, "a ledger's integers are signed"),
         ("journal-length-2-63-in-roll", Roll((HELLO, second)), "a ledger's integers are signed"),
     ):
         whole = data.encode() if isinstance(data, Frame) else data
         yield Scenario(f"message-{name}", "message", why, {"frame": frame_of(whole)})
+
+
+def with_keys(*listed: tuple[str, bytes]) -> Revealed:
+    return replace(REVEALED, keys=listed)
+
+
+def revealed_count(count: int) -> Frame:
+    return Frame(11, SEQUENCE, Writer().data(b"\x0c" * 32).number(count).finish())
 
 
 def overlong_kind() -> Frame:

@@ -105,7 +105,7 @@ def coordination() -> Iterator[Scenario]:
             "masked-words-too-many",
             ROUND_STAGE,
             "north",
-            masked_north(words=sent.words + bytes(4)),
+            masked_north(words=bytes(sent.words) + bytes(4)),
             "a sum has its dimension",
         ),
         ("masked-words-empty", ROUND_STAGE, "north", masked_north(words=b""), "a sum has its dimension"),
@@ -116,7 +116,13 @@ def coordination() -> Iterator[Scenario]:
             masked_north(canary=sent.canary[:-4]),
             "a canary has eight words",
         ),
-        ("masked-words-tampered", ROUND_STAGE, "north", replace(sent, words=flipped(sent.words)), "words are signed"),
+        (
+            "masked-words-tampered",
+            ROUND_STAGE,
+            "north",
+            replace(sent, words=flipped(bytes(sent.words))),
+            "words are signed",
+        ),
         (
             "masked-canary-tampered",
             ROUND_STAGE,

@@ -21,7 +21,8 @@ from synthfed.protocols.privacy.sampling import uniform_numbers
 from synthfed.protocols.secagg import messages, ring
 from synthfed.protocols.secagg.keys import Ephemeral
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.secagg.site import Accepted, Fresh, Seeds, SiteMachine
+from synthfed.protocols.secagg.session import Accepted, Fresh, Seeds
+from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.sums import SCALE_BITS, Kind, answer_time_s, noise_shares
 
 from .channel import Clock, Reply
@@ -47,7 +48,7 @@ class Agent:
         ledger: every charge.
         data: the records.
         private: the plugin's private part.
-        clock: seconds, monotonic.
+        clock: seconds, monotonic; of sessions' ages and of when answers are due.
     """
 
     policy: Policy
@@ -67,6 +68,7 @@ class Agent:
             PrivacyError: the ledger failed; the agent must stop.
         """
         received_s = self.clock()
+        self.expire(received_s)
         request, sequence = _request(frame)
         if request is None:
             _LOG.warning("session closed: a frame is no request")
@@ -81,6 +83,11 @@ class Agent:
             _LOG.warning("refused: %s", error)
             answer = _Answer(messages.Refusal(messages.Code.BUDGET), received_s)
         return Reply(messages.encode(answer.message, sequence), answer.due_s, answer.slot_s)
+
+    def expire(self, now_s: float) -> None:
+        """Forget a session that has had its rounds or its time; called now and then, also while nothing comes."""
+        if self.machine.expire(now_s):
+            _LOG.info("session over: it has had its rounds or its time; its keys are erased")
 
     def _answer(self, request: messages.Request, received_s: float) -> "_Answer":
         match request:
@@ -97,14 +104,19 @@ class Agent:
                 return _Answer(self.machine.activate(request), received_s)
             case messages.Round():
                 return self._round(request, received_s)
+            case messages.Reveal():
+                revealed = self.machine.reveal(request)
+                _LOG.warning("the coordinator says that the last sum was corrupt; its canary keys were opened")
+                return _Answer(revealed, received_s)
 
     def _fresh(self) -> Fresh:
         return Fresh(
             Ephemeral.generate(self.policy.suite),
-            secrets.token_bytes(32),
-            secrets.token_bytes(32),
-            self.ledger.length,
-            self.ledger.head,
+            nonce=secrets.token_bytes(32),
+            entropy=secrets.token_bytes(32),
+            journal_length=self.ledger.length,
+            journal_head=self.ledger.head,
+            opened_s=self.clock(),
         )
 
     def _round(self, message: messages.Round, received_s: float) -> "_Answer":

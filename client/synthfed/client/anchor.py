@@ -13,7 +13,7 @@ _MARK_BYTES: Final = 32
 
 
 def write_anchor(path: Path, length: int, mark: bytes) -> None:
-    """Note a chain's length and mark (format 1: its last hash).
+    """Note a chain's length and mark.
 
     Not synced: after a power cut an older mark may stand here, and the chain passes through that place, too.
 
@@ -31,7 +31,7 @@ def write_anchor(path: Path, length: int, mark: bytes) -> None:
 
 
 def read_anchor(path: Path) -> tuple[int, bytes]:
-    """Return the length and the mark that were noted.
+    """Return the length and the mark (beside format 1: the last hash) that were noted.
 
     Raises:
         PrivacyError: the file is missing or damaged.

@@ -24,7 +24,7 @@ from synthfed.protocols.sums import Family, answer_time_s, own_noise
 from .config import Home, SiteConfig, data_path, study_path
 from .data import load_units
 from .gate import Gate
-from .site import check_roster
+from .site import check_losses, check_roster
 from .supervise import connect, unreachable
 from .train import seconds_per_step
 from .vault import Ledger, load_identity
@@ -94,11 +94,13 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
     yield finding
     if pinned is None:
         return
+    _, finding = _try("model", lambda: check_losses(pinned), "no loss lets one record act on another's")
+    yield finding
     yield _own_noise(pinned)
     yield _ceiling(home, config, pinned)
     path = data_path(home, config)
     _, finding = _try(
-        "data", lambda: load_units(path, study, pinned.domain, pinned.model.private()), "the table fits the schema"
+        "data", lambda: load_units(path, study, pinned.domain, pinned.model.private()), "the records fit the schema"
     )
     yield finding
     took_s, finding = _try("timing", lambda: _measured(pinned), "")

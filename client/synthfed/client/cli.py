@@ -1,4 +1,4 @@
-"""The commands of a site: ``synthfed client init | check | run | agent | node | clear``.
+"""The commands of a site: ``synthfed client init | check | run | agent | node | clear | convert``.
 
 Never computes anything itself: it reads arguments, calls the site's modules and prints.
 """
@@ -35,7 +35,9 @@ _HOME = Path("site")
 def init(
     invitation: Annotated[Path, typer.Option(help="The coordinator's invitation file.")],
     site: Annotated[str, typer.Option(help="This site's name in the study, such as hospital-a.")],
-    data: Annotated[str, typer.Option(help="The site's table (CSV), absolute or relative to the home.")] = "data.csv",
+    data: Annotated[
+        str, typer.Option(help="The site's data (a file or folder), absolute or relative to the home.")
+    ] = "data.csv",
     controller: Annotated[str, typer.Option(help="The legal entity or operator that runs this site.")] = "",
     home: HomeOption = _HOME,
 ) -> None:
@@ -105,7 +107,7 @@ def agent(home: HomeOption = _HOME) -> None:
     place, stopped = Home(home), _stopped()
     with naming(str(study_path(place, place.load()))), open_agent(place) as opened:
         logging.getLogger(__name__).info("ready: study %s", opened.policy.study.name)
-        serve(opened, place.socket, stopped)
+        serve(opened, place.socket, stopped, opened.clock)
 
 
 @app.command()
@@ -113,7 +115,7 @@ def node(home: HomeOption = _HOME, allow_unconfined: UnconfinedOption = False) -
     """Run the Flower node alone: it has the network, and sees nothing of the home but its own folder.
 
     A Flower coordinator can make a node run code of its choice. So this process hides the home and
-    the table from itself, for good, before it becomes the node.
+    the data from itself, for good, before it becomes the node.
     """
     from synthfed.plugins.processes import flower_environment
 
@@ -148,6 +150,42 @@ def clear(home: HomeOption = _HOME) -> None:
         count = ledger.clear()
         ledger.close()
     Console(highlight=False).print(f"{count} interrupted or overrun step(s) cleared; their charges stand")
+
+
+@app.command()
+def convert(
+    home: HomeOption = _HOME,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: for the script of one upgrade.")] = False,
+) -> None:
+    """Take over a ledger of format 1: once, directly after the upgrade from the version that wrote it.
+
+    Anybody who could write its file could have made it up, so compare what it holds with what you know.
+    """
+    import time
+
+    from synthfed.plugins.processes import exclusive
+    from synthfed.protocols.privacy.accountant import epsilon
+
+    from . import conversion
+    from .vault import load_identity, mark_path
+
+    place, now_unix_s = Home(home), int(time.time())
+    delta = place.load().ceiling.delta
+    console = Console(highlight=False, soft_wrap=True)
+    with exclusive(place.lock, "agent"):
+        identity = load_identity(place.identity)
+        found = conversion.read_format_1(place.ledger, now_unix_s)
+        book = found.book
+        console.print(f"charges       {book.length}")
+        console.print(f"spent         epsilon {epsilon(book.events(), delta):.3g} at delta {delta:g}")
+        console.print(f"failures      {book.failures} on records, {book.overruns} step(s) given up", markup=False)
+        is_marked = mark_path(place.ledger).exists()
+        if is_marked:
+            console.print("This home had a ledger of format 2, unless an earlier conversion of it was interrupted.")
+        if is_marked or not yes:
+            typer.confirm("Is that what this site's records have spent?", abort=True)
+        conversion.convert(place.ledger, identity, found, now_unix_s)
+    console.print("The ledger is of format 2 now; back up ledger.db, ledger.mark and identity.key together")
 
 
 def _stopped() -> Callable[[], bool]:

@@ -3,6 +3,7 @@
 Never leaves the agent; only the site's own operator is told a number of units, where there are too many.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthfed.plugins.api import Array, Domain, PrivatePart
-from synthfed.protocols.errors import DataError
+from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.sampling import Indices, poisson_sample, secret_subset, uniform_below
 from synthfed.protocols.study import Study
@@ -44,9 +45,10 @@ def load_units(path: Path, study: Study, domain: Domain, private: PrivatePart) -
     """Return a site's data file as encoded, grouped records.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or is a folder with links that lead out of it.
         DataError: it does not fit the study; names columns and numbers of rows, never a value.
     """
+    check_links(path)
     privacy = study.privacy
     table = domain.read(path, study.columns, unit=privacy.unit, records_per_unit=privacy.records_per_unit)
     order = np.argsort(table.units, kind="stable")
@@ -57,3 +59,22 @@ def load_units(path: Path, study: Study, domain: Domain, private: PrivatePart) -
             f"{privacy.units_per_site}; agree on a higher bound or give fewer records"
         )
     return UnitData(private.encode(table.records[order]), starts.astype(np.int64), counts.astype(np.int64))
+
+
+def check_links(path: Path) -> None:
+    """Refuse a data folder with symbolic links that lead out of it: the node loses sight of the folder alone.
+
+    Raises:
+        ConfigError: telling how many; their names could tell of a record.
+    """
+    root = Path(os.path.realpath(path))
+    count = 0
+    for folder, folders, files in os.walk(root):  # does not follow links
+        links = [each for each in (Path(folder) / name for name in (*folders, *files)) if each.is_symlink()]
+        count += sum(not Path(os.path.realpath(link)).is_relative_to(root) for link in links)
+    if count:
+        raise ConfigError(
+            f"{count} symbolic link(s) in this folder lead outside it, where the node, in which a coordinator can run "
+            "code, would read what they point to; put the files themselves here (`find -type l` lists the links)",
+            where=str(path),
+        )

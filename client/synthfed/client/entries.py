@@ -87,9 +87,9 @@ def met(lengths: dict[str, int]) -> Note:
     return _note("peers", lengths=lengths)
 
 
-def converted(origin: bytes) -> Note:
-    """Return the entry that ends what was taken over from a ledger of format 1, with the mark of that one's end."""
-    return _note("converted", origin=origin.hex())
+def converted(charges: int) -> Note:
+    """Return the entry that ends what was taken over from a ledger of format 1, with its number of charges."""
+    return _note("converted", charges=charges)
 
 
 def _note(kind: str, **content: object) -> Note:
@@ -139,7 +139,6 @@ class Book:
         overruns: steps given up since a person last looked.
         failures: steps that failed on records since a person last looked.
         floors: the longest journal that each peer has stated, by its identity key in hexadecimal.
-        origin: mark of the end of the ledger of format 1 that this one goes on from; empty without one.
     """
 
     length: int = 0
@@ -150,7 +149,6 @@ class Book:
     overruns: int = 0
     failures: int = 0
     floors: dict[str, int] = field(default_factory=dict)
-    origin: bytes = b""
 
     def add(self, note: Note, tag: bytes) -> None:
         """Add an entry that holds.
@@ -175,6 +173,10 @@ class Book:
                 for peer, length in content["lengths"].items():
                     self.floors[peer] = max(length, self.floors.get(peer, 0))
             case "converted":
-                self.origin = bytes.fromhex(content["origin"])
+                pass  # for people only: nothing is decided by it
             case _:
                 raise ValueError(note.kind)
+
+    def events(self) -> list[SampledGaussian]:
+        """Return every charge of every study, equal ones counted together."""
+        return [SampledGaussian(rate, noise, count) for (rate, noise), count in sorted(self.costs.items())]

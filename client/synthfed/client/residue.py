@@ -22,13 +22,14 @@ State = dict[str, object]
 class NoCoins(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses operations that draw from torch's generator, in this thread and block.
 
-    A module that tosses coins would make a record's contribution depend on its place in the batch.
+    A module or statistic that tosses coins would make a record's contribution depend on its place in the batch.
+    Other generators, such as NumPy's, are not seen.
     """
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Pass an operation on, unless it draws."""
         if torch.Tag.nondeterministic_seeded in operation.tags:
-            raise UnsupportedMechanism(f"a module drew random numbers while it saw records ({operation})")
+            raise UnsupportedMechanism(f"a plugin drew random numbers while it saw records ({operation})")
         return operation(*args, **(kwargs or {}))
 
 

@@ -5,7 +5,6 @@ Never starts without the lock on the home, the verified ledger and the valid dat
 
 import contextlib
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +15,14 @@ from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError, PluginError, SynthfedError
 from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import Study
+from synthfed.protocols.sums import Kind
 
 from .agent import Agent
-from .channel import Clock
+from .channel import Clock, since_boot_s
 from .config import Ceiling, Home, SiteConfig, data_path, study_path
 from .data import load_units
 from .gate import Gate
-from .train import seconds_per_step
+from .train import check_uncoupled, row_width, seconds_per_step
 from .vault import Ledger, load_identity
 
 
@@ -36,9 +36,7 @@ def open_agent(home: Home) -> Iterator[Agent]:
     with exclusive(home.lock, "agent"):
         pinned = pin(study)
         with contextlib.closing(Ledger(home.ledger, identity)) as ledger:
-            agent = _agent(
-                pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), time.monotonic
-            )
+            agent = _agent(pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), since_boot_s)
             _warm_up(pinned)
             yield agent
 
@@ -47,16 +45,38 @@ def _warm_up(pinned: Pinned) -> None:
     """Compute one gradient step on made-up rows: a process's first one is slow and would overrun its time."""
     for kind in pinned.policy.plan.kinds:
         if kind.sum.family == "gradient":
-            try:
+            with _foreign(pinned, kind):
                 seconds_per_step(pinned, kind)
-            except SynthfedError:
-                raise
-            except Exception as error:  # the edge to foreign code; no record is near
-                raise PluginError(
-                    f"cannot compute {kind.sum.name!r} on made-up rows ({type(error).__name__}: {error})",
-                    plugin=pinned.plugin.name,
-                    distribution=pinned.plugin.distribution,
-                ) from error
+    check_losses(pinned)
+
+
+def check_losses(pinned: Pinned) -> None:
+    """Refuse a plugin whose loss lets the records of a batch act on each other, as made-up rows show.
+
+    Raises:
+        UnsupportedMechanism: naming the sum.
+        PluginError: the loss cannot be computed.
+    """
+    private = pinned.model.private()
+    for kind in pinned.policy.plan.kinds:
+        if kind.sum.family == "gradient":
+            with _foreign(pinned, kind):
+                check_uncoupled(private, kind.sum, row_width(pinned, private))
+
+
+@contextlib.contextmanager
+def _foreign(pinned: Pinned, kind: Kind) -> Iterator[None]:
+    """Put the plugin's name to what its code raises; made-up rows only, so that the text may be told."""
+    try:
+        yield
+    except SynthfedError:
+        raise
+    except Exception as error:  # the edge to foreign code; no record is near
+        raise PluginError(
+            f"cannot compute {kind.sum.name!r} on made-up rows ({type(error).__name__}: {error})",
+            plugin=pinned.plugin.name,
+            distribution=pinned.plugin.distribution,
+        ) from error
 
 
 def check_roster(home: Home, config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:

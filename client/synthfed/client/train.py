@@ -19,9 +19,11 @@ from synthfed.plugins.pinning import Pinned
 from synthfed.protocols.errors import RemoteProtocolError, UnsupportedMechanism
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
+from synthfed.protocols.privacy.sampling import uniform_numbers
 from synthfed.protocols.schema import places
 from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, TILE, Kind, Sum
 
+from .coupling import batch_layers, check_apart, made_up
 from .residue import NoCoins, changed, state_of
 
 LARGEST_WEIGHT: Final = 1e4
@@ -60,19 +62,42 @@ def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array
 
 def seconds_per_step(pinned: Pinned, kind: Kind) -> float:
     """Compute one step of a kind on made-up rows, noise included, and return how long it took."""
-    private, numbers = pinned.model.private(), places(pinned.policy.study.columns)[-1]
-    width = private.encode(np.zeros((1, numbers))).shape[1]
+    private = pinned.model.private()
+    width = row_width(pinned, private)
     payload = {name: np.zeros(shape, dtype=np.float32) for name, shape in kind.sum.payload}
     start = time.perf_counter()
-    coins = np.full((kind.slots, kind.sum.coins), 0.5)
+    coins = uniform_numbers(KeyStream(bytes(32)), kind.slots, kind.sum.coins)
     clipped_sum(private, kind, payload, np.zeros((kind.slots, width)), coins)
     discrete_gaussian(KeyStream(bytes(32)), kind.sum.dim, SCALE_BITS)
     return time.perf_counter() - start
 
 
+def check_uncoupled(private: PrivatePart, each: Sum, width: int) -> None:
+    """Try on made-up rows and weights whether a gradient sum's loss keeps the records of a batch apart.
+
+    Args:
+        private: the plugin's private part.
+        each: a gradient sum.
+        width: of an encoded row.
+
+    Raises:
+        UnsupportedMechanism: one record acts on another's loss, in the module or beside it.
+    """
+    payload, rows, coins = made_up(each, width, np.random.default_rng(0))
+    module = _load(private.module(each.name), payload)
+    _refuse_batch_layers(each, module)
+    check_apart(private, each, module, rows, coins)
+
+
+def row_width(pinned: Pinned, private: PrivatePart) -> int:
+    """Return how many numbers an encoded row has."""
+    return len(private.encode(np.zeros((1, places(pinned.policy.study.columns)[-1])))[0])
+
+
 def module_faults(module: nn.Module) -> list[str]:
-    """Return why Opacus would refuse a module, one sentence each; empty if it would not."""
-    return [str(fault) for fault in ModuleValidator.validate(module.train(), strict=False)]
+    """Return why the core would refuse a module, one sentence each; empty if it would not."""
+    faults = [str(fault) for fault in ModuleValidator.validate(module.train(), strict=False)]
+    return faults + [f"{layer} normalises over the batch, also when it is frozen" for layer in batch_layers(module)]
 
 
 def read_payload(kind: Kind, data: bytes) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
@@ -93,7 +118,8 @@ def read_payload(kind: Kind, data: bytes) -> dict[str, np.ndarray[Any, np.dtype[
 
 
 def _statistics(private: PrivatePart, each: Sum, payload: Payload, batch: Array, real: np.ndarray[Any, Any]) -> Array:
-    rows = np.asarray(private.statistic(each.name, batch, payload), dtype=np.float64)
+    with NoCoins():  # type: ignore[no-untyped-call]
+        rows = np.asarray(private.statistic(each.name, batch, payload), dtype=np.float64)
     if rows.shape != (len(batch), each.dim):
         raise UnsupportedMechanism(f"statistic {each.name!r} has shape {rows.shape}, declared {(len(batch), each.dim)}")
     scales = _scales(np.sqrt(np.einsum("ij,ij->i", rows, rows)), each.clip_norm, real)
@@ -109,13 +135,13 @@ def _gradients(
         raise UnsupportedMechanism(
             f"the module of {each.name!r} has {trained} parameters to be trained, declared {each.dim}"
         )
-    with _refusals():
+    _refuse_batch_layers(each, module)
+    with _refusals(), NoCoins():  # type: ignore[no-untyped-call]
         gradients = _UnitGradients(module)
         before = state_of(module)
         # Opacus' hooks want an input that asks for a gradient; none is used.
-        with NoCoins():  # type: ignore[no-untyped-call]
-            records = torch.from_numpy(batch).requires_grad_()
-            losses = private.loss(each.name, gradients, records, torch.from_numpy(coins))
+        records = torch.from_numpy(batch).requires_grad_()
+        losses = private.loss(each.name, gradients, records, torch.from_numpy(coins))
         if losses.shape != (len(batch),):
             raise UnsupportedMechanism(f"the loss of {each.name!r} has shape {tuple(losses.shape)}, not one per record")
         losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -124,6 +150,13 @@ def _gradients(
     if residue := changed(before, state_of(module)):
         raise UnsupportedMechanism(f"the module of {each.name!r} changed its {residue} while it saw records")
     return total
+
+
+def _refuse_batch_layers(each: Sum, module: nn.Module) -> None:
+    if layers := batch_layers(module):
+        raise UnsupportedMechanism(
+            f"the module of {each.name!r} normalises over the batch in {layers[0]}; use group or layer normalisation"
+        )
 
 
 def _scales(norms: Array, clip_norm: float, real: np.ndarray[Any, Any]) -> Array:

@@ -20,7 +20,6 @@ from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
 from .anchor import read_anchor, write_anchor
-from .conversion import TABLES, entries_of_format_1
 from .entries import GENESIS, Book, Charge, Note, chain_key, charged, cleared, mark, met, seal, settled
 
 FORMAT: Final = 2
@@ -46,7 +45,7 @@ class Ledger:
     def __init__(self, path: Path, identity: Ed25519PrivateKey, *, create: bool = False) -> None:
         """Open the file and verify the whole chain against the head noted beside it; create it only on demand.
 
-        A ledger of format 1 is verified as such and then converted, in one transaction.
+        A ledger of format 1 is refused: its hashes have no key, so anybody could have made it up.
 
         Args:
             path: where it lies.
@@ -58,7 +57,7 @@ class Ledger:
         """
         self._path = path
         self._key = chain_key(identity)
-        self._anchor = path.with_suffix(".head")
+        self._anchor = mark_path(path)
         self._book, self._position, self._tip = Book(), 0, GENESIS
         is_new = create and not path.exists()
         if not is_new and not path.exists():
@@ -126,7 +125,7 @@ class Ledger:
 
     def events(self) -> list[SampledGaussian]:
         """Return every charge of every study, equal ones counted together."""
-        return [SampledGaussian(rate, noise, count) for (rate, noise), count in sorted(self._book.costs.items())]
+        return self._book.events()
 
     def journal_floors(self) -> dict[str, int]:
         """Return the longest journal ever seen from each peer, by its identity key in hexadecimal."""
@@ -139,63 +138,41 @@ class Ledger:
             self._append([met(grown)])
 
     def _open(self, is_new: bool) -> None:
-        version = FORMAT if is_new else self._version()
-        self._write_ahead()
+        if not is_new:
+            self._check_version()
+        write_ahead(self._db, self._path)
         # Before the entries are read: an agent may be adding some.
         noted = (0, mark(self._key, 0, GENESIS)) if is_new else read_anchor(self._anchor)
         if is_new:
             self._path.chmod(0o600)
             self._db.execute("BEGIN")
-            self._make([])
-        elif version == 1:
-            self._convert(noted)
+            fill(self._db, self._key, [])
+            self._db.execute("COMMIT")
         self._verify(noted)
-        if is_new or version != FORMAT:
+        if is_new:
             self._note_head()
             sync(self._anchor)
 
-    def _version(self) -> int:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version not in (1, FORMAT):
+    def _check_version(self) -> None:
+        version = version_of(self._db)
+        if version == 1:  # the file itself says so, and whoever can write it can make one up: a person must decide
+            raise PrivacyError(
+                f"{self._path}: the ledger is of format 1; directly after the upgrade from a version that wrote it, "
+                "and only then, run `synthfed client convert`; at any other time it was replaced: restore the true one"
+            )
+        if version != FORMAT:
             raise PrivacyError(f"{self._path}: ledger format {version} is not supported; this program writes {FORMAT}")
-        return int(version)
-
-    def _convert(self, noted: tuple[int, bytes]) -> None:
-        """Replace the tables of format 1, after they were verified, by entries: all of it or nothing."""
-        self._db.execute("BEGIN IMMEDIATE")
-        if self._version() != 1:  # another process was faster
-            self._db.execute("ROLLBACK")
-            return
-        entries = entries_of_format_1(self._db, self._path, self._key, noted, int(time.time()))
-        for table in TABLES:
-            self._db.execute(f"DROP TABLE {table}")
-        self._make(entries)
-
-    def _make(self, entries: Iterable[tuple[int, Note]]) -> None:
-        """Make the table, fill it with entries and their times, and commit what the caller has begun."""
-        for statement in _SCHEMA:
-            self._db.execute(statement)
-        tag = GENESIS
-        for sequence, (at_unix_s, note) in enumerate(entries, 1):
-            tag = self._insert(tag, sequence, at_unix_s, note)
-        self._db.execute("COMMIT")
 
     def _append(self, notes: Iterable[Note]) -> None:
         """Write entries in one transaction; if that fails, neither the file nor the book has moved."""
         now, tip, written = int(time.time()), self._tip, []
         with self._transaction():
             for sequence, note in enumerate(notes, self._position + 1):
-                tip = self._insert(tip, sequence, now, note)
+                tip = _insert(self._db, self._key, tip, sequence, now, note)
                 written.append((note, tip))
         for note, tag in written:
             self._take(note, tag)
         self._note_head()
-
-    def _insert(self, previous: bytes, sequence: int, at_unix_s: int, note: Note) -> bytes:
-        tag = seal(self._key, previous, sequence, at_unix_s, note)
-        row = (sequence, at_unix_s, note.kind, note.content, tag)
-        self._db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", row)
-        return tag
 
     def _take(self, note: Note, tag: bytes) -> None:
         """Take an entry that stands in the file into the book."""
@@ -215,23 +192,11 @@ class Ledger:
                 raise
             raise PrivacyError(f"{self._path}: the ledger cannot be written ({error}); free disk space") from None
 
-    def _write_ahead(self) -> None:
-        """Make each commit durable with one sync: the coordinator waits for every charge (docs/adr/0008)."""
-        (mode,) = self._db.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise PrivacyError(
-                f"{self._path}: this file system allows no write-ahead log; move the home to a local disk"
-            )
-        self._db.execute("PRAGMA synchronous = FULL")
-
     def _note_head(self) -> None:
         write_anchor(self._anchor, self._position, mark(self._key, self._position, self._tip))
 
     def _verify(self, noted: tuple[int, bytes]) -> None:
-        """Read every entry into the book; the chain must pass through what was noted, and may be longer.
-
-        A ledger that was converted passes through the head of format 1, should the new one not be noted yet.
-        """
+        """Read every entry into the book; the chain must pass through what was noted, and may be longer."""
         passed = noted == (0, mark(self._key, 0, GENESIS))
         rows = self._db.execute("SELECT sequence, at_unix_s, kind, content, tag FROM entries ORDER BY sequence")
         for sequence, at_unix_s, kind, content, tag in rows:
@@ -239,7 +204,7 @@ class Ledger:
             if sequence != place or seal(self._key, self._tip, place, at_unix_s, note) != tag:
                 raise PrivacyError(
                     f"{self._path}: entry {place} was changed, added or removed, or identity.key is not the one it was "
-                    "written under; restore ledger, head and key as they were"
+                    "written under; restore ledger, mark and key as they were"
                 )
             try:
                 self._take(note, tag)
@@ -248,9 +213,47 @@ class Ledger:
                     f"{self._path}: entry {place} is of a kind that this version does not know; install a newer one"
                 ) from None
             passed |= noted[0] == place and noted[1] == mark(self._key, place, tag)
-            passed |= note.kind == "converted" and self._book.origin == mark(self._key, *noted)
         if not passed:
-            raise PrivacyError(f"{self._path}: entries were removed from its end; restore ledger and head as they were")
+            raise PrivacyError(f"{self._path}: entries were removed from its end; restore ledger and mark as they were")
+
+
+def mark_path(ledger: Path) -> Path:
+    """Return where the mark of a ledger's chain is noted; the unkeyed head of format 1 lay elsewhere, as ``.head``."""
+    return ledger.with_suffix(".mark")
+
+
+def version_of(db: sqlite3.Connection) -> int:
+    """Return the format that a ledger's file says it has."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def write_ahead(db: sqlite3.Connection, path: Path) -> None:
+    """Make each commit durable with one sync: the coordinator waits for every charge (docs/adr/0008)."""
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise PrivacyError(f"{path}: this file system allows no write-ahead log; move the home to a local disk")
+    db.execute("PRAGMA synchronous = FULL")
+
+
+def fill(db: sqlite3.Connection, key: bytes, entries: Iterable[tuple[int, Note]]) -> tuple[int, bytes]:
+    """Make the table, in the caller's transaction, and fill it with entries and their times.
+
+    Returns:
+        the chain's length and its last tag.
+    """
+    for statement in _SCHEMA:
+        db.execute(statement)
+    length, tip = 0, GENESIS
+    for length, (at_unix_s, note) in enumerate(entries, 1):
+        tip = _insert(db, key, tip, length, at_unix_s, note)
+    return length, tip
+
+
+def _insert(db: sqlite3.Connection, key: bytes, previous: bytes, sequence: int, at_unix_s: int, note: Note) -> bytes:
+    tag = seal(key, previous, sequence, at_unix_s, note)
+    db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (sequence, at_unix_s, note.kind, note.content, tag))
+    return tag
 
 
 def write_secret(path: Path, content: bytes) -> None:

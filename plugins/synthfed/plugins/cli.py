@@ -31,6 +31,7 @@ EXIT_CODES: Final = {
 
 _HELP: Final = {
     "client": "Run a site.",
+    "compare": "Measure models against each other.",
     "demo": "Run a federation of six sites on this machine.",
     "plugins": "List, show, check and start plugins.",
     "sample": "Draw more synthetic rows from a release.",

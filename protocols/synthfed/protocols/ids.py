@@ -11,7 +11,7 @@ SITE_ID: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 """A site's name: 1-32 lower-case letters, digits and inner hyphens (it becomes part of file names)."""
 
 
-def digest(domain: str, *parts: bytes) -> bytes:
+def digest(domain: str, *parts: bytes | memoryview) -> bytes:
     """Return SHA-256 over the domain and the length-prefixed parts, 32 bytes.
 
     The prefixes make the encoding injective, so that no two lists of parts share a hash input.

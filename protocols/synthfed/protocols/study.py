@@ -20,6 +20,16 @@ from .secagg.suites import KeyAgreement
 
 FORMAT: Final = 1
 
+LATER_TERMS: Final[tuple[tuple[str, str, object], ...]] = (
+    ("aggregation", "key_agreement", "hybrid"),
+    ("privacy", "sigma_floor", None),
+)
+"""Terms that format 1 got after studies of it had been agreed on, by table and name, with their default.
+
+A new term belongs here, and its default may never change: what a ledger has charged to a study counts by the study's
+hash, so an unchanged study file must keep its hash in every version, or its caps would begin anew.
+"""
+
 Combination = Literal["sum", "median", "trimmed-mean"]
 
 _STUDY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -134,9 +144,15 @@ class Study(Strict):
 
     @property
     def canonical(self) -> bytes:
-        """The terms as bytes that every party computes alike: JSON, sorted keys, no spaces."""
+        """The terms as bytes that every party computes alike: JSON, sorted keys, no spaces.
+
+        ``LATER_TERMS`` stand in it only where they differ from their default.
+        """
         fields = self.model_dump(mode="json")
         fields["cohort"]["sites"].sort(key=lambda site: site["id"])
+        for table, name, default in LATER_TERMS:
+            if fields[table][name] == default:
+                del fields[table][name]
         return canonical_json(fields)
 
     @property

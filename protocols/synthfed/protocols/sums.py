@@ -42,7 +42,8 @@ class Sum:
             0; the core normalises.
         payload: name and shape of each float32 array of a round's payload, in order.
         coins: how many uniform numbers the core draws for each unit in each round, for a loss that
-            needs chance (a latent draw, dropout); secret, and independent between units.
+            needs chance (a latent draw, dropout); secret, and independent between units. None for a
+            statistic, which is not given any.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Sum:
             raise UnsupportedMechanism(f"sum {self.name!r}: the name is reserved; choose another")
         if self.family not in ("statistic", "gradient"):
             raise UnsupportedMechanism(f"sum {self.name!r}: family {self.family!r} is not known")
+        if self.family == "statistic" and self.coins > 0:
+            raise UnsupportedMechanism(f"sum {self.name!r}: a statistic has no coins; declare 0, or use a gradient")
         counted = 1 <= self.dim <= MAX_DIM and self.rounds >= 1 and 0 <= self.coins <= MAX_COINS
         positive = 0 < self.clip_norm < float("inf") and 0 < self.share < float("inf")
         if not (counted and positive and 0 < self.sample_rate <= 1):

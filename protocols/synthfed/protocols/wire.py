@@ -14,6 +14,8 @@ MAGIC: Final = b"SF"
 HEADER: Final = struct.Struct("<2sBBII")
 MAX_BODY_BYTES: Final = 512 * 2**20
 LONGEST_FRAME: Final = HEADER.size + MAX_BODY_BYTES
+Bytes = bytes | memoryview
+"""Bytes of one's own, or a view of those that a frame came in, which copies nothing."""
 STEPS_SERVICE: Final = "synthfed.Steps"
 STEPS_CALL: Final = "Relay"
 """The coordinator's step service: one bidirectional stream of frames per site."""
@@ -26,16 +28,16 @@ class Frame:
     Attributes:
         type: which message the body encodes.
         sequence: chosen by the coordinator, echoed by the site, so that a late reply is recognised.
-        body: the message's fields.
+        body: the message's fields; of a frame that came, a view.
     """
 
     type: int
     sequence: int
-    body: bytes
+    body: Bytes
 
     def encode(self) -> bytes:
         """Return header and body as bytes."""
-        return HEADER.pack(MAGIC, VERSION, self.type, self.sequence, len(self.body)) + self.body
+        return b"".join((HEADER.pack(MAGIC, VERSION, self.type, self.sequence, len(self.body)), self.body))
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -49,7 +51,7 @@ class Frame:
         kind, sequence, length = read_header(data[: HEADER.size])
         if len(data) != HEADER.size + length:
             raise RemoteProtocolError("a frame's length differs from its header")
-        return cls(kind, sequence, data[HEADER.size :])
+        return cls(kind, sequence, memoryview(data)[HEADER.size :])
 
 
 def read_header(header: bytes) -> tuple[int, int, int]:
@@ -73,14 +75,14 @@ class Writer:
 
     def __init__(self) -> None:
         """Start with no fields."""
-        self._parts: list[bytes] = []
+        self._parts: list[Bytes] = []
 
     def number(self, value: int) -> Self:
         """Append an unsigned 64-bit integer."""
         self._parts.append(value.to_bytes(8, "little"))
         return self
 
-    def data(self, value: bytes) -> Self:
+    def data(self, value: Bytes) -> Self:
         """Append bytes with their length before them."""
         self._parts += [len(value).to_bytes(4, "little"), value]
         return self
@@ -97,7 +99,7 @@ class Writer:
 class Reader:
     """Reads a body field by field; every departure from the format is a RemoteProtocolError."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: Bytes) -> None:
         """Start at the first field."""
         self._body = memoryview(body)
         self._position = 0
@@ -108,10 +110,14 @@ class Reader:
 
     def data(self, *sizes: int, limit: int = MAX_BODY_BYTES) -> bytes:
         """Return bytes; as many as one of ``sizes`` where given, at most ``limit`` otherwise."""
+        return bytes(self.view(*sizes, limit=limit))
+
+    def view(self, *sizes: int, limit: int = MAX_BODY_BYTES) -> memoryview:
+        """Return the same as a view, which keeps the whole body alive: for what is long and soon used up."""
         length = int.from_bytes(self._take(4), "little")
         if length > limit or (sizes and length not in sizes):
             raise RemoteProtocolError("a field has the wrong length")
-        return bytes(self._take(length))
+        return self._take(length)
 
     def text(self, *, limit: int = 64) -> str:
         """Return UTF-8 text of at most ``limit`` bytes."""

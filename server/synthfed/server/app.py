@@ -7,7 +7,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -154,16 +154,18 @@ class MessagesLink:
             self._push(self._nodes[site], frame): site for site, frame in frames.items() if site in self._nodes
         }
 
-    def collect(self, timeout_s: float) -> dict[str, bytes]:
-        """Return the replies that came in time."""
+    def collect(self, timeout_s: float) -> Iterator[tuple[str, bytes]]:
+        """Yield the replies that come in time."""
         deadline = time.monotonic() + timeout_s + _FIRST_REPLY_S  # a process starts at the node for every message
-        replies: dict[str, bytes] = {}
         waiting = dict(self._pending)
         while waiting and time.monotonic() < deadline:
             for identifier, frame, _ in self._pull(waiting):
-                replies[waiting.pop(identifier)] = frame
+                site = waiting.pop(identifier)
+                handed_over_s = time.monotonic()
+                if frame:
+                    yield site, frame
+                deadline += time.monotonic() - handed_over_s
             time.sleep(0.02)
-        return {site: frame for site, frame in replies.items() if frame}
 
     def close(self) -> None:
         """Nothing stays open between messages."""

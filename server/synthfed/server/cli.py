@@ -1,4 +1,4 @@
-"""The coordinator's commands, and those that need no federation: study, simulate, sample, demo.
+"""The coordinator's commands, and those that need no federation: study, simulate, compare, sample, demo.
 
 Never computes anything itself: it reads arguments, calls the server's modules and prints.
 """
@@ -22,6 +22,7 @@ app: Final = typer.Typer(help="Run a coordinator.", no_args_is_help=True, pretty
 study: Final = typer.Typer(help="Draft and check a study file.", no_args_is_help=True, pretty_exceptions_enable=False)
 simulate: Final = typer.Typer(pretty_exceptions_enable=False)
 sample: Final = typer.Typer(pretty_exceptions_enable=False)
+compare: Final = typer.Typer(pretty_exceptions_enable=False)
 demo: Final = typer.Typer(pretty_exceptions_enable=False)
 
 HomeOption = Annotated[Path, typer.Option("--home", help="The coordinator's folder.")]
@@ -193,19 +194,46 @@ def simulate_study(
     console.print(f"release: {out.absolute()}")
 
 
+@compare.command()
+def compare_models(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="Data sets, models and seeds, as docs/models.toml.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the data sets' files; all must be public.")] = None,
+    results: Annotated[Path | None, typer.Option(help="The file of all runs; the plan's name with .json else.")] = None,
+    page: Annotated[Path | None, typer.Option(help="The page for the table; the plan's name with .md else.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="model=NAME,data=NAME,seed=NUMBER, each part optional; repeat.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Run also what is finished.")] = False,
+) -> None:
+    """Train models on public data in simulated federations, measure them, and write the table."""
+    from .compare.comparison import Request, compare
+
+    console = _console()
+    request = Request(
+        plan, data, results or plan.with_suffix(".json"), page or plan.with_suffix(".md"), only or [], again
+    )
+    with _interruptible():
+        failures = compare(request, lambda line: console.print(line, markup=False), lambda _: None)
+    console.print(f"results: {request.results}, table: {request.page}" + (f", {failures} failed" if failures else ""))
+
+
 @sample.command()
 def sample_release(
     release: Annotated[Path, typer.Argument(help="A release folder.")],
-    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
+    out: Annotated[Path, typer.Option(help="The file to write, of the kind of the release's own.")],
     rows: RowsOption = 10_000,
     seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Fixes the rows.")] = 0,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="`column = value`, `column in low..high` or `column is missing`, of every row; repeat."),
+    ] = None,
 ) -> None:
     """Draw more synthetic rows from a release; costs no privacy."""
     from .release import sample_to
 
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError("must be a file in a folder that exists", where=f"--out {out}")
-    sample_to(release, rows, seed, out)
+    sample_to(release, rows, seed, out, where or [])
     _console().print(f"{rows} rows: {out}")
 
 

@@ -3,8 +3,9 @@
 Never looks into a frame but at its sequence number.
 """
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 Answer = Callable[[bytes], bytes]
@@ -22,8 +23,12 @@ class Link(Protocol):
         """Send each site its frame; replies with another sequence number are dropped from now on."""
         ...
 
-    def collect(self, timeout_s: float) -> dict[str, bytes]:
-        """Return the replies to the last post; waits until all came, a site is lost, or the time is over."""
+    def collect(self, timeout_s: float) -> Iterator[tuple[str, bytes]]:
+        """Yield each site's reply to the last post as it comes, one a site.
+
+        Ends when all came, the others are lost, or the time is over; what the caller does between two replies
+        costs none that is here by then.
+        """
         ...
 
     def close(self) -> None:
@@ -52,10 +57,17 @@ class MemoryLink:
         self._waiting = {site: self._pool.submit(self._sites[site], frame) for site, frame in frames.items()}
         self._last |= self._waiting
 
-    def collect(self, timeout_s: float) -> dict[str, bytes]:
-        """Return the replies that are ready in time; a site's own failure ends the simulation."""
-        done, _ = wait(self._waiting.values(), None if self._is_patient else timeout_s)
-        return {site: reply.result() for site, reply in self._waiting.items() if reply in done}
+    def collect(self, timeout_s: float) -> Iterator[tuple[str, bytes]]:
+        """Yield the replies that are ready in time; a site's own failure ends the simulation."""
+        deadline = time.monotonic() + timeout_s
+        while self._waiting:
+            left_s = None if self._is_patient else max(0.0, deadline - time.monotonic())
+            done, _ = wait(self._waiting.values(), left_s, return_when=FIRST_COMPLETED)
+            if not done:
+                return
+            for site in [site for site, reply in self._waiting.items() if reply in done]:
+                del self._last[site]  # what is handed over is kept nowhere
+                yield site, self._waiting.pop(site).result()
 
     def close(self) -> None:
         """Wait for the threads."""

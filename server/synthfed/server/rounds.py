@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from synthfed.protocols.errors import QuorumLost, RemoteProtocolError
 from synthfed.protocols.secagg import messages
-from synthfed.protocols.secagg.aggregator import Aggregator
+from synthfed.protocols.secagg.aggregator import CORRUPT, Aggregator, SumCorrupt
 from synthfed.protocols.secagg.combination import noise_factor
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.sums import Kind, answer_time_s, noise_shares
@@ -52,10 +52,12 @@ class Memory:
     Attributes:
         journals: the longest journal that each site has stated.
         spent_out: sites that refused for their budget, and are not asked again.
+        absences: how often each site's sum was missing or refused; each makes its next rest twice as long.
     """
 
     journals: dict[str, int] = field(default_factory=dict)
     spent_out: set[str] = field(default_factory=set)
+    absences: Counter[str] = field(default_factory=Counter)
 
 
 class Session:
@@ -90,7 +92,7 @@ class Session:
         self.refused: dict[str, messages.Code] = {}
         self._suspects: frozenset[str] = frozenset()
         self._round = 0
-        self._absences: Counter[str] = Counter()
+        # A rest ends with its session: else a quorum of resting sites would be waited for in vain.
         self._back_in: dict[str, int] = {}
         self._aggregator = self._agree(fresh)
 
@@ -135,7 +137,7 @@ class Session:
         terms, tolerated = self._policy.study.aggregation, self._policy.study.cohort.tolerated
         own_std = kind.noise_multiplier * kind.sum.clip_norm / math.sqrt(shares)
         noise_std = own_std * noise_factor(len(cohort), terms.combine, tolerated)
-        total = self._aggregator.total().astype(np.float64) * kind.grid_step(shares)
+        total = self._total(self._aggregator, cohort).astype(np.float64) * kind.grid_step(shares)
         factor = _shrinking(total, kind, terms.clip_total)
         return Attempt(cohort, total * factor, noise_std * factor)
 
@@ -187,7 +189,7 @@ class Session:
         if len(candidates) < self._quorum:
             return frozenset()
         hellos = self._ask(dict.fromkeys(candidates, aggregator.open()), messages.Hello, _HANDSHAKE_S)
-        taken = self._taken(hellos, aggregator.add_hello)
+        taken = self._taken(hellos.items(), aggregator.add_hello)
         failed |= candidates - taken
         stated = {site: hellos[site].journal_length for site in taken}
         known = self._memory.journals
@@ -198,7 +200,7 @@ class Session:
     def _unconfirmed(self, aggregator: Aggregator) -> set[str]:
         members = aggregator.members
         confirms = self._ask(dict.fromkeys(members, aggregator.roll()), messages.Confirm, _HANDSHAKE_S)
-        return set(members) - self._taken(confirms, aggregator.add_confirm)
+        return set(members) - self._taken(confirms.items(), aggregator.add_confirm)
 
     def _unsealed(self, aggregator: Aggregator) -> set[str]:
         members = aggregator.members
@@ -208,18 +210,34 @@ class Session:
         """Look, without data, whether the masks cancel, so that a broken session costs no privacy."""
         members = aggregator.members
         masked = self._ask(dict.fromkeys(members, aggregator.probe(members)), messages.Masked, _HANDSHAKE_S)
-        lost = set(members) - self._taken(masked, aggregator.add_masked)
+        lost = set(members) - self._taken(masked.items(), aggregator.add_masked)
         if not lost:
-            aggregator.total()
+            self._total(aggregator, members)
         return lost
 
+    def _total(self, aggregator: Aggregator, cohort: tuple[str, ...]) -> npt.NDArray[np.int64]:
+        """Return the sum of a complete cohort; where it is corrupt, find out first whose masks did not cancel.
+
+        Raises:
+            SumCorrupt: it names the sites that deviate, as far as their canary keys show it.
+        """
+        try:
+            return aggregator.total()
+        except SumCorrupt as error:
+            _LOG.error("%s; asking for the round's canary keys", error)
+            opened = self._ask(dict.fromkeys(cohort, aggregator.reveal()), messages.Revealed, _HANDSHAKE_S)
+            self._taken(opened.items(), aggregator.add_revealed)
+            raise SumCorrupt(f"{CORRUPT}; {aggregator.judge()}", peer="cohort") from None
+
     def _take_sums(self, cohort: Iterable[str], timeout_s: float) -> bool:
-        """Hand the cohort's answers to the aggregator; who does not answer well rests for some rounds."""
-        answers = self._collect(messages.Masked, timeout_s)
-        missing = set(cohort) - self._taken(answers, self._aggregator.add_masked)
+        """Hand the cohort's answers to the aggregator as they come; who does not answer well rests for some rounds.
+
+        Each is added up while the others are waited for, and none is kept.
+        """
+        missing = set(cohort) - self._taken(self._answers(messages.Masked, timeout_s), self._aggregator.add_masked)
         for site in missing:  # one round at first, then 2, 4, 8: a slow site costs little and may come back
-            self._back_in[site] = self._round + 1 + 2 ** self._absences[site]
-            self._absences[site] += 1
+            self._back_in[site] = self._round + 1 + 2 ** self._memory.absences[site]
+            self._memory.absences[site] += 1
         if missing:
             _LOG.warning("no sum from %s", ", ".join(sorted(missing)))
         return not missing
@@ -231,35 +249,33 @@ class Session:
         self, requests: Mapping[str, messages.Message], answer: type[_Message], timeout_s: float
     ) -> dict[str, _Message]:
         self._post(requests)
-        return self._collect(answer, timeout_s)
+        return dict(self._answers(answer, timeout_s))
 
     def _post(self, requests: Mapping[str, messages.Message]) -> None:
         number = next(self._sequence)
         encoded = {id(message): messages.encode(message, number) for message in requests.values()}
         self._link.post({site: encoded[id(message)] for site, message in requests.items()}, number)
 
-    def _collect(self, answer: type[_Message], timeout_s: float) -> dict[str, _Message]:
-        """Return the well-formed answers of the wanted type; a refusal is remembered."""
-        answers: dict[str, _Message] = {}
-        for site, frame in self._link.collect(timeout_s).items():
+    def _answers(self, answer: type[_Message], timeout_s: float) -> Iterator[tuple[str, _Message]]:
+        """Yield the well-formed answers of the wanted type as they come; a refusal is remembered."""
+        for site, frame in self._link.collect(timeout_s):
             try:
                 message, _ = messages.decode(frame)
             except RemoteProtocolError as error:
                 _LOG.warning("%s: %s", site, error)
                 continue
             if isinstance(message, answer):
-                answers[site] = message
+                yield site, message
             elif isinstance(message, messages.Refusal):
                 self.refused[site] = message.code
                 if message.code is messages.Code.BUDGET:
                     self._memory.spent_out.add(site)
                 _LOG.warning("%s refused: %s", site, message.code.name)
-        return answers
 
-    def _taken(self, answers: Mapping[str, _Message], take: Callable[[str, _Message], None]) -> set[str]:
+    def _taken(self, answers: Iterable[tuple[str, _Message]], take: Callable[[str, _Message], None]) -> set[str]:
         """Return the sites whose answer was accepted."""
         taken = set()
-        for site, answer in answers.items():
+        for site, answer in answers:
             try:
                 take(site, answer)
                 taken.add(site)

@@ -85,14 +85,14 @@ class SessionLink:
         for site, stream in self._expected.items():
             stream.outbox.put(frames[site])
 
-    def collect(self, timeout_s: float) -> dict[str, bytes]:
-        """Return the replies to the last post that came in time, without waiting for lost sites."""
+    def collect(self, timeout_s: float) -> Iterator[tuple[str, bytes]]:
+        """Yield the replies to the last post that come in time, without waiting for lost sites."""
         deadline = time.monotonic() + timeout_s
-        replies: dict[str, bytes] = {}
+        replied: set[str] = set()
         while time.monotonic() < deadline:
             with self._changed:
                 awaited = {
-                    s for s, stream in self._expected.items() if self._streams.get(s) is stream and s not in replies
+                    s for s, stream in self._expected.items() if self._streams.get(s) is stream and s not in replied
                 }
             if not awaited:
                 break
@@ -100,9 +100,11 @@ class SessionLink:
                 site, frame = self._inbox.get(timeout=min(0.25, max(0.0, deadline - time.monotonic())))
             except queue.Empty:
                 continue
-            if site in self._expected and _sequence(frame) == self._sequence:
-                replies[site] = frame
-        return replies
+            if site in self._expected.keys() - replied and _sequence(frame) == self._sequence:
+                replied.add(site)
+                handed_over_s = time.monotonic()
+                yield site, frame
+                deadline += time.monotonic() - handed_over_s
 
     def close(self) -> None:
         """End every stream, which makes the relays return, and stop listening."""

@@ -61,19 +61,40 @@ class Block:
             codes = np.searchsorted(self.edges[1:-1], _scaled(self.column, known), side="left")
         return np.where(missing, self.width - 1 if self.column.missing else 0, codes)
 
-    def decode(self, codes: Codes, rng: np.random.Generator) -> Array:
-        """Return a value for every cell, shape ``(rows,)``: uniform inside its bin on the column's scale."""
+    def decode(self, codes: Codes, parts: Array) -> Array:
+        """Return a value for every cell, shape ``(rows,)``.
+
+        Args:
+            codes: the cells, shape ``(rows,)``.
+            parts: where inside its cell a number lies on the column's scale, from 0 to 1, shape ``(rows,)``.
+        """
         column = self.column
         known = np.minimum(codes, self.values - 1)
         if isinstance(column, Categorical):
             values = known.astype(np.float64)
         else:
             low = self.edges[known]
-            scaled = low + rng.random(len(codes)) * (self.edges[known + 1] - low)
-            values = written(column, _unscaled(column, scaled))
+            values = written(column, _unscaled(column, low + parts * (self.edges[known + 1] - low)))
         if column.missing:
             values[codes == self.values] = np.nan
         return values
+
+    def inside(self, column: Array) -> tuple[Array, Array]:
+        """Return which part of its cell every value stands for: where that begins and how long it is.
+
+        A written number stands for all that are rounded to it, a category and a missing value for
+        their whole cell. Both answers are from 0 to 1, shape ``(rows,)``; every float64 has them.
+        """
+        begin, length = np.zeros(len(column)), np.ones(len(column))
+        if isinstance(self.column, Categorical):
+            return begin, length
+        codes = np.minimum(self.encode(column), self.values - 1)
+        low, high = self.edges[codes], self.edges[codes + 1]
+        half = 0.5 if isinstance(self.column, Integer) else 0.5 * 10.0**-self.column.decimals
+        split = ~np.isnan(column) & (high > low)
+        known, width = np.where(split, column, 0.0), np.where(split, high - low, 1.0)
+        ends = [np.clip((_scaled(self.column, known + side) - low) / width, 0, 1) for side in (-half, half)]
+        return np.where(split, ends[0], begin), np.where(split, ends[1] - ends[0], length)
 
 
 class OneHotEncoder:
@@ -103,11 +124,23 @@ class OneHotEncoder:
         return cells
 
     def decode(self, codes: Codes, rng: np.random.Generator) -> Records:
-        """Return records that fall into the cells ``codes``, shape ``(rows, columns)``, within the bounds."""
+        """Return records anywhere in the cells ``codes``, shape ``(rows, columns)``, within the bounds."""
         records = np.empty(codes.shape, order="F")
         for i, block in enumerate(self.blocks):
-            records[:, i] = block.decode(codes[:, i], rng)
+            parts = np.zeros(len(codes)) if isinstance(block.column, Categorical) else rng.random(len(codes))
+            records[:, i] = block.decode(codes[:, i], parts)
         return records
+
+    def decode_at(self, codes: Codes, parts: Array) -> Records:
+        """Return records at these places inside the cells ``codes``; both of shape ``(rows, columns)``."""
+        columns = [block.decode(codes[:, i], parts[:, i]) for i, block in enumerate(self.blocks)]
+        return np.stack(columns, axis=1)
+
+    def inside(self, records: Records) -> tuple[Array, Array]:
+        """Return where in its cell each value begins and how much of it it stands for, ``(rows, columns)`` each."""
+        columns = [block.inside(records[:, i]) for i, block in enumerate(self.blocks)]
+        begin, length = (np.stack(each, axis=1) for each in zip(*columns, strict=True))
+        return begin, length
 
 
 def _block(column: Scalar, bins: int) -> Block:

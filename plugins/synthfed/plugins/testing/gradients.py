@@ -93,6 +93,11 @@ def gradient_of_a_unit_is_its_own(trial: Trial) -> None:
             np.allclose(whole, np.sum(alone, axis=0), rtol=1e-6, atol=1e-9 * kind.sum.clip_norm),
             f"the gradient of {kind.sum.name!r} for a record depends on the others; no layer or loss may mix records",
         )
+        reached = _others_reached(trial, kind)
+        promise(
+            not reached,
+            f"the loss of {kind.sum.name!r} for a record changes with the others; no layer or loss may mix records",
+        )
 
 
 def gradient_is_total(trial: Trial) -> None:
@@ -124,6 +129,19 @@ def gradients_are_not_all_zero(trial: Trial) -> None:
     for kind in trial.kinds("gradient"):
         total = trial.summed(kind, trial.batch)
         promise(total.any(), f"the gradient sum {kind.sum.name!r} is zero; the loss does not reach the parameters")
+
+
+def _others_reached(trial: Trial, kind: Kind) -> bool:
+    """Return whether some record's loss has a derivative by another record: clipping could hide it in a sum."""
+    private = trial.model().private()
+    records = torch.tensor(trial.batch, requires_grad=True)
+    coins = torch.tensor(trial.coins(kind.sum, len(records)))
+    losses = private.loss(kind.sum.name, trial.module(kind.sum, private), records, coins)
+    for index in range(FEW):
+        (part,) = torch.autograd.grad(losses[index], records, retain_graph=True, allow_unused=True)
+        if part is not None and part[torch.arange(len(records)) != index].any():
+            return True
+    return False
 
 
 def _same_coins(trial: Trial, kind: Kind) -> Array:

@@ -13,6 +13,8 @@ from ..sums import Kind, own_noise
 from ..wire import MAX_BODY_BYTES
 
 _ENVELOPE_BYTES: Final = 2**14  # cohort, context, canary, signature
+MOST_NUMBERS: Final = 2**24
+"""Coins that a site draws for one round: 128 MiB of them, within a fixed answer time."""
 
 
 def check_frames(kinds: Sequence[Kind]) -> None:
@@ -27,6 +29,21 @@ def check_frames(kinds: Sequence[Kind]) -> None:
             raise UnsupportedMechanism(
                 f"sum {kind.sum.name!r}: {kind.sum.dim} values of {kind.ring_bits} bits do not fit into one message "
                 f"of {MAX_BODY_BYTES} bytes; use a smaller model"
+            )
+
+
+def check_coins(kinds: Sequence[Kind]) -> None:
+    """Refuse a sum for which a site would have to draw more uniform numbers in a round than it has room for.
+
+    Raises:
+        UnsupportedMechanism: naming the sum.
+    """
+    for kind in kinds:
+        if kind.slots * kind.sum.coins > MOST_NUMBERS:
+            raise UnsupportedMechanism(
+                f"sum {kind.sum.name!r}: {kind.sum.coins} coins for each of {kind.slots} slots are more than the "
+                f"{MOST_NUMBERS} numbers a site draws in a round; use fewer coins, a lower privacy.sample_rate or a "
+                "lower privacy.units_per_site"
             )
 
 

@@ -12,7 +12,7 @@ from ..errors import ConfigError, UnsupportedMechanism
 from ..study import Study
 from ..sums import GRID, SLOTS_AT_ONCE, TILE, Kind, Sum, noise_shares
 from .accountant import OVERFLOW_SHARE, SampledGaussian, epsilon, overflow_probability
-from .limits import check_ceiling, check_floor, check_frames
+from .limits import check_ceiling, check_coins, check_floor, check_frames
 
 _LEAST_NOISE: Final = 0.3  # below this no mechanism deserves the name private
 _LEAST_MU: Final = 1e-4
@@ -89,7 +89,7 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
     Raises:
         ConfigError: the promise cannot be met, falls too far if secure aggregation fails, or leaves one
             site's own noise below the study's floor.
-        UnsupportedMechanism: there is no sum, or two have one name.
+        UnsupportedMechanism: there is no sum, two have one name, or one's messages or coins are too many.
     """
     names = [each.name for each in sums]
     if not names or len(set(names)) != len(names):
@@ -105,6 +105,7 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
             f"privacy.epsilon = {promise} with privacy.delta = {delta} cannot be met by any noise; promise a larger "
             "epsilon, or ask for fewer steps"
         )
+    check_coins(kinds)
     curve = _curve(study, kinds)
     check_ceiling(study, curve[-1][1])
     check_floor(study, kinds)

@@ -10,6 +10,7 @@ from ..keystream import KeyStream
 
 _WORDS = 2**64
 _NUMBER_BITS = 52  # with one more, the largest would round to 1
+_AT_ONCE = 2**15  # stays in a cache
 
 Indices = npt.NDArray[np.int64]
 
@@ -48,8 +49,14 @@ def uniform_below(stream: KeyStream, bounds: npt.NDArray[np.int64]) -> Indices:
 
 def uniform_numbers(stream: KeyStream, rows: int, columns: int) -> npt.NDArray[np.float64]:
     """Return uniform numbers strictly between 0 and 1, odd multiples of 2**-53, shape ``(rows, columns)``."""
-    words = stream.words(rows * columns) >> np.uint64(64 - _NUMBER_BITS)
-    return ((words.astype(np.float64) + 0.5) * 2.0**-_NUMBER_BITS).reshape(rows, columns)
+    words = stream.words(rows * columns)
+    numbers = words.view(np.float64)  # in the words' own place: a round's coins may be a hundred megabytes
+    for start in range(0, len(words), _AT_ONCE):
+        place = slice(start, start + _AT_ONCE)
+        part = (words[place] >> np.uint64(64 - _NUMBER_BITS)).astype(np.float64)
+        part += 0.5
+        np.multiply(part, 2.0**-_NUMBER_BITS, out=numbers[place])
+    return numbers.reshape(rows, columns)
 
 
 def secret_subset(stream: KeyStream, chosen: Indices, slots: int) -> Indices:

@@ -11,13 +11,14 @@ from typing import Any, Final, NamedTuple
 from ..cohort import MAX_SITES
 from ..errors import RemoteProtocolError
 from ..ids import SITE_ID, digest
-from ..wire import Frame, Reader, Writer
+from ..wire import Bytes, Frame, Reader, Writer
 from .suites import KEM_CIPHERTEXT_BYTES, KEM_KEY_BYTES
 
 HASH_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
 X25519_BYTES: Final = 32
 CANARY_WORDS: Final = 8
+CANARY_KEY_BYTES: Final = 32
 PROBE_BITS: Final = 32  # width of a probe's words
 
 
@@ -83,7 +84,7 @@ class Confirm:
 
     def signed(self) -> bytes:
         """Return what the site's identity key signs."""
-        return digest("confirm", self.transcript, _write_ciphertexts(self.ciphertexts), self.site.encode())
+        return digest("confirm", self.transcript, _write_pairs(self.ciphertexts), self.site.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class Masked:
     """Site to coordinator: its noised, masked sum, little-endian ring words, and masked canaries."""
 
     context: bytes
-    words: bytes
+    words: Bytes
     canary: bytes
     signature: bytes
 
@@ -143,9 +144,29 @@ class Refusal:
     code: Code
 
 
-Request = Open | Roll | Seal | Round  # what a coordinator sends
+@dataclass(frozen=True, slots=True)
+class Reveal:
+    """Coordinator to site: a sum did not cancel; open the canary keys of that one round."""
 
-Message = Request | Hello | Confirm | Ready | Masked | Refusal
+    context: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Revealed:
+    """Site to coordinator: the canary keys of the round it answered last, one for each other site, by name."""
+
+    context: bytes
+    keys: tuple[tuple[str, bytes], ...]
+    signature: bytes
+
+    def signed(self, site: str) -> bytes:
+        """Return what the site's identity key signs."""
+        return digest("revealed", self.context, site.encode(), _write_pairs(self.keys))
+
+
+Request = Open | Roll | Seal | Round | Reveal  # what a coordinator sends
+
+Message = Request | Hello | Confirm | Ready | Masked | Revealed | Refusal
 
 
 def encode(message: Message, sequence: int) -> bytes:
@@ -214,23 +235,27 @@ def _read_hello(reader: Reader) -> Hello:
     )
 
 
-def _write_ciphertexts(ciphertexts: tuple[tuple[str, bytes], ...]) -> bytes:
-    writer = Writer().number(len(ciphertexts))
-    for site, ciphertext in ciphertexts:
-        writer.text(site).data(ciphertext)
+def _write_pairs(pairs: tuple[tuple[str, bytes], ...]) -> bytes:
+    writer = Writer().number(len(pairs))
+    for site, content in pairs:
+        writer.text(site).data(content)
     return writer.finish()
+
+
+def _read_pairs(reader: Reader, size: int) -> tuple[tuple[str, bytes], ...]:
+    return tuple((_site(reader), reader.data(size)) for _ in range(_count(reader)))
 
 
 def _write_confirm(confirm: Confirm) -> bytes:
     writer = Writer().text(confirm.site).data(confirm.transcript)
-    return writer.finish() + _write_ciphertexts(confirm.ciphertexts) + Writer().data(confirm.signature).finish()
+    return writer.finish() + _write_pairs(confirm.ciphertexts) + Writer().data(confirm.signature).finish()
 
 
 def _read_confirm(reader: Reader) -> Confirm:
     return Confirm(
         site=_site(reader),
         transcript=reader.data(HASH_BYTES),
-        ciphertexts=tuple((_site(reader), reader.data(KEM_CIPHERTEXT_BYTES)) for _ in range(_count(reader))),
+        ciphertexts=_read_pairs(reader, KEM_CIPHERTEXT_BYTES),
         signature=reader.data(SIGNATURE_BYTES),
     )
 
@@ -258,7 +283,7 @@ def _write_masked(masked: Masked) -> bytes:
 def _read_masked(reader: Reader) -> Masked:
     return Masked(
         context=reader.data(HASH_BYTES),
-        words=reader.data(),
+        words=reader.view(),
         canary=reader.data(limit=8 * CANARY_WORDS),
         signature=reader.data(SIGNATURE_BYTES),
     )
@@ -269,6 +294,19 @@ def _read_refusal(reader: Reader) -> Refusal:
         return Refusal(Code(reader.number()))
     except ValueError:
         raise RemoteProtocolError("a refusal carries an unknown code") from None
+
+
+def _write_revealed(revealed: Revealed) -> bytes:
+    fields = Writer().data(revealed.context).finish() + _write_pairs(revealed.keys)
+    return fields + Writer().data(revealed.signature).finish()
+
+
+def _read_revealed(reader: Reader) -> Revealed:
+    return Revealed(
+        context=reader.data(HASH_BYTES),
+        keys=_read_pairs(reader, CANARY_KEY_BYTES),
+        signature=reader.data(SIGNATURE_BYTES),
+    )
 
 
 def _write_roll(roll: Roll) -> bytes:
@@ -296,5 +334,7 @@ _FORMATS: Final[Mapping[type, _Format]] = {
     Round: _Format(7, _write_round, _read_round),
     Masked: _Format(8, _write_masked, _read_masked),
     Refusal: _Format(9, lambda m: Writer().number(int(m.code)).finish(), _read_refusal),
+    Reveal: _Format(10, lambda m: Writer().data(m.context).finish(), lambda r: Reveal(r.data(HASH_BYTES))),
+    Revealed: _Format(11, _write_revealed, _read_revealed),
 }
 _READERS: Final = {form.number: form.read for form in _FORMATS.values()}

@@ -3,6 +3,7 @@
 Never rounds a value that would not fit: the plan chooses a ring in which nothing wraps.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RemoteProtocolError
+from ..wire import Bytes
 
 Words = npt.NDArray[Any]
 """Unsigned little-endian words of 32 or 64 bits."""
 
 _UNSIGNED: Final[Mapping[int, npt.DTypeLike]] = {32: "<u4", 64: "<u8"}
+_PART: Final = 2**16
 _SIGNED: Final[Mapping[int, npt.DTypeLike]] = {32: "<i4", 64: "<i8"}
 
 
@@ -31,6 +34,11 @@ def to_grid(total: npt.NDArray[np.float64], step: float, box: float) -> npt.NDAr
     return np.rint(steps, out=steps).astype(np.int64)
 
 
+def zeros(count: int, bits: int) -> Words:
+    """Return ``count`` words from which a sum starts."""
+    return np.zeros(count, dtype=_UNSIGNED[bits])
+
+
 def to_words(values: npt.NDArray[np.int64], bits: int) -> Words:
     """Return integers modulo ``2**bits``."""
     words: Words = values.astype(_UNSIGNED[bits])
@@ -43,8 +51,18 @@ def centred(words: Words) -> npt.NDArray[np.int64]:
     return signed
 
 
-def from_bytes(data: bytes, count: int, bits: int, *, peer: str) -> Words:
-    """Return ``count`` little-endian words.
+def norm(values: npt.NDArray[np.int64]) -> float:
+    """Return the Euclidean norm, in parts, so that no copy of a whole vector is made.
+
+    >>> norm(np.array([3, -4]))
+    5.0
+    """
+    parts = (values[start : start + _PART] for start in range(0, len(values), _PART))
+    return math.hypot(*(float(np.linalg.norm(part.astype(np.float64))) for part in parts))
+
+
+def from_bytes(data: Bytes, count: int, bits: int, *, peer: str) -> Words:
+    """Return ``count`` little-endian words, without a copy.
 
     Raises:
         RemoteProtocolError: the length is not that of ``count`` words.

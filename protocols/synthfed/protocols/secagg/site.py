@@ -4,7 +4,7 @@ Never sees a record: it checks rounds, hands out seeds, and masks the finished i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ..errors import LocalProtocolError, RemoteProtocolError
-from ..sums import PROBE, Kind
+from ..sums import PROBE
 from . import keys, table
 from .masks import apply_masks
 from .messages import (
@@ -24,62 +24,22 @@ from .messages import (
     Masked,
     Open,
     Ready,
+    Reveal,
+    Revealed,
     Roll,
     Round,
     Seal,
 )
 from .policy import Policy
 from .ring import to_words
+from .session import Accepted, Fresh, Seeds, Session
 
+SESSION_ROUNDS: Final = 1000
+SESSION_S: Final = 40 * 60.0
+"""After so many rounds, or so long, a session ends: twice of what a coordinator of this program makes of one."""
 COUNTER_WINDOW: Final = 2**10  # a gap is walked key by key; the coordinator must not buy time with it
 JOURNAL_STRIDE: Final = 2**24
 """By how many charges a journal may have grown since it was last seen (docs/adr/0013): 167 of the longest studies."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fresh:
-    """What one session needs from outside the machine: fresh secrets and the journal's position."""
-
-    ephemeral: keys.Ephemeral
-    nonce: bytes
-    entropy: bytes
-    journal_length: int
-    journal_head: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A round that passed every check and is not yet committed."""
-
-    round: Round
-    context: bytes
-    kind: Kind | None
-
-
-@dataclass(frozen=True, slots=True)
-class Seeds:
-    """Secret keys of one committed round: for the coins and for the noise."""
-
-    sample: bytes
-    noise: bytes
-
-
-@dataclass(slots=True)
-class _Session:
-    """Everything that one session knows; dropped whole when the next one opens."""
-
-    fresh: Fresh | None  # None once the shared keys are agreed
-    hello: Hello
-    transcript: bytes = b""
-    confirm: Confirm | None = None
-    peers: dict[str, Hello] = field(default_factory=dict)
-    encapsulated: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # secret and ciphertext
-    ratchets: dict[str, keys.Ratchet] = field(default_factory=dict)
-    own: keys.Ratchet = field(default_factory=lambda: keys.Ratchet(b""))
-    counter: int = 0
-    context: bytes = b""  # of the committed round
-    masks: list[tuple[bytes, bytes, bool]] = field(default_factory=list)
-    sent: Masked | None = None
 
 
 class SiteMachine:
@@ -92,7 +52,7 @@ class SiteMachine:
         self._suite = policy.suite
         self._site = site
         self._identity = identity
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self.state = table.Site.IDLE
 
     @property
@@ -118,7 +78,7 @@ class SiteMachine:
         )
         hello = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed(self._hash)))
         self._forget()
-        self._session = _Session(fresh, hello)
+        self._session = Session(fresh, hello, fresh.opened_s)
         self.state = following
         return hello
 
@@ -163,6 +123,8 @@ class SiteMachine:
         """Return the round if every check passes; changes nothing, so that the charge can come first."""
         table.site_next(self.state, table.Heard.ROUND)
         session = self._open_session()
+        if session.rounds >= SESSION_ROUNDS:
+            raise _refuse("the session has had all its rounds")
         cohort, members = message.cohort, {*session.peers, self._site}
         if list(cohort) != sorted(set(cohort)) or not members.issuperset(cohort) or self._site not in cohort:
             raise _refuse("the cohort is not a sorted part of the session that names this site")
@@ -188,15 +150,14 @@ class SiteMachine:
         session, counter, context = self._open_session(), accepted.round.counter, accepted.context
         for ratchet in (session.own, *session.ratchets.values()):
             ratchet.advance(counter)
-        session.masks = [
-            (ratchet.derive("mask", context), ratchet.derive("canary", context), site > self._site)
-            for site, ratchet in session.ratchets.items()
-            if site in accepted.round.cohort and self._policy.is_masked
-        ]
+        peers = [site for site in session.ratchets if site in accepted.round.cohort and self._policy.is_masked]
+        session.masks = {site: session.ratchets[site].derive("mask", context) for site in peers}
+        session.canaries = {site: session.ratchets[site].derive("canary", context) for site in peers}
         seeds = Seeds(session.own.derive("sample", context), session.own.derive("noise", context))
         for ratchet in (session.own, *session.ratchets.values()):
             ratchet.advance(counter + 1)
         session.counter, session.context, session.sent = counter, context, None
+        session.rounds += 1
         self.state = following
         return seeds
 
@@ -215,26 +176,58 @@ class SiteMachine:
         words = to_words(values, bits)
         canary = to_words(np.ones(CANARY_WORDS, dtype=np.int64), bits)
         cipher = self._policy.study.aggregation.mask_cipher
-        apply_masks(words, [(mask, added) for mask, _, added in session.masks], cipher)
-        apply_masks(canary, [(key, added) for _, key, added in session.masks], cipher)
+        apply_masks(words, self._added(session.masks), cipher)
+        apply_masks(canary, self._added(session.canaries), cipher)
         unsigned = Masked(accepted.context, words.tobytes(), canary.tobytes(), bytes(SIGNATURE_BYTES))
         masked = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed(self._site)))
-        session.masks, session.sent = [], masked
+        session.masks, session.sent = {}, masked
         self.state = following
         return masked
+
+    def reveal(self, message: Reveal) -> Revealed:
+        """Return the canary keys of the round that was answered last, which are then forgotten.
+
+        They hide ones, and no other key follows from them; of any other round, or again, nothing is told.
+        """
+        following = table.site_next(self.state, table.Heard.REVEAL)
+        session = self._open_session()
+        if message.context != session.context or not session.canaries:
+            raise _refuse("the keys asked for are not those of the masked round that was answered last")
+        unsigned = Revealed(session.context, tuple(sorted(session.canaries.items())), bytes(SIGNATURE_BYTES))
+        revealed = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed(self._site)))
+        session.canaries = {}
+        self.state = following
+        return revealed
 
     def abandon(self) -> None:
         """Give up a round that overran its answer time; its charge stands, keys and masked sum are gone."""
         self.state = table.site_next(self.state, table.Heard.ABANDONED)
         session = self._open_session()
-        session.masks, session.sent = [], None
+        session.masks, session.canaries, session.sent = {}, {}, None
 
     def close(self) -> None:
         """End the session and forget its keys: something came that is no request."""
         self.state = table.site_next(self.state, table.Heard.UNKNOWN)
         self._forget()
 
-    def _open_session(self) -> _Session:
+    def expire(self, now_s: float) -> bool:
+        """End a session that has had its rounds or its time, and forget its keys; return whether it did.
+
+        Args:
+            now_s: the time on the clock that `Fresh.opened_s` was read from.
+        """
+        session = self._session
+        if session is None or (session.rounds < SESSION_ROUNDS and now_s - session.opened_s < SESSION_S):
+            return False
+        self.state = table.site_next(self.state, table.Heard.EXPIRED)
+        self._forget()
+        return True
+
+    def _added(self, pads: Mapping[str, bytes]) -> list[tuple[bytes, bool]]:
+        """Return each peer's key and whether its stream is added here: where the peer's name is the greater one."""
+        return [(key, peer > self._site) for peer, key in pads.items()]
+
+    def _open_session(self) -> Session:
         if self._session is None:
             raise LocalProtocolError("no session is open")
         return self._session
@@ -245,7 +238,7 @@ class SiteMachine:
                 ratchet.erase()
         self._session = None
 
-    def _check_roll(self, session: _Session, message: Roll, journal_floors: Mapping[str, int]) -> None:
+    def _check_roll(self, session: Session, message: Roll, journal_floors: Mapping[str, int]) -> None:
         roster, hellos = self._policy.study.cohort.keys, message.hellos
         names = {hello.site for hello in hellos}
         if len(names) != len(hellos) or not names <= set(roster):
@@ -269,7 +262,7 @@ class SiteMachine:
             if grown > JOURNAL_STRIDE:  # once remembered, no true length would ever reach it
                 raise _refuse(f"the journal of {hello.site} is longer than before by more than a ledger can grow")
 
-    def _check_seal(self, session: _Session, message: Seal) -> dict[str, Confirm]:
+    def _check_seal(self, session: Session, message: Seal) -> dict[str, Confirm]:
         confirms = {confirm.site: confirm for confirm in message.confirms}
         if len(confirms) != len(message.confirms) or set(confirms) != {*session.peers, self._site}:
             raise _refuse("the seal does not confirm exactly the roll")
@@ -284,7 +277,7 @@ class SiteMachine:
                 raise _refuse(f"the ciphertexts of {site} are not those of the study's key agreement")
         return confirms
 
-    def _agree(self, session: _Session, fresh: Fresh, confirm: Confirm) -> bytes:
+    def _agree(self, session: Session, fresh: Fresh, confirm: Confirm) -> bytes:
         """Return the key shared with a peer: where there is a KEM, the earlier name encapsulates to the later one."""
         peer = confirm.site
         secret, ciphertext = session.encapsulated.get(peer, (b"", b""))

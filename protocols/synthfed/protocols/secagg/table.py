@@ -20,18 +20,21 @@ class Site(Enum):
     ACTIVE = auto()
     COMMITTED = auto()
     SENT = auto()
+    REVEALED = auto()
 
 
 class Heard(Enum):
-    """What can happen to a site: a message of the coordinator, or the end of its own work."""
+    """What can happen to a site: a message of the coordinator, the end of its own work, or of the session's time."""
 
     OPEN = auto()
     ROLL = auto()
     SEAL = auto()
     ROUND = auto()
+    REVEAL = auto()
     UNKNOWN = auto()
     MASKED = auto()
     ABANDONED = auto()
+    EXPIRED = auto()
 
 
 class Aggregate(Enum):
@@ -41,6 +44,7 @@ class Aggregate(Enum):
     CONFIRMS = auto()
     ACTIVE = auto()
     COLLECTING = auto()
+    REVEALING = auto()
     PAUSED = auto()
 
 
@@ -53,9 +57,10 @@ class Got(Enum):
     SUM_COMPLETE = auto()
     SITE_LOST = auto()
     SUM_CORRUPT = auto()
+    JUDGED = auto()
 
 
-REMOTE: Final = frozenset({Heard.OPEN, Heard.ROLL, Heard.SEAL, Heard.ROUND, Heard.UNKNOWN})
+REMOTE: Final = frozenset({Heard.OPEN, Heard.ROLL, Heard.SEAL, Heard.ROUND, Heard.REVEAL, Heard.UNKNOWN})
 """Events that a peer causes; out of place, they are the peer's fault and change nothing."""
 
 SITE: Final[Mapping[tuple[Site, Heard], Site]] = MappingProxyType(
@@ -73,12 +78,23 @@ SITE: Final[Mapping[tuple[Site, Heard], Site]] = MappingProxyType(
         (Site.SENT, Heard.ABANDONED): Site.ACTIVE,
         (Site.SENT, Heard.OPEN): Site.HELLO,
         (Site.SENT, Heard.ROUND): Site.COMMITTED,
+        # Only what was answered last, and once: the canary keys are forgotten as they are told.
+        (Site.SENT, Heard.REVEAL): Site.REVEALED,
+        (Site.REVEALED, Heard.OPEN): Site.HELLO,
+        (Site.REVEALED, Heard.ROUND): Site.COMMITTED,
         # Bytes that are no request: whoever speaks is not who the session was agreed with.
         (Site.IDLE, Heard.UNKNOWN): Site.IDLE,
         (Site.HELLO, Heard.UNKNOWN): Site.IDLE,
         (Site.KEYED, Heard.UNKNOWN): Site.IDLE,
         (Site.ACTIVE, Heard.UNKNOWN): Site.IDLE,
         (Site.SENT, Heard.UNKNOWN): Site.IDLE,
+        (Site.REVEALED, Heard.UNKNOWN): Site.IDLE,
+        # Keys do not lie in memory longer than a session may last, whatever the coordinator does or leaves undone.
+        (Site.HELLO, Heard.EXPIRED): Site.IDLE,
+        (Site.KEYED, Heard.EXPIRED): Site.IDLE,
+        (Site.ACTIVE, Heard.EXPIRED): Site.IDLE,
+        (Site.SENT, Heard.EXPIRED): Site.IDLE,
+        (Site.REVEALED, Heard.EXPIRED): Site.IDLE,
     }
 )
 
@@ -89,8 +105,10 @@ AGGREGATE: Final[Mapping[tuple[Aggregate, Got], Aggregate]] = MappingProxyType(
         (Aggregate.ACTIVE, Got.ROUND_SENT): Aggregate.COLLECTING,
         (Aggregate.COLLECTING, Got.SUM_COMPLETE): Aggregate.ACTIVE,
         (Aggregate.COLLECTING, Got.SITE_LOST): Aggregate.ACTIVE,
-        # Masks allow no blame by subtraction, and a retry would drain every ledger: a person looks.
-        (Aggregate.COLLECTING, Got.SUM_CORRUPT): Aggregate.PAUSED,
+        # Masks allow no blame by subtraction, and a retry would drain every ledger: the canary keys are
+        # opened to find whom to look at, and then a person looks.
+        (Aggregate.COLLECTING, Got.SUM_CORRUPT): Aggregate.REVEALING,
+        (Aggregate.REVEALING, Got.JUDGED): Aggregate.PAUSED,
     }
 )
 

@@ -1,0 +1,123 @@
+"""One run of a comparison: a simulated federation, or a trivial model, and everything measured of it.
+
+Never leaves a file behind, and never measures a cost with the judges' work in it.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from synthfed.protocols.cohort import Site, least_quorum, least_tolerated
+from synthfed.protocols.errors import SynthfedError
+from synthfed.protocols.study import ModelTerms, Privacy, Study
+
+from ..drafting import make_study
+from ..release import Release, open_release
+from ..simulate import simulate
+from ..store import Status
+from .dimensions import of_floor, of_model, of_naive_bayes
+from .meter import Meter, metering, this_place
+from .plan import FLOOR, Contender, DataSet, Wanted
+from .results import Cost, Measure, Run
+from .rows import Split, read_cells, split
+
+_LONGEST_ERROR: Final = 300
+
+
+def run(wanted: Wanted, folder: Path | None, watch: Callable[[Status], None]) -> Run:
+    """Return what came of one run of the plan, also where it failed.
+
+    Args:
+        wanted: the run.
+        folder: where files of data sets are.
+        watch: called with the training's status.
+    """
+    data, (name, _, seed) = wanted.data, wanted.key
+    blank = Run(
+        model=name,
+        data=data.name,
+        seed=seed,
+        terms=wanted.terms,
+        epsilon=data.privacy.epsilon,
+        delta=data.privacy.delta,
+        place=this_place(),
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="synthfed-compare-") as temporary:
+            parted = split(data, read_cells(data, folder), seed, Path(temporary))
+            sizes = {"sites": len(parted.sites), "train": len(parted.train), "test": len(parted.test)}
+            blank = blank.model_copy(update=sizes)
+            if isinstance(wanted.model, str):
+                return blank.model_copy(update={"measures": _trivial(wanted.model, data, parted, seed)})
+            return _trained(blank, wanted.model, data, parted, Path(temporary) / "release", watch)
+    except SynthfedError as error:  # of this federation alone: the next run has ledgers of its own
+        return _failed(blank, str(error))
+    except Exception as error:  # noqa: BLE001  (the edge to foreign code, whose failure is a result)
+        return _failed(blank, f"{type(error).__name__}: {error}")
+
+
+def study_of(data: DataSet, model: str, terms: ModelTerms, privacy: Privacy, sites: Iterable[str]) -> Study:
+    """Return the study of one run; quorum and tolerated sites are those that `study new` drafts.
+
+    Raises:
+        ConfigError: the terms do not fit.
+    """
+    roster = [Site(id=site) for site in sites]
+    tolerated = 1 if privacy.mode == "local" else least_tolerated(roster)
+    quorum = min(len(roster), least_quorum(len(roster), tolerated, privacy.mode))
+    return make_study(
+        name=f"{data.name}.{model}",
+        target=data.target,
+        domain=data.domain,
+        privacy=privacy,
+        model=terms,
+        cohort={"sites": roster, "tolerated": tolerated, "quorum": quorum},
+        columns=data.columns,
+    )
+
+
+def _trivial(model: str, data: DataSet, parted: Split, seed: int) -> dict[str, Measure]:
+    study = study_of(data, model, ModelTerms(plugin=model), data.privacy, parted.sites)
+    measure = of_floor if model == FLOOR else of_naive_bayes
+    return measure(study, parted.train, parted.test, data.few, seed)
+
+
+def _trained(
+    blank: Run, model: Contender, data: DataSet, parted: Split, out: Path, watch: Callable[[Status], None]
+) -> Run:
+    terms = ModelTerms(plugin=model.plugin or model.name, options=model.options)
+    study = study_of(data, model.name, terms, model.privacy(data), parted.sites)
+    with metering() as meter:
+        simulate(study, parted.sites, out, rows=len(parted.train), seed=blank.seed, watch=watch)
+    release = open_release(out)
+    synthetic = release.sample(release.manifest.rows, release.manifest.seed)
+    measures = of_model(
+        release.study,
+        release.model,
+        release.trainer,
+        {"synthetic": synthetic, "train": parted.train, "holdout": parted.test},
+        data.few,
+        blank.seed,
+    )
+    spent = max(site.epsilon_spent for site in release.evidence.sites)
+    cost = _cost(release, meter)
+    return blank.model_copy(
+        update={"measures": measures, "cost": cost, "epsilon": release.evidence.epsilon, "spent": spent}
+    )
+
+
+def _cost(release: Release, meter: Meter) -> Cost:
+    return Cost(
+        seconds=meter.seconds,
+        cpu_seconds=meter.cpu_seconds,
+        peak_mib=meter.peak_mib,
+        state_numbers=sum(int(array.size) for array in release.trainer.state().values()),
+        sent_numbers=max(each.dim for each in release.evidence.sums),
+    )
+
+
+def _failed(blank: Run, why: str) -> Run:
+    sentence = " ".join(why.split())
+    shown = sentence if len(sentence) <= _LONGEST_ERROR else f"{sentence[:_LONGEST_ERROR]} ..."
+    return blank.model_copy(update={"error": shown})

@@ -1,0 +1,177 @@
+"""Losses in which one record acts on another: layers and means over the batch, found before a record is near."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from synthfed.client.train import check_uncoupled, clipped_sum, module_faults
+from synthfed.plugins.api import Array, Payload
+from synthfed.plugins.registry import installed
+from synthfed.plugins.testing.cases import Case, cases
+from synthfed.protocols.errors import ConfigError, UnsupportedMechanism
+from synthfed.protocols.schema import Records
+from synthfed.protocols.sums import Kind, Sum
+
+WIDTH = 6
+Build = Callable[[], nn.Module]
+Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def squared(module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    losses: torch.Tensor = module(batch).flatten(1).square().sum(1)
+    return losses
+
+
+def dense() -> nn.Module:
+    return nn.Sequential(nn.Linear(WIDTH, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+class Plugin:
+    """A private part made of a module and a loss."""
+
+    def __init__(self, build: Build = dense, loss: Loss = squared) -> None:
+        self._build, self._loss = build, loss
+
+    def encode(self, records: Records) -> Array:
+        return records
+
+    def statistic(self, name: str, batch: Array, payload: Payload) -> Array:  # noqa: ARG002
+        return batch
+
+    def module(self, name: str) -> nn.Module:  # noqa: ARG002
+        return self._build()
+
+    def loss(self, name: str, module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        return self._loss(module, batch, coins)
+
+
+def sum_of(build: Build) -> Sum:
+    module = build()
+    dim = sum(each.numel() for each in module.parameters() if each.requires_grad)
+    payload = tuple((name, tuple(each.shape)) for name, each in module.named_parameters())
+    return Sum("g", "gradient", dim, 1.0, 0.5, 1, 1.0, payload, 2)
+
+
+def normalised(layer: Callable[[], nn.Module], *, is_frozen: bool) -> Build:
+    def build() -> nn.Module:
+        middle = layer()
+        return nn.Sequential(nn.Linear(WIDTH, 4), middle.requires_grad_(not is_frozen), nn.Linear(4, 1))
+
+    return build
+
+
+class OverSeries(nn.Module):
+    """Instance normalisation of each record's four numbers as a series."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm1d(2, **options)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.norm(batch.view(-1, 2, 2)).flatten(1)
+        return result
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "running": lambda: nn.BatchNorm1d(4),
+    "of the batch": lambda: nn.BatchNorm1d(4, track_running_stats=False),
+    "without weights": lambda: nn.BatchNorm1d(4, affine=False, track_running_stats=False),
+    "synchronised": lambda: nn.SyncBatchNorm(4),
+    "instances with a memory": lambda: OverSeries(affine=True, track_running_stats=True),
+}
+
+
+@pytest.mark.parametrize("is_frozen", [False, True], ids=["trained", "frozen"])
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_a_layer_over_the_batch_is_refused_whether_it_is_trained_or_frozen(
+    layer: Callable[[], nn.Module], is_frozen: bool
+) -> None:
+    build = normalised(layer, is_frozen=is_frozen)
+    each, rng = sum_of(build), np.random.default_rng(0)
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in each.payload}
+    kind = Kind(each, 1.0, 64, 32)
+    with pytest.raises(UnsupportedMechanism, match=r"'g' normalises over the batch in 1.*Norm"):
+        clipped_sum(Plugin(build), kind, weights, rng.normal(size=(5, WIDTH)), rng.random((64, 2)))
+    with pytest.raises(UnsupportedMechanism, match="normalises over the batch"):
+        check_uncoupled(Plugin(build), each, WIDTH)
+    assert any("normalises over the batch, also when it is frozen" in fault for fault in module_faults(build()))
+
+
+@pytest.mark.parametrize(
+    "layer", [lambda: nn.GroupNorm(2, 4), lambda: nn.LayerNorm(4), OverSeries], ids=["group", "layer", "instance"]
+)
+def test_a_norm_within_one_record_is_served(layer: Callable[[], nn.Module]) -> None:
+    build = normalised(layer, is_frozen=False)
+    check_uncoupled(Plugin(build), sum_of(build), WIDTH)
+    assert module_faults(build()) == []
+
+
+def less_the_mean(module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    losses = squared(module, batch, coins)
+    return losses - 0.5 * losses.mean()
+
+
+def over_the_deviation(module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    return squared(module, (batch - batch.mean(0)) / batch.std(0), coins)
+
+
+def times_a_detached_mean(module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    return squared(module, batch, coins) * batch.detach().mean()
+
+
+def of_a_neighbour(module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    return squared(module, batch.roll(1, 0) + batch, coins)
+
+
+def by_others_coins(module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    return squared(module, batch, coins) * coins.mean()
+
+
+def in_a_functional_norm(module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    return squared(module, nn.functional.batch_norm(batch, None, None, training=True), coins)
+
+
+COUPLED: list[Loss] = [
+    less_the_mean,
+    over_the_deviation,
+    times_a_detached_mean,
+    of_a_neighbour,
+    by_others_coins,
+    in_a_functional_norm,
+]
+
+
+@pytest.mark.parametrize("loss", COUPLED, ids=lambda loss: loss.__name__)
+def test_a_loss_in_which_one_record_acts_on_another_is_refused(loss: Loss) -> None:
+    with pytest.raises(UnsupportedMechanism, match="'g' for one record depends on the other records"):
+        check_uncoupled(Plugin(dense, loss), sum_of(dense), WIDTH)
+
+
+def blurred(module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    return squared(module, batch * coins[:, :1], coins) + coins[:, 1]
+
+
+@pytest.mark.parametrize("loss", [squared, blurred, lambda m, b, c: squared(m, b.detach(), c)])
+def test_a_loss_of_each_record_alone_is_served(loss: Loss) -> None:
+    check_uncoupled(Plugin(dense, loss), sum_of(dense), WIDTH)
+
+
+MODELS = {plugin.name: plugin for plugin in installed("synthfed.models")}
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_that_comes_with_synthfed_keeps_records_apart(name: str, case: Case) -> None:
+    try:
+        model = MODELS[name].make(case.study({}))
+    except ConfigError as error:
+        pytest.skip(str(error))
+    private = model.private()
+    width = private.encode(np.zeros((1, case.width))).shape[1]
+    for each in model.sums():
+        if each.family == "gradient":
+            check_uncoupled(private, each, width)
