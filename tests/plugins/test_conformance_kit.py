@@ -1,6 +1,7 @@
 """The conformance kit: a model that keeps every promise passes, and each check notices its own violation."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,3 +107,11 @@ def test_the_checks_of_one_plugin_on_one_kind_of_data_take_little_time() -> None
     start = time.process_time()
     check_model(Toy, kinds=NUMBERS)
     assert time.process_time() - start < 4.0
+
+
+def test_the_guide_lists_every_check_with_its_promise() -> None:
+    guide = (Path(__file__).parents[2] / "docs/plugin-guide.md").read_text(encoding="utf-8")
+    listed = [line for line in guide.splitlines() if line.startswith("| `")]
+    rows = [f"| `{check.name}`{' *' if check.is_privacy else ''} | {check.promise} |" for check in CHECKS]
+    assert listed[-len(rows) :] == rows
+    assert f"asks the kit {len(CHECKS)} checks" in guide

@@ -196,13 +196,9 @@ def _run(asked: "list[Conformance]") -> Any:
 def _print(report: "Report", checks: int) -> None:
     console = Console()
     colours = {"failed": "red", "waived": "yellow", "not asked": "dim"}
-    for each in report.results:
-        if each.outcome != "passed":
-            console.print(
-                f"[{colours[each.outcome]}]{each.outcome:<9}[/]  {each.check}  ({each.case})\n"
-                f"           {escape(each.sentence)}",
-                soft_wrap=True,
-            )
+    for each in report.notable():
+        heading = f"[{colours[each.outcome]}]{each.outcome:<9}[/]  {each.check}  ({each.case})"
+        console.print(f"{heading}\n           {escape(each.sentence)}", soft_wrap=True)
     cases = list(dict.fromkeys(each.case for each in report.results))
     passed = sum(each.outcome == "passed" for each in report.results)
     console.print(

@@ -30,7 +30,7 @@ def statistic_of_a_unit_is_its_own(trial: Trial) -> None:
     """A record's contribution does not change with the records beside it, nor with its place."""
     for kind in trial.kinds("statistic"):
         whole = trial.statistic(kind.sum.name, trial.batch)
-        mirrored = trial.statistic(kind.sum.name, trial.batch[::-1])[::-1]
+        mirrored = trial.statistic(kind.sum.name, trial.batch[::-1].copy())[::-1]
         others = trial.batch.copy()
         others[1:] = others[:0:-1] * 0.5
         first = trial.statistic(kind.sum.name, others)[0]

@@ -3,6 +3,7 @@
 Never takes a check for passed that could not be asked, and never hides a waiver.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -67,13 +68,16 @@ class Report:
         """Return the names of the checks that failed, each once."""
         return tuple(dict.fromkeys(each.check for each in self.results if each.outcome == "failed"))
 
+    def notable(self) -> tuple[Result, ...]:
+        """Return what did not simply pass; of the checks not asked for one reason, one result that counts them."""
+        alike = Counter((each.case, each.sentence) for each in self.results if each.outcome == "not asked")
+        kept = [each for each in self.results if each.outcome in ("failed", "waived")]
+        summed = [Result(f"{count} check(s)", case, "not asked", sentence) for (case, sentence), count in alike.items()]
+        return (*kept, *summed)
+
     def __str__(self) -> str:
-        """Return one line for each check that did not simply pass, and the count of those that did."""
-        told = [
-            f"{each.outcome}: {each.check} ({each.case}): {each.sentence}"
-            for each in self.results
-            if each.outcome != "passed"
-        ]
+        """Return one line for each notable result, and the count of those that passed."""
+        told = [f"{each.outcome}: {each.check} ({each.case}): {each.sentence}" for each in self.notable()]
         passed = sum(each.outcome == "passed" for each in self.results)
         return "\n".join([*told, f"{self.plugin}: {passed} of {len(self.results)} checks passed"])
 

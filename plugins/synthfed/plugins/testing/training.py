@@ -16,9 +16,7 @@ from synthfed.protocols.errors import ConfigError
 from ..api import Answer
 from .check import Broken, check, promise
 from .gradients import FEW
-from .surroundings import noting_randomness, noting_settings
 from .trial import SEED, State, Trial, same_states
-from .watch import noting_acts
 
 LARGEST: Final = 1e4
 """Of a payload's numbers: a site refuses larger ones."""
@@ -59,9 +57,8 @@ def payload_is_as_declared(trial: Trial) -> None:
 
 def a_seed_fixes_the_training(trial: Trial) -> None:
     """The same seed and answers give the same weights, bit for bit."""
-    again = trial.train().trainer.state()
     promise(
-        same_states(trial.training.trainer.state(), again),
+        same_states(trial.training.trainer.state(), trial.watched.state),
         "two trainings with one seed and the same answers differ; draw from generators of the seed alone",
     )
 
@@ -76,23 +73,19 @@ def another_seed_starts_elsewhere(trial: Trial) -> None:
 
 def training_leaves_randomness_alone(trial: Trial) -> None:
     """Training moves no global random state."""
-    with noting_randomness() as moved:
-        trial.train()
+    moved = trial.watched.moved
     promise(not moved, f"training moves the global state of {', '.join(moved)}; use generators of your own")
 
 
 def training_opens_nothing(trial: Trial) -> None:
     """Making and training a model opens no file, socket or process: all it may know are the terms and the answers."""
-    trial.training  # noqa: B018  (what is loaded at first use may be)
-    with noting_acts() as acts:
-        trial.train()
+    acts = trial.watched.acts
     promise(not acts, f"making or training the model made {(acts or [''])[0]}; the core keeps checkpoints and logs")
 
 
 def settings_are_left_alone(trial: Trial) -> None:
     """Making, training and sampling change no setting of the process, such as torch's default type."""
-    with noting_settings() as changed:
-        trial.sample(5, trainer=trial.train().trainer)
+    changed = trial.watched.changed
     promise(not changed, f"it changes {', '.join(changed)}; pass such choices as arguments, or put them back")
 
 

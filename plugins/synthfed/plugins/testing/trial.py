@@ -3,6 +3,7 @@
 Never imports the client: the core's clipped sum comes by the entry point group ``synthfed.core``.
 """
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Mapping
@@ -25,6 +26,8 @@ from .calls import Package
 from .cases import SITES, UNITS, Case
 from .check import Broken, promise
 from .core import clipped_sum
+from .surroundings import noting_randomness, noting_settings
+from .watch import noting_acts
 
 SEED: Final = 5
 MOST_ASKS: Final = 1000
@@ -47,6 +50,23 @@ class Training:
     remaining: dict[str, int]
     asks: list[Ask] = field(default_factory=list)
     states: list[dict[str, npt.NDArray[Any]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What a second training, like the first, left behind.
+
+    Attributes:
+        state: the trainer's at its end.
+        moved: the global generators that it moved.
+        acts: the files, sockets and processes that it opened.
+        changed: the settings of the process that it, or sampling after it, changed.
+    """
+
+    state: dict[str, npt.NDArray[Any]]
+    moved: list[str]
+    acts: list[str]
+    changed: list[str]
 
 
 class Trial:
@@ -93,6 +113,18 @@ class Trial:
     def training(self) -> Training:
         """A whole training with the planned noise."""
         return self.train()
+
+    @functools.cached_property
+    def watched(self) -> Watched:
+        """A second training under watch; whatever is loaded at first use has been by then."""
+        self.training  # noqa: B018
+        with noting_settings() as changed:
+            with noting_acts() as acts, noting_randomness() as moved:
+                trainer = self.train().trainer
+            state = trainer.state()
+            with contextlib.suppress(Exception):  # checks of sampling tell of it
+                self.sample(5, trainer=trainer)
+        return Watched(state, moved, acts, changed)
 
     @property
     def batch(self) -> Array:
