@@ -20,7 +20,7 @@ from synthfed.client.site import SimulatedSite
 from synthfed.client.vault import Ledger
 from synthfed.plugins.api import Answer, Array, Ask, Given, Payload, Trainer
 from synthfed.plugins.domains.table import TableDomain
-from synthfed.plugins.models.tabular_gan import TabularGan
+from synthfed.plugins.models.gan import Gan
 from synthfed.plugins.pinning import Pinned
 from synthfed.plugins.registry import find
 from synthfed.protocols.privacy.plan import Plan, make_plan
@@ -374,7 +374,7 @@ def federate(tmp_path: Path, _plans: dict[tuple[Any, ...], Plan]) -> Iterator[Ca
             for site in made:
                 stack.callback(site.close)
             study = _study(name, mode, epsilon, rounds, quorum, dim, gan, [site.public_key for site in made])
-            model: Any = TabularGan(study) if gan else Toy(study)
+            model: Any = Gan(study) if gan else Toy(study)
             terms = (sites, quorum, mode, epsilon, rounds, dim, gan)
             plan = _plans.get(terms) or _plans.setdefault(terms, make_plan(study, model.sums()))
             plugin = find("synthfed.models", "tabular-gan")

@@ -30,14 +30,19 @@ class PairMisfit:
         self.scale = 1.0 / (layout.dim * noise_std**2)
         self._weights = torch.tensor(layout.mask * self.scale, dtype=torch.float32)
 
-    def __call__(self, expected: torch.Tensor) -> torch.Tensor:
-        """Return the mean square misfit of cell probabilities, shape ``(rows, width)``.
+    def __call__(self, expected: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the mean square misfit of cell probabilities.
 
         Given its latent, a fake's columns are independent, so the product of two columns' expected
         features is the expected product: the moments need no drawn cells.
+
+        Args:
+            expected: of fakes, shape ``(rows, width)``.
+            weights: of the fakes, with mean 1, shape ``(rows,)``; all alike if None.
         """
         features = expected @ self._embedding
+        weighted = features if weights is None else features * weights[:, None]
         # Centred on the fakes' own means, so that no drift of the marginals can pass for an association.
-        means = features.mean(0)
-        moments = features.T @ features / len(features) - torch.outer(means, means)
+        means = weighted.mean(0)
+        moments = weighted.T @ features / len(features) - torch.outer(means, means)
         return ((moments - self._moments).square() * self._weights).sum()

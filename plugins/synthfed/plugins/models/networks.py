@@ -1,74 +1,39 @@
-"""The two networks of the tabular GAN, and Adam on flat parameter vectors.
+"""The generator of tables, and Adam on flat parameter vectors.
 
-Never sees a real record outside a site: at the coordinator only weights and fakes meet these networks.
+Never sees a real record: at the coordinator only released sums, weights and fakes meet these.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Self
+from typing import Final, Self
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from ..api import Given
+from .critics import dropped
 
-def build_critic(width: int, hidden: int, depth: int) -> nn.Sequential:
-    """Return an MLP that scores one-hot records, shape ``(rows, width)`` to ``(rows, 1)``.
-
-    Dense layers on flat input only: their per-record gradient norms cost no per-record gradients,
-    and no layer mixes the records of a batch.
-    """
-    sizes = [width, *[hidden] * depth]
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
-
-
-def clipped_gradient(
-    critic: nn.Sequential, batch: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor], clip_norm: float
-) -> torch.Tensor:
-    """Return the sum of every record's gradient clipped to an L2 norm, shape ``(parameters,)``.
-
-    A dense layer's gradient for one record is the outer product of its input and the gradient at
-    its output, so its norm is the product of theirs (Goodfellow 2015, arXiv:1510.01799).
-
-    Args:
-        critic: as `build_critic` makes it.
-        batch: shape ``(rows, width)``.
-        loss: maps scores ``(rows, 1)`` to losses of the same shape.
-        clip_norm: the bound on each record's gradient.
-    """
-    inputs, outputs, signal = [], [], batch
-    for layer in critic:
-        before, signal = signal, layer(signal)
-        if isinstance(layer, nn.Linear):
-            inputs.append(before.detach())
-            outputs.append(signal)
-    backward = torch.autograd.grad(loss(signal).sum(), outputs)
-    squares = [(x.square().sum(1) + 1) * g.square().sum(1) for x, g in zip(inputs, backward, strict=True)]
-    factors = (clip_norm / torch.stack(squares).sum(0).sqrt().clamp_min(1e-12)).clamp_max(1.0)[:, None]
-    parts = []
-    for x, g in zip(inputs, backward, strict=True):
-        clipped = g * factors
-        parts += [(clipped.T @ x).flatten(), clipped.sum(0)]
-    return torch.cat(parts)
+SQUARE_DECAY: Final = 0.99
 
 
 class Generator(nn.Module):
     """A residual MLP from latent vectors to the logits of every column's cells.
 
     Its last layer starts at zero, so that at first every latent gives the logits ``start``.
+
+    Attributes:
+        latent: how many numbers of its input are noise; a subclass may append others.
+        sizes: cells of each column.
     """
 
     start: torch.Tensor
 
-    def __init__(self, latent: int, hidden: int, depth: int, sizes: Sequence[int]) -> None:
-        """Build for columns with ``sizes`` cells."""
+    def __init__(self, latent: int, hidden: int, depth: int, sizes: Sequence[int], appended: int = 0) -> None:
+        """Build for columns with ``sizes`` cells; ``appended`` numbers follow the noise in its input."""
         super().__init__()
         self.latent, self.sizes = latent, list(sizes)
-        self.entry = nn.Linear(latent, hidden)
+        self.entry = nn.Linear(latent + appended, hidden)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.SiLU()) for _ in range(depth)
         )
@@ -77,30 +42,53 @@ class Generator(nn.Module):
         nn.init.zeros_(self.exit.bias)
         self.register_buffer("start", torch.zeros(sum(sizes)))
 
+    def aim(self, marginals: torch.Tensor, joint: torch.Tensor | None) -> None:  # noqa: ARG002
+        """Start at released probabilities.
+
+        Args:
+            marginals: of every cell, all above 0, shape ``(width,)``.
+            joint: of the combinations of conditions, for a generator that takes several; otherwise None.
+        """
+        self.start.copy_(marginals.log())
+
+    def latents(self, rows: int, rng: torch.Generator, given: Given | None = None) -> torch.Tensor:  # noqa: ARG002
+        """Return fresh inputs, shape ``(rows, latent + appended)``; ``given`` is for those that take conditions."""
+        return torch.randn(rows, self.latent, generator=rng)
+
+    def path(self, steps: int, rng: torch.Generator) -> torch.Tensor:
+        """Return inputs on the straight line between two fresh ones, shape ``(steps, latent + appended)``."""
+        ends = self.latents(2, rng)
+        return torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, steps)[:, None])
+
     def spread(self, rng: torch.Generator) -> None:
         """Let the logits depend on the latent: where columns are independent, no moment says which way to go."""
         nn.init.normal_(self.exit.weight, std=self.exit.in_features**-0.5, generator=rng)
 
-    def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        """Return logits, shape ``(rows, width)``."""
-        logits: torch.Tensor = self.exit(self._hidden(latent)) + self.start
+    def forward(self, latents: torch.Tensor, rng: torch.Generator | None = None, dropout: float = 0.0) -> torch.Tensor:
+        """Return logits, shape ``(rows, width)``; ``dropout`` is the part of hidden units dropped by ``rng``."""
+        logits: torch.Tensor = self.exit(self._hidden(latents, rng, dropout)) + self.start
         return logits
 
-    def _hidden(self, latent: torch.Tensor) -> torch.Tensor:
-        signal: torch.Tensor = self.entry(latent)
-        for block in self.blocks:
-            signal = signal + block(signal)
-        return signal
-
-    def logits(self, rows: int, rng: torch.Generator) -> torch.Tensor:
-        """Return the logits of fresh latent vectors, shape ``(rows, width)``."""
-        logits: torch.Tensor = self(torch.randn(rows, self.latent, generator=rng))
-        return logits
-
-    def logits_by_cell(self, rows: int, rng: torch.Generator, shift: torch.Tensor) -> torch.Tensor:
-        """Return the logits of fresh latent vectors plus ``shift``, shape ``(width, rows)``: a cell's lie together."""
-        hidden = self._hidden(torch.randn(rows, self.latent, generator=rng))
+    def logits_by_cell(self, latents: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        """Return logits plus ``shift``, shape ``(width, rows)``: a cell's lie together."""
+        hidden = self._hidden(latents)
         return torch.addmm((self.exit.bias + self.start + shift)[:, None], self.exit.weight, hidden.T)
+
+    def fit_loss(self, latents: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Return what the fit of the anchor minimises beside its misfits; nothing here.
+
+        Args:
+            latents: what the cells were made from.
+            expected: their probabilities, shape ``(rows, width)``.
+        """
+        return torch.zeros(())
+
+    def _hidden(self, latents: torch.Tensor, rng: torch.Generator | None = None, dropout: float = 0.0) -> torch.Tensor:
+        signal: torch.Tensor = self.entry(latents)
+        for block in self.blocks:
+            coins = None if rng is None or dropout == 0 else torch.rand(signal.shape, generator=rng)
+            signal = signal + dropped(block(signal), coins, dropout)
+        return signal
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Return each column's softmax, side by side, shape ``(rows, width)``."""
@@ -143,9 +131,6 @@ class Adam:
         set_flat(module, flat)
 
 
-SQUARE_DECAY = 0.99
-
-
 def flatten(module: nn.Module) -> torch.Tensor:
     """Return a copy of a module's parameters as one vector, in their order."""
     return torch.cat([each.detach().flatten() for each in module.parameters()])
@@ -160,5 +145,6 @@ def set_flat(module: nn.Module, flat: torch.Tensor) -> None:
 
 
 def flat_gradient(loss: torch.Tensor, module: nn.Module) -> torch.Tensor:
-    """Return the gradient of a loss by a module's parameters alone, as one vector."""
-    return torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(module.parameters()))])
+    """Return the gradient of a loss by a module's parameters alone, as one vector; 0 by those it does not use."""
+    gradients = torch.autograd.grad(loss, list(module.parameters()), materialize_grads=True)
+    return torch.cat([each.flatten() for each in gradients])

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from ..api import Given
 from ..domains.encoding import Codes
 from .networks import Generator
 
@@ -19,14 +20,17 @@ MOST_SHIFT: Final = 30.0  # of a logit: beyond it, odds of float32 numbers would
 
 
 @torch.no_grad()
-def sample_codes(generator: Generator, marginals: torch.Tensor, rows: int, seed: int) -> Codes:
-    """Return the cells of synthetic records, the same for the same generator, marginals, rows and seed.
+def sample_codes(
+    generator: Generator, marginals: torch.Tensor, rows: int, seed: int, given: Given | None = None
+) -> Codes:
+    """Return the cells of synthetic records, the same for the same generator, marginals, rows, seed and ``given``.
 
     Args:
         generator: the trained generator.
         marginals: every cell's released probability, all above 0, shape ``(width,)``.
         rows: how many records.
         seed: fixes them.
+        given: categories that all records have, for a generator that takes conditions.
 
     Returns:
         Shape ``(rows, columns)``.
@@ -35,15 +39,32 @@ def sample_codes(generator: Generator, marginals: torch.Tensor, rows: int, seed:
     shift = centring(generator, marginals, rng)
     codes = np.empty((len(generator.sizes), rows), dtype=np.int64)
     for first in range(0, rows, BATCH):
-        logits = generator.logits_by_cell(min(BATCH, rows - first), rng, shift)
-        codes[:, first : first + BATCH] = draw(logits, generator.sizes, rng)
+        latents = generator.latents(min(BATCH, rows - first), rng, given)
+        codes[:, first : first + BATCH] = draw(generator.logits_by_cell(latents, shift), generator.sizes, rng)
     return codes.T
+
+
+@torch.no_grad()
+def walk_codes(generator: Generator, marginals: torch.Tensor, walks: int, steps: int, seed: int) -> Codes:
+    """Return the cells of records along walks through the latent space, shape ``(walks * steps, columns)``.
+
+    Each walk's records are drawn with the same chance, so that what changes on the way is the latent's doing.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    shift = centring(generator, marginals, rng)
+    codes = np.empty((walks, steps, len(generator.sizes)), dtype=np.int64)
+    for walk in codes:
+        logits = generator.logits_by_cell(generator.path(steps, rng), shift)
+        scores = logits - torch.empty(len(shift), 1).exponential_(generator=rng).clamp_min(1e-30).log()
+        walk[:] = np.stack([block.argmax(0).numpy() for block in scores.split_with_sizes(generator.sizes)], axis=1)
+    return codes.reshape(walks * steps, len(generator.sizes))
 
 
 def centring(generator: Generator, marginals: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Return what to add to the logits so that the marginals are the released ones again, shape ``(width,)``."""
     shift = torch.zeros_like(marginals)
-    blocks = generator.logits_by_cell(CENTRING_RECORDS, rng, shift).split_with_sizes(generator.sizes)
+    latents = generator.latents(CENTRING_RECORDS, rng)
+    blocks = generator.logits_by_cell(latents, shift).split_with_sizes(generator.sizes)
     odds = [(block - block.amax(0)).exp_() for block in blocks]
     for _ in range(CENTRING_PASSES):
         factors = shift.exp().split_with_sizes(generator.sizes)

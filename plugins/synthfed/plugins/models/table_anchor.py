@@ -3,7 +3,7 @@
 Never sees more of a record than its contribution to a declared, clipped and noised sum.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from synthfed.protocols.sums import Sum
 from ..api import Answer, Array, Ask, Payload
 from ..domains.encoding import OneHotEncoder, scalars
 from .anchor import tensor
+from .conditions import CONDITIONS, ConditionalGenerator, Conditions
 from .marginals import Released, probabilities, units_per_site
 from .misfit import PairMisfit
 from .networks import Adam, Generator, flat_gradient, flatten, set_flat
@@ -31,6 +32,9 @@ EMBEDDING: Final = "embedding"
 ROUNDS: Final = 2  # both statistics are averaged, so that one failed round costs accuracy only
 FIT_MOMENTUM: Final = 0.9
 FIT_MARGINALS_WEIGHT: Final = 0.02  # of the marginals' divergence against the plain square error of the moments
+
+MakeGenerator = Callable[[int, int, int, Sequence[int]], Generator]
+"""From the noise's length, hidden width, depth and the columns' cells to a generator."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -46,6 +50,7 @@ class TableAnchorOptions(Strict):
         bins: cells of a numeric column.
         groups: most groups that a column's cells are pooled into for the two-way moments.
         marginals_share: the marginals' share of the budget.
+        conditions_share: the share of the combinations of conditions, where a model takes several columns as such.
         pairs_share: the two-way moments' share; what follows the anchor gets the rest.
         latent: dimensions of the generator's input.
         generator_hidden: width of its layers.
@@ -59,6 +64,7 @@ class TableAnchorOptions(Strict):
     bins: Annotated[int, Field(ge=2, le=256)] = 32
     groups: Annotated[int, Field(ge=2, le=64)] = 12
     marginals_share: Share = 0.1
+    conditions_share: Share = 0.02
     pairs_share: Share = 0.6
     latent: Width = 32
     generator_hidden: Width = 128
@@ -81,37 +87,65 @@ class TableAnchor:
         encoder: of the study's columns.
         sizes: cells of each column.
         layout: of the two-way moments; None without them.
+        conditions: what the generator is told; None for nothing.
         target: position of the target column.
         most_units_per_site: declared upper bound on a site's units.
         options: as the study sets them.
     """
 
-    def __init__(self, study: Study, options: TableAnchorOptions, plugin: str) -> None:
-        """Lay out the statistics of a study's columns; ConfigError, naming ``plugin``, where one is an array."""
+    def __init__(
+        self,
+        study: Study,
+        options: TableAnchorOptions,
+        plugin: str,
+        *,
+        make: MakeGenerator = Generator,
+        conditions: Sequence[str] = (),
+    ) -> None:
+        """Lay out the statistics of a study's columns.
+
+        Args:
+            study: whose columns they are.
+            options: as the study sets them.
+            plugin: who asks, for the error message.
+            make: what makes the generator.
+            conditions: categorical columns that the generator is told instead; it is a conditional one then.
+
+        Raises:
+            ConfigError: a column is an array, which ``plugin`` cannot take, or a condition cannot be one.
+        """
         self.encoder = OneHotEncoder(scalars(study.columns, plugin), options.bins)
         self.sizes = tuple(block.width for block in self.encoder.blocks)
         layout = PairLayout(self.sizes, options.groups)
         self.layout = layout if options.start == "pairs" and layout.dim else None
         self.target = [column.name for column in study.columns].index(study.target)
         self.most_units_per_site = study.privacy.units_per_site
-        self.options = options
+        self.options, self._make = options, make
+        self.conditions = Conditions(study.columns, self.sizes, conditions) if conditions else None
 
     @property
     def share(self) -> float:
         """The part of the budget that the statistics take."""
-        return self.options.marginals_share + (self.options.pairs_share if self.layout is not None else 0.0)
+        return sum(each.share for each in self.sums())
 
     def sums(self) -> tuple[Sum, ...]:
-        """Return the marginals and, unless left out, the two-way moments."""
-        options = self.options
-        marginals = Sum(MARGINALS, "statistic", self.encoder.width, 1.0, 1.0, ROUNDS, options.marginals_share)
-        if self.layout is None:
-            return (marginals,)
-        payload = ((EMBEDDING, self.layout.shape),)
-        return (marginals, Sum(PAIRS, "statistic", self.layout.dim, 1.0, 1.0, ROUNDS, options.pairs_share, payload))
+        """Return the marginals, the combinations of several conditions and, unless left out, the two-way moments."""
+        options, conditions = self.options, self.conditions
+        sums = [Sum(MARGINALS, "statistic", self.encoder.width, 1.0, 1.0, ROUNDS, options.marginals_share)]
+        if conditions is not None and conditions.is_joint:
+            sums.append(conditions.sum(ROUNDS, options.conditions_share))
+        if self.layout is not None:
+            payload = ((EMBEDDING, self.layout.shape),)
+            sums.append(Sum(PAIRS, "statistic", self.layout.dim, 1.0, 1.0, ROUNDS, options.pairs_share, payload))
+        return tuple(sums)
 
     def contributions(self, name: str, batch: Array, payload: Payload) -> Array:
-        """Return contributions to the marginals (of norm 1) or to the two-way moments, shape ``(rows, dim)``."""
+        """Return contributions to the marginals or combinations (of norm 1) or to the two-way moments.
+
+        The shape is ``(rows, dim)``.
+        """
+        if name == CONDITIONS and self.conditions is not None:
+            return self.conditions.contributions(batch)
         if name == PAIRS and self.layout is not None:
             return self.layout.contributions(batch, payload[EMBEDDING].astype(np.float64))
         return np.asarray(batch / np.sqrt(len(self.sizes)))
@@ -119,9 +153,12 @@ class TableAnchor:
     def generator(self, seed: int) -> Generator:
         """Return a generator of the study's columns, weights by ``seed``, the process's random state untouched."""
         options = self.options
+        size = (options.latent, options.generator_hidden, options.generator_depth, self.sizes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return Generator(options.latent, options.generator_hidden, options.generator_depth, self.sizes)
+            if self.conditions is not None:
+                return ConditionalGenerator(*size, conditions=self.conditions)
+            return self._make(*size)
 
     def fitting(self, seed: int) -> "TableFitting":
         """Return the coordinator's half."""
@@ -134,6 +171,7 @@ class TableFitting:
     Attributes:
         generator: a mixture of products; its logits start at the released marginals.
         target: every cell's released probability, shape ``(width,)``.
+        joint: that of every combination of conditions, shape ``(combinations,)``; None without several.
     """
 
     def __init__(self, anchor: TableAnchor, seed: int) -> None:
@@ -141,16 +179,19 @@ class TableFitting:
         self._anchor = anchor
         self._rng = torch.Generator().manual_seed(seed)
         self.generator = anchor.generator(seed)
+        conditions = anchor.conditions
         self._marginals = Released(np.zeros(anchor.encoder.width))
         self._pairs = Released(np.zeros(anchor.layout.dim if anchor.layout else 0))
+        self._joint = Released(np.zeros(len(conditions.one_hot) if conditions else 0))
         self._misfit: PairMisfit | None = None  # computed when first needed: sampling never does
         self._log: dict[str, float] = {}
         self._aim()
 
     def ask(self, remaining: Mapping[str, int]) -> Ask | None:
-        """Return every round of the marginals, then of the two-way moments."""
-        if remaining.get(MARGINALS, 0) > 0:
-            return Ask(MARGINALS, {})
+        """Return every round of the marginals, of the combinations of conditions, then of the two-way moments."""
+        for name in (MARGINALS, CONDITIONS):
+            if remaining.get(name, 0) > 0:
+                return Ask(name, {})
         layout = self._anchor.layout
         # Without marginals the two-way moments could be neither centred nor scaled.
         if layout is not None and remaining.get(PAIRS, 0) > 0 and self._marginals.weight > 0:
@@ -162,6 +203,9 @@ class TableFitting:
         self._misfit = None
         if answer.sum == MARGINALS:
             self._marginals = self._marginals.add(answer)
+            self._aim()
+        elif answer.sum == CONDITIONS:
+            self._joint = self._joint.add(answer)
             self._aim()
         else:
             self._pairs = self._pairs.add(answer)
@@ -181,9 +225,11 @@ class TableFitting:
         adam, options = Adam.of(self.generator), self._anchor.options
         self.generator.spread(self._rng)
         for step in range(options.fit_steps):
-            expected = self.generator.probabilities(self.generator.logits(options.fakes, self._rng))
+            latents = self.generator.latents(options.fakes, self._rng)
+            expected = self.generator.probabilities(self.generator(latents))
             misfit, drift = pairs_misfit(expected), self.drift(expected)
-            gradient = flat_gradient(misfit + FIT_MARGINALS_WEIGHT * pairs_misfit.scale * drift, self.generator)
+            loss = misfit + FIT_MARGINALS_WEIGHT * pairs_misfit.scale * drift
+            gradient = flat_gradient(loss + self.generator.fit_loss(latents, expected), self.generator)
             rate = options.fit_rate * (1 + np.cos(np.pi * step / options.fit_steps)) / 2
             adam.step(self.generator, gradient, float(rate), FIT_MOMENTUM)
             self._log = {"pairs_misfit": float(misfit.detach()), "marginals_drift": float(drift.detach())}
@@ -198,13 +244,15 @@ class TableFitting:
             self._misfit = PairMisfit(layout, self._embedding(layout), moments, noise_std)
         return self._misfit
 
-    def drift(self, expected: torch.Tensor) -> torch.Tensor:
+    def drift(self, expected: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return the divergence of a batch's mean cells from the released marginals, summed over columns.
 
         Args:
             expected: cell probabilities of fakes, shape ``(rows, width)``.
+            weights: of the fakes, with mean 1, shape ``(rows,)``; all alike if None.
         """
-        ratio = self.target.log() - expected.mean(0).clamp_min(1e-8).log()
+        mean = (expected if weights is None else expected * weights[:, None]).mean(0)
+        ratio = self.target.log() - mean.clamp_min(1e-8).log()
         return (self.target * ratio).sum()
 
     def sample(self, rows: int, rng: torch.Generator) -> torch.Tensor:
@@ -225,6 +273,7 @@ class TableFitting:
             "anchor.rng": self._rng.get_state().numpy().copy(),
             **_released_state("marginals", self._marginals),
             **_released_state("pairs", self._pairs),
+            **_released_state("conditions", self._joint),
         }
 
     def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -232,14 +281,18 @@ class TableFitting:
         set_flat(self.generator, tensor(state["anchor.generator"]))
         self._rng.set_state(tensor(state["anchor.rng"]))
         self._marginals, self._pairs = _released("marginals", state), _released("pairs", state)
+        self._joint = _released("conditions", state)
         self._log, self._misfit = {}, None
         self._aim()
 
     def _aim(self) -> None:
         """Set the first logits, and what the fit holds on to, to the marginals released so far."""
-        aim = probabilities(self._marginals, self._anchor.sizes)
+        aim, conditions = probabilities(self._marginals, self._anchor.sizes), self._anchor.conditions
         self.target = torch.tensor(aim, dtype=torch.float32)
-        self.generator.start.copy_(self.target.log())
+        self.joint: torch.Tensor | None = None
+        if conditions is not None and conditions.is_joint:
+            self.joint = torch.tensor(probabilities(self._joint, [len(conditions.one_hot)]), dtype=torch.float32)
+        self.generator.aim(self.target, self.joint)
 
     def _embedding(self, layout: PairLayout) -> npt.NDArray[np.float64]:
         return layout.embedding(probabilities(self._marginals, self._anchor.sizes), self._anchor.target)

@@ -1,0 +1,288 @@
+"""The engine of every GAN: sites are private gradient oracles of its critic, the coordinator trains the rest.
+
+Never sees more of the records than released sums; all that it computes is post-processing. In
+particular no real record touches the generator, which learns from the critic and released statistics.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.schema import Records
+
+from ..api import Answer, Ask, Given
+from .anchor import Fitting, tensor
+from .critics import limit_spectra
+from .diversity import RECORDS, Diversity
+from .feature_matching import FEATURES, FeatureMatching
+from .ladder import Ladder
+from .networks import Adam, flat_gradient, flatten, set_flat
+from .unit_gradients import clipped_gradient
+
+if TYPE_CHECKING:
+    from .gan_family import Fakes, GanFamily
+
+CRITIC: Final = "critic"
+GENERATOR_MOMENTUM: Final = 0.5
+
+F = TypeVar("F", bound=Fitting)
+
+
+class Adversarial(Generic[F]):
+    """The trainer: asks for statistics first, starts the generator at them, then trains both networks.
+
+    A step of the critic is the released sum of clipped gradients on real records plus the same sum on
+    fakes, computed here without noise, while the sites compute theirs.
+    """
+
+    def __init__(self, family: "GanFamily[F]", seed: int) -> None:
+        """Draw initial weights from ``seed`` without touching the process's random state."""
+        options = family.options
+        self._family, self._options, self._sum = family, options, family.gradients()
+        self._fitting = family.fitting(seed)
+        self._critic = family.fresh_critic(seed)
+        self._generator, self._average = family.generator(seed), family.generator(seed)
+        self._rng = torch.Generator().manual_seed(seed)
+        self._critic_adam, self._generator_adam = Adam.of(self._critic), Adam.of(self._generator)
+        self._ladder = Ladder(
+            options.critic_ladder,
+            least=options.ladder_accuracy,
+            decay=options.ladder_decay,
+            grace=options.ladder_grace,
+        )
+        self._samples = torch.zeros(min(RECORDS, options.batch), family.encoded_width)  # of the anchor, once fitted
+        self._diversity = Diversity(self._samples)
+        self._matching = FeatureMatching(family.fresh_critic(seed)) if options.features_share > 0 else None
+        self._partners = torch.zeros(options.mixup_partners if options.mixup else 0, family.encoded_width)
+        self._started = self._is_ready = self._has_partners = False
+        self._steps = 0
+        self._fakes = torch.zeros_like(flatten(self._critic))  # gradient on fakes at the critic's present weights
+        self._asked = ""  # the last sum; a checkpoint need not hold it, for what follows one is another ask
+        self._log: dict[str, float] = {}
+        self._bound()
+        self._follow()
+
+    def ask(self, remaining: Mapping[str, int]) -> Ask | None:
+        """Return the next sum: every round of the statistics, then critic steps until none is left."""
+        wanted = self._fitting.ask(remaining)
+        if wanted is None:
+            self._start()
+            wanted = self._next_step(remaining)
+        self._asked = "" if wanted is None else wanted.sum
+        return wanted
+
+    def overlap(self) -> None:
+        """Do the public work of a critic's step, once for each of its weights: fakes, then the generator."""
+        if self._asked == CRITIC:
+            self._prepare()
+
+    def receive(self, answer: Answer) -> None:
+        """Add a statistic to its average, or move the critic along the released gradient."""
+        if answer.sum == CRITIC:
+            self._step_critic(answer)
+        elif answer.sum == FEATURES and self._matching is not None:
+            self._matching.receive(answer, flatten(self._critic), self._lot(answer), self._steps)
+        else:
+            self._fitting.receive(answer)
+            self._follow()
+
+    def sample(self, rows: int, seed: int, given: Given) -> Records:
+        """Return synthetic records from the averaged generator."""
+        return self._family.sample(self._average, self._fitting, rows, seed, given)
+
+    def walk(self, walks: int, steps: int, seed: int) -> Records:
+        """Return records of the averaged generator along straight walks through the latent space."""
+        return self._family.walk(self._average, self._fitting, walks, steps, seed)
+
+    def progress(self) -> Mapping[str, float]:
+        """Return the critic's steps, what it makes of fakes, the fakes' diversity, and each public loss."""
+        return {"steps": float(self._steps), **self._fitting.progress(), **self._log}
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return weights, optimisers, released sums, what was prepared for the next step, the random state."""
+        flags = [self._steps, self._started, self._is_ready, self._has_partners]
+        return {
+            "critic": flatten(self._critic).numpy(),
+            "generator": flatten(self._generator).numpy(),
+            "average": flatten(self._average).numpy(),
+            **_adam_state("critic_adam", self._critic_adam),
+            **_adam_state("generator_adam", self._generator_adam),
+            **self._fitting.state(),
+            **self._ladder.state(),
+            **(self._matching.state() if self._matching is not None else {}),
+            "fakes": self._fakes.numpy().copy(),
+            "partners": self._partners.numpy().copy(),
+            "samples": self._samples.numpy().copy(),
+            "progress": np.array(flags, dtype=np.int64),
+            "rng": self._rng.get_state().numpy().copy(),
+        }
+
+    def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Restore a checkpoint; what follows is bit for bit what would have followed it.
+
+        Raises:
+            ConfigError: the checkpoint belongs to another study or lacks an array.
+        """
+        wrong = [name for name, mine in self.state().items() if name not in state or state[name].shape != mine.shape]
+        if wrong:
+            raise ConfigError(f"array {wrong[0]!r} does not fit; use a checkpoint of this study")
+        for part in (self._fitting, self._ladder, self._matching):
+            if part is not None:
+                part.load(state)
+        for name, network in (("critic", self._critic), ("generator", self._generator), ("average", self._average)):
+            set_flat(network, tensor(state[name]))
+        self._critic_adam, self._generator_adam = _adam("critic_adam", state), _adam("generator_adam", state)
+        self._fakes, self._partners = tensor(state["fakes"]), tensor(state["partners"])
+        self._samples = tensor(state["samples"])
+        self._diversity = Diversity(self._samples)
+        self._steps, self._started, self._is_ready, self._has_partners = (
+            int(state["progress"][0]),
+            *(bool(flag) for flag in state["progress"][1:]),
+        )
+        self._rng.set_state(tensor(state["rng"]))
+        self._asked, self._log = "", {}
+        self._follow()
+
+    def _next_step(self, remaining: Mapping[str, int]) -> Ask | None:
+        if remaining.get(CRITIC, 0) < 1:
+            return None
+        weights = {name: each.detach().numpy().copy() for name, each in self._critic.named_parameters()}
+        is_due = self._matching is not None and self._matching.is_due(self._steps, self._options.features_every)
+        if is_due and remaining.get(FEATURES, 0) > 0:
+            return Ask(FEATURES, weights)
+        if not self._options.mixup:
+            return Ask(CRITIC, weights)
+        self._choose_partners()
+        arrays = [self._partners.numpy().copy(), *weights.values()]
+        names = [name for name, _ in self._sum.payload]
+        return Ask(CRITIC, dict(zip(names, arrays, strict=True)))
+
+    def _choose_partners(self) -> None:
+        """Draw the fakes that the sites mix with, once for each of the critic's weights."""
+        if not self._has_partners:
+            with torch.no_grad():
+                fakes = self._family.fakes(self._generator, self._options.mixup_partners, self._rng)
+            self._partners, self._has_partners = fakes.records, True
+
+    def _follow(self) -> None:
+        """Let both generators hold what was released."""
+        for generator in (self._generator, self._average):
+            self._family.follow(generator, self._fitting)
+
+    def _start(self) -> None:
+        """Fit the anchor and start the generator at it, once."""
+        if self._started:
+            return
+        self._started = True
+        self._fitting.fit()
+        self._family.warm_start(self._generator, self._fitting)
+        set_flat(self._average, flatten(self._generator))
+        self._samples = self._fitting.sample(len(self._samples), self._rng)
+        self._diversity = Diversity(self._samples)
+        self._pretrain()
+
+    def _pretrain(self) -> None:
+        """Train both networks on the anchor's samples in place of records, which costs no privacy."""
+        options, family = self._options, self._family
+        for _ in range(options.pretraining):
+            samples = self._fitting.sample(options.batch, self._rng)
+            fakes = self._fresh_fakes()
+            of_samples = self._critic(samples, self._coins(len(samples)))
+            of_fakes = self._critic(fakes.records, self._coins(len(fakes.records)))
+            loss = family.losses.real(of_samples).mean() + fakes.mean(family.losses.fake(of_fakes))
+            penalty = family.penalty(self._critic, fakes.records, self._rng)
+            gradient = flat_gradient(loss if penalty is None else loss + penalty, self._critic)
+            self._critic_adam.step(self._critic, gradient, options.critic_rate, options.critic_momentum)
+            self._bound()
+            self._step_generator()
+        if options.pretraining:  # gradients with noise are of another size than these
+            self._critic_adam, self._generator_adam = Adam.of(self._critic), Adam.of(self._generator)
+
+    def _prepare(self) -> None:
+        """Compute the critic's gradient on fakes, and give the generator its turn where it has come."""
+        if self._is_ready or not self._started:
+            return
+        options, family, fakes = self._options, self._family, self._fresh_fakes()
+        coins, bound = self._coins(options.batch), self._sum.clip_norm
+        # Clipped like the real half, so that both cancel where fakes and records are alike.
+        summed = clipped_gradient(self._critic, fakes.records, coins, family.losses.fake, bound, fakes.weights)
+        self._fakes = summed / options.batch
+        penalty = family.penalty(self._critic, fakes.records, self._rng)
+        if penalty is not None:
+            self._fakes += flat_gradient(penalty, self._critic)
+        with torch.no_grad():
+            boundary = family.boundary(self._critic, self._samples)
+            told = float((self._critic(fakes.records) < boundary).float().mean())
+            self._log = {"fakes_told": told, "diversity": float(self._diversity(fakes.records))}
+        if self._ladder.step(told):
+            for _ in range(options.generator_steps):
+                self._step_generator()
+        self._log["critic_steps"] = float(self._ladder.steps)
+        self._is_ready = True
+
+    def _fresh_fakes(self) -> "Fakes":
+        with torch.no_grad():
+            return self._family.fakes(self._generator, self._options.batch, self._rng)
+
+    def _coins(self, rows: int) -> torch.Tensor:
+        return torch.rand(rows, self._critic.coins, generator=self._rng)
+
+    def _step_generator(self) -> None:
+        """Move the generator towards higher scores, held to the public losses, and average it."""
+        options, family = self._options, self._family
+        fakes = family.fakes(self._generator, options.batch, self._rng)
+        scores = self._critic(fakes.records, self._coins(options.batch))
+        loss = family.losses.generator(scores).mean()
+        self._log["fake_score"] = float(scores.detach().mean())
+        for name, (weight, value) in self._public_losses(fakes).items():
+            loss = loss + weight * value
+            self._log[name] = float(value.detach())
+        gradient = flat_gradient(loss, self._generator)
+        self._generator_adam.step(self._generator, gradient, options.generator_rate, GENERATOR_MOMENTUM)
+        set_flat(self._average, flatten(self._generator).lerp(flatten(self._average), options.averaging))
+
+    def _public_losses(self, fakes: "Fakes") -> dict[str, tuple[float, torch.Tensor]]:
+        losses = dict(self._family.public_losses(self._generator, self._fitting, fakes))
+        if self._matching is not None:
+            misfit = self._matching.misfit(fakes.records, fakes.weights)
+            if misfit is not None:
+                losses["features_misfit"] = (self._options.features_weight, misfit)
+        if self._options.diversity > 0:
+            losses["diversity_lost"] = (self._options.diversity, (-self._diversity(fakes.records)).relu())
+        return losses
+
+    def _lot(self, answer: Answer) -> float:
+        """Return the expected number of units in a released sum."""
+        return self._sum.sample_rate * self._fitting.units_per_site * answer.sites
+
+    def _step_critic(self, answer: Answer) -> None:
+        self._prepare()
+        # A wrong scale of the real half only shifts the critic's scores by a constant.
+        real = torch.tensor(answer.total / self._lot(answer), dtype=torch.float32)
+        options = self._options
+        self._critic_adam.step(self._critic, real + self._fakes, options.critic_rate, options.critic_momentum)
+        self._bound()
+        self._is_ready = self._has_partners = False
+        self._steps += 1
+
+    def _bound(self) -> None:
+        """Bring the critic's weights to where they may be, before any site sees them."""
+        if self._options.spectral > 0:
+            limit_spectra(self._critic, self._options.spectral)
+        self._family.project(self._critic)
+
+
+def _adam_state(name: str, adam: Adam) -> dict[str, npt.NDArray[Any]]:
+    return {
+        f"{name}.mean": adam.mean.numpy().copy(),
+        f"{name}.square": adam.square.numpy().copy(),
+        f"{name}.count": np.array([adam.count], dtype=np.int64),
+    }
+
+
+def _adam(name: str, state: Mapping[str, npt.NDArray[Any]]) -> Adam:
+    return Adam(tensor(state[f"{name}.mean"]), tensor(state[f"{name}.square"]), int(state[f"{name}.count"][0]))

@@ -1,0 +1,150 @@
+"""What the GANs for tables have in common: one-hot records, a dense critic, a generator of cells, the table's anchor.
+
+Never differs between families in what a site computes, but for the loss of a score.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from synthfed.protocols.schema import Records
+from synthfed.protocols.study import Study
+
+from ..api import Array, Given
+from .conditions import check_given
+from .critics import Critic, DenseCritic
+from .gan_family import Fakes, GanFamily
+from .gan_options import GanOptions, Weight
+from .networks import Generator, flatten, set_flat
+from .sampling import sample_codes, walk_codes
+from .table_anchor import MakeGenerator, TableAnchor, TableAnchorOptions, TableFitting, Width
+
+
+class TableGanOptions(GanOptions, TableAnchorOptions):
+    """What a study may set of every GAN for tables.
+
+    Attributes:
+        critic_hidden: width of the critic's layers; the noise grows with the root of its parameters.
+        critic_depth: number of its hidden layers.
+        temperature: of the straight-through gradient.
+        marginals_anchor: weight of the marginals' divergence in the generator's loss.
+        pairs_anchor: weight of the two-way misfit, a mean square in units of the noise.
+    """
+
+    critic_hidden: Width = 64
+    critic_depth: Annotated[int, Field(ge=1, le=8)] = 2
+    temperature: Annotated[float, Field(gt=0, le=10)] = 0.7
+    marginals_anchor: Weight = 1.0
+    pairs_anchor: Weight = 0.1
+
+
+class TableGan(GanFamily[TableFitting]):
+    """A GAN for tables; what is left to a family is its losses and, if it likes, its generator.
+
+    Records are one-hot, so fakes are too: their cells are drawn, with straight-through gradients.
+    """
+
+    options: TableGanOptions
+    anchor: TableAnchor
+
+    def __init__(
+        self,
+        study: Study,
+        options: TableGanOptions,
+        *,
+        make: MakeGenerator = Generator,
+        conditions: Sequence[str] = (),
+    ) -> None:
+        """Lay out the table.
+
+        Args:
+            study: the terms.
+            options: as the study sets them.
+            make: as of `TableAnchor`.
+            conditions: as of `TableAnchor`.
+
+        Raises:
+            ConfigError: a column is an array, a condition cannot be one, or the shares leave nothing for the critic.
+        """
+        plugin = f"model {study.model.plugin!r}"
+        super().__init__(study, options, TableAnchor(study, options, plugin, make=make, conditions=conditions))
+        self.conditions = tuple(conditions)
+
+    @property
+    def encoded_width(self) -> int:
+        """Number of cells of all columns."""
+        return self.anchor.encoder.width
+
+    def encode(self, records: Records) -> Array:
+        """Return one-hot records, shape ``(rows, width)``."""
+        return self.anchor.encoder.encode(records)
+
+    def critic(self) -> Critic:
+        """Return an MLP."""
+        options = self.options
+        return DenseCritic(self.encoded_width, options.critic_hidden, options.critic_depth, options.critic_dropout)
+
+    def fitting(self, seed: int) -> TableFitting:
+        """Return the coordinator's half of the anchor."""
+        return self.anchor.fitting(seed)
+
+    def generator(self, seed: int) -> Generator:
+        """Return a generator that knows nothing of the release."""
+        return self.anchor.generator(seed)
+
+    def warm_start(self, generator: nn.Module, fitting: TableFitting) -> None:
+        """Start where the anchor's own generator ended."""
+        set_flat(generator, flatten(fitting.generator))
+
+    def follow(self, generator: nn.Module, fitting: TableFitting) -> None:
+        """Let the logits start at the released marginals."""
+        of_table(generator).aim(fitting.target, fitting.joint)
+
+    def latents(
+        self, generator: Generator, rows: int, rng: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return inputs for a training batch, and how much each counts; None where all count alike."""
+        return generator.latents(rows, rng), None
+
+    def fakes(self, generator: nn.Module, rows: int, rng: torch.Generator) -> Fakes:
+        """Return drawn one-hot records, and the probabilities that they were drawn with."""
+        maker, options = of_table(generator), self.options
+        latents, weights = self.latents(maker, rows, rng)
+        logits = maker(latents, rng, options.generator_dropout)
+        cells = maker.cells(logits, rng, options.temperature)
+        return Fakes(cells, maker.probabilities(logits), latents, weights)
+
+    def public_losses(
+        self,
+        generator: nn.Module,  # noqa: ARG002
+        fitting: TableFitting,
+        fakes: Fakes,
+    ) -> Mapping[str, tuple[float, torch.Tensor]]:
+        """Return the misfits to the released marginals and two-way moments."""
+        losses = {"marginals_drift": (self.options.marginals_anchor, fitting.drift(fakes.expected, fakes.weights))}
+        pairs_misfit = fitting.pairs_misfit()
+        if pairs_misfit is not None:
+            losses["pairs_misfit"] = (self.options.pairs_anchor, pairs_misfit(fakes.expected, fakes.weights))
+        return losses
+
+    def sample(self, generator: nn.Module, fitting: TableFitting, rows: int, seed: int, given: Given) -> Records:
+        """Return synthetic records, their marginals centred on the released ones."""
+        check_given(given, self.conditions)
+        codes = sample_codes(of_table(generator), fitting.target, rows, seed, given)
+        return self.anchor.encoder.decode(codes, np.random.default_rng(seed))
+
+    def walk(self, generator: nn.Module, fitting: TableFitting, walks: int, steps: int, seed: int) -> Records:
+        """Return the records of walks, each drawn with one and the same chance."""
+        codes = walk_codes(of_table(generator), fitting.target, walks, steps, seed)
+        return self.anchor.encoder.decode(codes, np.random.default_rng(seed))
+
+
+def of_table(generator: nn.Module) -> Generator:
+    """Return a generator as what a table's family has made it."""
+    if not isinstance(generator, Generator):
+        raise TypeError("a table's generator is a Generator")
+    return generator

@@ -1,0 +1,41 @@
+"""Small studies of the GANs for tables: one list of families, one set of options that trains in a second."""
+
+from typing import Any
+
+from tests.plugins.core import COLUMNS, Core, made_up, study
+
+from synthfed.plugins.models.adversarial import Adversarial
+from synthfed.plugins.models.cgan import Cgan
+from synthfed.plugins.models.gan import Gan
+from synthfed.plugins.models.infogan import Infogan
+from synthfed.plugins.models.table_anchor import TableFitting
+from synthfed.plugins.models.table_gan import TableGan
+from synthfed.plugins.models.wgan import Wgan
+
+FAMILIES: dict[str, type[TableGan]] = {"gan": Gan, "wgan": Wgan, "cgan": Cgan, "infogan": Infogan}
+SMALL: dict[str, Any] = {
+    "bins": 8,
+    "fit_steps": 30,
+    "fakes": 64,
+    "batch": 64,
+    "latent": 8,
+    "generator_hidden": 16,
+    "critic_hidden": 8,
+}
+
+
+def make(family: str, columns: list[dict[str, Any]] = COLUMNS, **options: Any) -> TableGan:
+    """Return a model of a family on the made-up columns."""
+    made: Any = FAMILIES[family]
+    model: TableGan = made(study(columns, SMALL | options, plugin=family))
+    return model
+
+
+def trained(
+    family: str, rounds: int = 1000, noise: float = 0.1, **options: Any
+) -> tuple[TableGan, Adversarial[TableFitting], Core]:
+    """Return a model, a trainer after so many rounds, and the core that answered it."""
+    model = make(family, **options)
+    trainer, core = model.trainer(seed=3), Core(model, made_up(), noise=noise)
+    core.run(trainer, rounds)
+    return model, trainer, core
