@@ -74,6 +74,9 @@ KINDS: tuple[st.SearchStrategy[dict[str, Any]], ...] = (
     st.tuples(pair(st.floats(-(2**53), 2**53)), SCALES, st.integers(0, 12)).map(
         lambda it: {"kind": "real", "lower": it[0][0], "upper": it[0][1], "scale": it[1], "decimals": it[2]}
     ),
+    st.tuples(pair(st.integers(-9, 9)), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 12)).map(
+        lambda it: {"kind": "array", "shape": it[1], "lower": it[0][0], "upper": it[0][1], "decimals": it[2]}
+    ),
 )
 OPTIONS = st.dictionaries(
     TEXTS,

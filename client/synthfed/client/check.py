@@ -98,7 +98,7 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
     yield _ceiling(home, config, pinned)
     path = data_path(home, config)
     _, finding = _try(
-        "data", lambda: load_units(path, study, pinned.domain, pinned.model.private()), "the table fits the schema"
+        "data", lambda: load_units(path, study, pinned.domain, pinned.model.private()), "the records fit the schema"
     )
     yield finding
     took_s, finding = _try("timing", lambda: _measured(pinned), "")

@@ -196,16 +196,20 @@ def simulate_study(
 @sample.command()
 def sample_release(
     release: Annotated[Path, typer.Argument(help="A release folder.")],
-    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
+    out: Annotated[Path, typer.Option(help="The file to write, of the kind of the release's own.")],
     rows: RowsOption = 10_000,
     seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Fixes the rows.")] = 0,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="`column = value`, `column in low..high` or `column is missing`, of every row; repeat."),
+    ] = None,
 ) -> None:
     """Draw more synthetic rows from a release; costs no privacy."""
     from .release import sample_to
 
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError("must be a file in a folder that exists", where=f"--out {out}")
-    sample_to(release, rows, seed, out)
+    sample_to(release, rows, seed, out, where or [])
     _console().print(f"{rows} rows: {out}")
 
 

@@ -20,6 +20,7 @@ from synthfed.protocols.study import Study, parse_study
 
 from .finish import check_place, finish
 from .home import ServerConfig, ServerHome
+from .pictures import check_drawing
 from .store import Run, Status
 from .superlink import SuperLink, flower_app
 from .unused import put_aside
@@ -80,6 +81,7 @@ def conduct(
         with superlink.running():
             with naming(str(request.study)):  # while the SuperLink is up: sites can connect in the meantime
                 pinned = pin(study)
+            check_drawing(pinned.domain, study.columns)
             # Only now: a port in use or wrong terms must not leave a run behind that was never begun.
             folder = home.run_folder(study.name)
             aside = None if request.resume else put_aside(folder)  # nobody writes there: the ports are ours

@@ -39,6 +39,8 @@ _MEASURES: Final = {
     "tvd2": "pair distance",
     "auc": "AUC on real rows",
     "utility-kept": "gain kept",
+    "coverage": "real rows reached",
+    "density": "density near real rows",
 }
 _WAIT_S: Final = 180.0
 _POLL_S: Final = 0.05

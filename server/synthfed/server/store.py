@@ -174,7 +174,7 @@ class Run:
 
     def save(self, study: Study, state: Mapping[str, npt.NDArray[Any]], tally: Tally) -> None:
         """Write the checkpoint: all or nothing, durable when this returns."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in state.items()}  # keeps single numbers single
         counts = json.dumps(_fields(tally))
         header = {"format": str(FORMAT), "study": study.hash.hex(), "tally": counts, "hash": _hash(arrays, counts)}
         self._write("checkpoint.safetensors", save(arrays, metadata=header))

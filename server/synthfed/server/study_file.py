@@ -7,7 +7,7 @@ import json
 import re
 from typing import Final
 
-from synthfed.protocols.schema import Categorical, Column, Integer, Real
+from synthfed.protocols.schema import ArrayColumn, Categorical, Column, Integer, Real
 from synthfed.protocols.study import Study
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -76,6 +76,8 @@ def _column(column: Column) -> list[str]:
             bounds = _pairs(lower=column.lower, upper=column.upper, scale=column.scale)
         case Real():
             bounds = _pairs(lower=column.lower, upper=column.upper, scale=column.scale, decimals=column.decimals)
+        case ArrayColumn():
+            bounds = _pairs(shape=column.shape, lower=column.lower, upper=column.upper, decimals=column.decimals)
     return [*_pairs(name=column.name, kind=column.kind), *bounds, *_pairs(missing=column.missing)]
 
 

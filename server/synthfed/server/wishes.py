@@ -17,7 +17,7 @@ _FLAGS: Final = {"source": "from", "plugin": "model", "options": "option"}
 class Wishes:
     """The wishes for a draft; None leaves a choice to the rules of the terms."""
 
-    source: Annotated[Path, "A PUBLIC or DUMMY table; never a private one."]
+    source: Annotated[Path, "A PUBLIC or DUMMY file or folder; never a private one."]
     target: Annotated[str, "The column that the data should help to predict."]
     epsilon: Annotated[float, "Promised to one privacy unit, all rounds together."]
     out: Annotated[Path, "The study file to write."]
