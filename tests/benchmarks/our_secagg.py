@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.benchmarks.stopwatch import HARNESS, SERVER, Stopwatch, Traffic, count
 
+from synthfed.protocols.cohort import Cohort, Site, least_quorum, least_tolerated
 from synthfed.protocols.ids import digest
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
@@ -23,7 +24,7 @@ from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.keys import Ephemeral
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.secagg.site import Fresh, SiteMachine
-from synthfed.protocols.study import Cohort, ModelTerms, Privacy, Site, Study, least_quorum, least_tolerated
+from synthfed.protocols.study import ModelTerms, Privacy, Study
 from synthfed.protocols.sums import SCALE_BITS, Kind, Sum, noise_shares
 
 Floats = npt.NDArray[np.float64]
@@ -78,7 +79,7 @@ class Clients:
         match message:
             case messages.Open():
                 with watch(site, "hello"):
-                    fresh = Fresh(Ephemeral.generate(), os.urandom(32), os.urandom(32), 0, bytes(32))
+                    fresh = Fresh(Ephemeral.generate(self.policy.suite), os.urandom(32), os.urandom(32), 0, bytes(32))
                     return machine.hello(message, fresh)
             case messages.Roll():
                 with watch(site, "confirm"):

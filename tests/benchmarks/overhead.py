@@ -27,9 +27,10 @@ from synthfed.plugins.processes import Child, close_all, flower_environment, fre
 from synthfed.protocols.schema import Categorical
 from synthfed.protocols.study import ModelTerms, Privacy, Study
 from synthfed.server.conduct import Request, conduct
-from synthfed.server.drafting import make_study, render_study
+from synthfed.server.drafting import make_study
 from synthfed.server.home import ServerHome, enrol, init_home
 from synthfed.server.store import Run
+from synthfed.server.study_file import render_study
 
 SITES = 5
 COLUMNS = tuple(Categorical(name=f"c{number}", values=tuple("abcdefghij")) for number in range(20))
@@ -42,7 +43,7 @@ def study(home: ServerHome, dim: int, steps: int, answer_time_s: float = 1.0) ->
     options = {
         "start": "marginals",
         "critic_hidden": WIDTHS[dim],
-        "fakes": 64,
+        "batch": 64,
         "generator_hidden": 16,
         "generator_steps": 1,
     }
@@ -62,9 +63,7 @@ def study(home: ServerHome, dim: int, steps: int, answer_time_s: float = 1.0) ->
         domain="table",
         privacy=privacy,
         model=ModelTerms(plugin="tabular-gan", options=options),
-        sites=[site.roster_entry for site in home.sites().values()],
-        tolerated=1,
-        quorum=4,
+        cohort={"sites": [site.roster_entry for site in home.sites().values()], "tolerated": 1, "quorum": 4},
         columns=COLUMNS,
     )
 

@@ -30,13 +30,15 @@ from typing import NamedTuple, cast
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # its threads spin while they wait, which would count as time
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from flwr.supercore.task_identity import TaskIdentity
 from tests.benchmarks.flower_secagg import SHARES, THRESHOLD, Theirs
 from tests.benchmarks.our_secagg import GRADIENT, Clients, Ours, clipped, finish, handshake, make_policy
 from tests.benchmarks.stopwatch import HARNESS, SERVER, Row, Stopwatch, load, seconds, summary
 
-from synthfed.client.vault import Charge, Ledger
+from synthfed.client.entries import Charge
+from synthfed.client.vault import Ledger
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.protocols.privacy.noise import discrete_gaussian
@@ -105,7 +107,7 @@ def sync_ms(count: int) -> Row:
     """Return the time of a charge, durable on the disk of the temporary folder, and of settling it."""
     charges, settlements = [], []
     with tempfile.TemporaryDirectory(prefix="synthfed-bench-") as folder:
-        ledger = Ledger(Path(folder) / "ledger.db", create=True)
+        ledger = Ledger(Path(folder) / "ledger.db", Ed25519PrivateKey.generate(), create=True)
         for counter in range(1, count + 1):
             charge = Charge(bytes(32), "study", GRADIENT, bytes(32), counter, bytes(32), SampledGaussian(0.01, 1.0, 1))
             start = time.perf_counter()

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from synthfed.client.train import seconds_per_step
 from synthfed.plugins.pinning import pin
-from synthfed.protocols.study import Site
+from synthfed.protocols.cohort import Site
 from synthfed.server.demo import demo_study, run_demo
 from synthfed.server.store import Status
 

@@ -146,7 +146,7 @@ def join_at(stack: ExitStack, folder: Path, policy: Policy, identities: Identiti
         held = data if isinstance(data, Mapping) else dict.fromkeys(identities, data or records())
         agents = {}
         for site, identity in identities.items():
-            ledger = stack.enter_context(closing(Ledger(folder / f"{site}.db", create=True)))
+            ledger = stack.enter_context(closing(Ledger(folder / f"{site}.db", identity, create=True)))
             gate, machine = Gate(policy, ceiling, ledger), SiteMachine(policy, site, identity)
             plugin = private if site == "a" else tiny
             agents[site] = Agent(policy, machine, gate, ledger, held[site], plugin, clock)

@@ -28,8 +28,10 @@ from tests.client.federation import (
 from synthfed.client.agent import OVERRUNS_ALLOWED
 from synthfed.client.config import Ceiling
 from synthfed.client.data import UnitData
+from synthfed.client.entries import Charge
 from synthfed.plugins.api import Array, PrivatePart
 from synthfed.protocols.errors import BudgetExceeded, PrivacyError, RemoteProtocolError
+from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.protocols.secagg import keys, messages, table
 from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.messages import Code, Refusal
@@ -219,9 +221,8 @@ def test_a_failure_in_a_step_that_also_overran_is_not_forgotten(join: Join, tiny
 
 
 def test_a_step_that_was_never_settled_stops_the_agent_until_a_person_clears_it(join: Join) -> None:
-    first = join()
-    assert is_sum(first.reply())
-    first.a.ledger._db.execute("DELETE FROM outcomes")  # as if it had died before it noted the outcome
+    event = SampledGaussian(0.5, 2.0, 1)
+    join().a.ledger.charge(Charge(b"s" * 32, "first", "count", b"t" * 32, 1, b"c" * 32, event))  # and then it died
     again = join()
     assert again.code("count") == Code.STOPPED
     assert again.code("critic") == Code.STOPPED
@@ -412,7 +413,7 @@ def test_a_lying_site_with_an_absurd_journal_length_cannot_stop_the_others(
 ) -> None:
     federation = join(shaken=False)
     hellos = [federation.ask(site, messages.Open(b"n" * 32)) for site in ("a", "c")]
-    x25519, kem = keys.Ephemeral.generate().public
+    x25519, kem = keys.Ephemeral.generate(policy.suite).public
     lie = messages.Hello("b", b"n" * 32, x25519, kem, b"f" * 32, 2**63, bytes(32), bytes(64))
     lie = replace(lie, signature=keys.sign(identities["b"], lie.signed(policy.hash)))
     roll = messages.Roll(tuple(hello for hello in (hellos[0], lie, hellos[1]) if isinstance(hello, messages.Hello)))
@@ -423,11 +424,33 @@ def test_a_lying_site_with_an_absurd_journal_length_cannot_stop_the_others(
     assert is_sum(federation.reply())
 
 
+def test_a_peer_that_states_a_leap_once_moves_no_floor_and_is_met_again_at_its_true_length(
+    join: Join, policy: Policy, identities: Identities
+) -> None:
+    federation = join()
+    assert is_sum(federation.reply())
+    for site in ("b", "c"):
+        assert is_sum(answered(federation.agents[site], federation.round("count")))
+        federation.aggregator.give_up()
+    federation.shake_hands(b"m" * 32)
+    floors = federation.a.ledger.journal_floors()
+    assert floors[policy.study.cohort.keys["b"].hex()] == 1
+    answers = [federation.ask(site, messages.Open(b"k" * 32)) for site in ("a", "b", "c")]
+    hellos = [hello for hello in answers if isinstance(hello, messages.Hello)]
+    lie = replace(hellos[1], journal_length=2**62)
+    lie = replace(lie, signature=keys.sign(identities["b"], lie.signed(policy.hash)))
+    roll = messages.Roll((hellos[0], lie, hellos[2]))
+    assert [federation.ask(site, roll) for site in ("a", "c")] == 2 * [Refusal(Code.PROTOCOL)]
+    assert federation.a.ledger.journal_floors() == floors
+    federation.shake_hands(b"l" * 32)
+    assert is_sum(federation.reply())
+
+
 KILLED = {
     "at the charge's commit": ("COMMIT", 0),
     "when units are to be sampled": ("draw", 1),
     "when a record is met": ("meet", 1),
-    "before the outcome is noted": ("INSERT INTO outcomes", 1),
+    "before the outcome is noted": ("'outcome'", 1),
 }
 
 
@@ -443,7 +466,7 @@ def test_kill_9_inside_a_step_leaves_a_verified_ledger_with_the_charge_first(
         try:
             data = records(Watched) if where == "draw" else records()
             federation = join(data=data, private=Plugin(tiny, die if where == "meet" else len))
-            federation.a.ledger._db.set_trace_callback(lambda sql: die() if sql.startswith(where) else None)
+            federation.a.ledger._db.set_trace_callback(lambda sql: die() if where in sql else None)
             federation.reply()
         finally:
             os._exit(0)

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def test_a_child_and_its_parent_that_open_the_same_session_share_no_key_no_coin_
 
 
 def test_a_fork_of_an_agent_and_the_agent_cannot_both_use_a_counter_as_they_share_one_journal(
-    federation: Federation,
+    federation: Federation, tmp_path: Path, policy: Policy, identities: Identities
 ) -> None:
     """The fork answers first; the other then finds its place in the journal taken, before it draws a coin."""
 
@@ -114,7 +114,8 @@ def test_a_fork_of_an_agent_and_the_agent_cannot_both_use_a_counter_as_they_shar
     assert federation.a.machine.state is state
     with pytest.raises(PrivacyError, match="cannot be written"):  # nor repeat what the fork was asked
         federation.a.answer(frame(PAYLOADS[0]))
-    assert federation.a.ledger.count(federation.policy.study.hash, "critic") == 1
+    with closing(Ledger(tmp_path / "a.db", identities["a"])) as journal:
+        assert journal.count(policy.study.hash, "critic") == 1
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def snapshot(
         folder = shutil.copytree(image, tmp_path / f"restored-{next(restored)}")
 
         def work() -> bytes:
-            ledger = Ledger(folder / "a.db")
+            ledger = Ledger(folder / "a.db", identities["a"])
             return answered(replace(federation.a, ledger=ledger, gate=Gate(policy, AMPLE, ledger)), sent).frame
 
         return in_a_child(work)

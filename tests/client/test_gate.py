@@ -7,10 +7,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.client.federation import Identities
 
 from synthfed.client.config import Ceiling
+from synthfed.client.entries import Charge
 from synthfed.client.gate import Gate
-from synthfed.client.vault import Charge, Ledger
+from synthfed.client.vault import Ledger
 from synthfed.protocols.errors import BudgetExceeded
 from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
 from synthfed.protocols.privacy.plan import charge
@@ -21,8 +23,8 @@ AMPLE = Ceiling(epsilon=100.0, delta=DELTA)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(Ledger(tmp_path / "ledger.db", create=True)) as opened:
+def ledger(tmp_path: Path, identities: Identities) -> Iterator[Ledger]:
+    with closing(Ledger(tmp_path / "ledger.db", identities["a"], create=True)) as opened:
         yield opened
 
 

@@ -7,9 +7,11 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.client.federation import Federation, Identities, Join, is_sum, join_at
 
-from synthfed.client.vault import Charge, Ledger
+from synthfed.client.entries import Charge
+from synthfed.client.vault import Ledger
 from synthfed.plugins.api import PrivatePart
 from synthfed.protocols.errors import PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
@@ -19,7 +21,8 @@ from synthfed.protocols.secagg.messages import Code, Refusal
 from synthfed.protocols.secagg.policy import Policy
 
 Start = Callable[[ExitStack], Join]
-ENTRIES = 4
+CHARGES = 4
+ME = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)  # site a
 APPEND_ONLY = "DROP TRIGGER entries_stay; DROP TRIGGER entries_last;"
 
 
@@ -34,10 +37,10 @@ def files_of(path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    """A closed ledger of four settled entries."""
+    """A closed ledger of four settled charges, in eight entries."""
     path = tmp_path / "ledger.db"
-    with closing(Ledger(path, create=True)) as ledger:
-        for counter in range(ENTRIES):
+    with closing(Ledger(path, ME, create=True)) as ledger:
+        for counter in range(CHARGES):
             ledger.settle(ledger.charge(charge(counter)), "sent")
     return path
 
@@ -51,7 +54,7 @@ def start(tmp_path: Path, policy: Policy, identities: Identities, tiny: PrivateP
 def test_a_journal_that_was_deleted_is_refused_and_no_new_one_takes_its_place(written: Path) -> None:
     written.unlink()
     with pytest.raises(PrivacyError, match="the ledger is missing; restore it, a new one would forget"):
-        Ledger(written)
+        Ledger(written, ME)
     assert not written.exists()
 
 
@@ -62,32 +65,31 @@ def test_a_journal_whose_noted_head_is_missing_or_damaged_is_refused(written: Pa
     if content is not None:
         head.write_bytes(content)
     with pytest.raises(PrivacyError, match="is missing or damaged; restore it together with the ledger"):
-        Ledger(written)
+        Ledger(written, ME)
 
 
-@pytest.mark.parametrize("kept", range(ENTRIES))
+@pytest.mark.parametrize("kept", range(2 * CHARGES))
 def test_a_journal_whose_last_entries_were_removed_is_refused(written: Path, kept: int) -> None:
     with closing(sqlite3.connect(written)) as db:
         db.executescript(APPEND_ONLY)
-        db.execute("DELETE FROM outcomes WHERE sequence > ?", (kept,))
         db.execute("DELETE FROM entries WHERE sequence > ?", (kept,))
         db.commit()
     with pytest.raises(PrivacyError, match="entries were removed from its end"):
-        Ledger(written)
+        Ledger(written, ME)
 
 
 def test_a_journal_cut_at_any_length_is_refused_or_has_lost_no_entry_outcome_or_peer(written: Path) -> None:
     """Cut at every 256th byte, and at each of the first and the last hundred."""
     peers = {"b": 7, "c": 9}
-    with closing(Ledger(written)) as ledger:
+    with closing(Ledger(written, ME)) as ledger:
         ledger.remember_peers(peers)
     whole = written.read_bytes()
     refused = set()
     for size in sorted({*range(0, len(whole), 256), *range(100), *range(len(whole) - 100, len(whole) + 1)}):
         written.write_bytes(whole[:size])
         try:
-            with closing(Ledger(written)) as ledger:
-                assert (ledger.length, ledger.unsettled(), ledger.journal_floors()) == (ENTRIES, (), peers)
+            with closing(Ledger(written, ME)) as ledger:
+                assert (ledger.length, ledger.unsettled(), ledger.journal_floors()) == (CHARGES, (), peers)
         except PrivacyError:
             refused.add(size)
     page = 4096  # the last one holds an index only
@@ -97,11 +99,11 @@ def test_a_journal_cut_at_any_length_is_refused_or_has_lost_no_entry_outcome_or_
 
 def test_a_journal_restored_without_its_head_is_refused(written: Path, tmp_path: Path) -> None:
     backup = shutil.copy(written, tmp_path / "backup")
-    with closing(Ledger(written)) as ledger:
+    with closing(Ledger(written, ME)) as ledger:
         ledger.charge(charge(9))
     shutil.copy(backup, written)
     with pytest.raises(PrivacyError, match="entries were removed from its end"):
-        Ledger(written)
+        Ledger(written, ME)
 
 
 def roll_of(federation: Federation, session: bytes) -> messages.Roll:
@@ -173,4 +175,4 @@ def test_a_journal_deleted_while_its_agent_runs_stops_the_next_start(start: Star
             (tmp_path / f"a.db{end}").unlink()
     assert not (tmp_path / "a.db").exists()
     with pytest.raises(PrivacyError, match="the ledger is missing"):
-        Ledger(tmp_path / "a.db")
+        Ledger(tmp_path / "a.db", ME)

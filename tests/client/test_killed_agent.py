@@ -12,9 +12,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.client.federation import AMPLE, Federation, Identities, answered, decoded, is_sum, join_at
 
-from synthfed.client import agent, gate, vault
+from synthfed.client import agent, anchor, entries, gate, vault
 from synthfed.client.agent import Agent
 from synthfed.client.gate import Gate
 from synthfed.client.vault import Ledger
@@ -25,7 +26,9 @@ from synthfed.protocols.secagg.policy import Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
-SUBMIT_PATH = {str(module.__file__): module.__name__.rpartition(".")[2] for module in (agent, gate, vault, site)}
+SUBMIT_PATH = {
+    str(module.__file__): module.__name__.rpartition(".")[2] for module in (agent, anchor, entries, gate, vault, site)
+}
 CHARGED_BEFORE = 1
 
 Tracer = Callable[[FrameType, str, Any], Any]
@@ -85,14 +88,14 @@ def killer(wanted: int) -> Tracer:
     return trace
 
 
-def answer_in_a_child(ready: Agent, folder: Path, frame: bytes, wanted: int) -> End:
+def answer_in_a_child(ready: Agent, folder: Path, identity: Ed25519PrivateKey, frame: bytes, wanted: int) -> End:
     """Let a child, in the state after the handshake, answer a round over its own copy of the ledger."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         try:
             os.dup2(writer, 1)
-            ledger = Ledger(folder / "a.db")
+            ledger = Ledger(folder / "a.db", identity)
             own = replace(ready, ledger=ledger, gate=Gate(ready.policy, AMPLE, ledger))
             sys.settrace(killer(wanted))
             reply = answered(own, frame)
@@ -121,7 +124,7 @@ def test_kill_9_at_every_line_of_a_submission_leaves_a_verified_ledger_charged_b
     outcomes: list[tuple[int, bool]] = []
     while True:
         home = shutil.copytree(folder, tmp_path / "home")
-        end = answer_in_a_child(federation.a, home, frame, len(places) + 1)
+        end = answer_in_a_child(federation.a, home, identities["a"], frame, len(places) + 1)
         if end.has_answered:
             break
         places.append(end.place)
@@ -146,6 +149,7 @@ def test_kill_9_at_every_line_of_a_submission_leaves_a_verified_ledger_charged_b
     functions = {place.partition(":")[0] for place in places}
     assert functions >= {
         *("agent.answer", "agent._round", "agent._charged", "agent._total", "agent._on_grid"),
-        *("gate.check", "vault.charge", "vault._transaction", "vault._note_head", "vault.settle"),
+        *("gate.check", "entries.charged", "entries.seal", "entries.add"),
+        *("vault.charge", "vault._append", "vault._transaction", "vault.settle", "anchor.write_anchor"),
         *("site.accept", "site.commit", "site.mask"),
     }

@@ -89,7 +89,7 @@ def reads(path):
     except OSError:
         return "-"
 
-hid = hide_files(home, home / "node", [table])
+hid = hide_files(home, home / "node", [table.parent if table.parent.name == "images" else table])
 print(hid)
 # What code that a coordinator ships could try, in a program that the node has become:
 attack = '''
@@ -106,11 +106,11 @@ def look():
     places = [home, Path(f"/proc/{sys.argv[3]}/root{home}"), Path(f"/proc/self/root{home}")]
     return [reads(place / "site.toml") for place in places] + [reads(table)]
 print(*look())
-for target in (home / "node", home, table):
+for target in (home / "node", home, table, table.parent):
     libc.umount2(os.fsencode(target), 2)
 print(*look())
 libc.unshare(0x10020000)
-for target in (home / "node", home, table):
+for target in (home / "node", home, table, table.parent):
     libc.umount2(os.fsencode(target), 2)
 print(*look())
 print(reads(home / "node" / "ca.crt"))
@@ -120,12 +120,16 @@ os.execv(sys.executable, [sys.executable, "-c", attack, str(home), str(table), s
 """
 
 
+@pytest.mark.parametrize("data", ["table.csv", "images/labels.csv"])
 @pytest.mark.parametrize("user", ["root or this user", "nobody"])
-def test_a_node_sees_nothing_of_the_home_but_its_own_folder_and_cannot_undo_it(tmp_path: Path, user: str) -> None:
+def test_a_node_sees_nothing_of_the_home_but_its_own_folder_and_cannot_undo_it(
+    tmp_path: Path, user: str, data: str
+) -> None:
     folder = Path(tempfile.mkdtemp(prefix="synthfed-view-", dir="/tmp"))
     try:
-        home, table = folder / "home", folder / "table.csv"
+        home, table = folder / "home", folder / data
         (home / "node").mkdir(parents=True)
+        table.parent.mkdir(exist_ok=True)
         for path, text in ((home / "site.toml", "SECRET"), (home / "node" / "ca.crt", "visible"), (table, "SECRET")):
             path.write_text(text)
         command = [sys.executable, "-c", NODE, str(home), str(table)]

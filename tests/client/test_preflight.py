@@ -15,20 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.client.homes import make_home
 
 from synthfed.client.check import preflight
 from synthfed.client.config import Home
-from synthfed.client.enrol import init_home
+from synthfed.client.entries import Charge
 from synthfed.client.site import open_agent
-from synthfed.client.vault import Charge, Ledger, load_identity
-from synthfed.protocols.enrolment import Invitation
+from synthfed.client.vault import Ledger, load_identity
 from synthfed.protocols.privacy.accountant import SampledGaussian
-from synthfed.protocols.study import Study
 from synthfed.server.certificates import write_certificates
-from synthfed.server.drafting import render_study
 
 ROWS = "x,ill\n" + "".join(f"{i / 30},{'yes' if i % 3 else 'no'}\n" for i in range(30))
-SMALL = {"bins": 8, "fit_steps": 40, "fakes": 128, "generator_hidden": 32, "critic_hidden": 8}
+SMALL = {"bins": 8, "fit_steps": 40, "fakes": 128, "batch": 128, "generator_hidden": 32, "critic_hidden": 8}
 
 
 class Health(BaseHTTPRequestHandler):
@@ -94,39 +92,7 @@ def coordinator(start: Callable[[type[Health]], Coordinator]) -> Coordinator:
 @pytest.fixture(scope="module")
 def well(tmp_path_factory: pytest.TempPathFactory, coordinator: Coordinator) -> Home:
     """A home of site a in which everything is well; tests copy it."""
-    folder = tmp_path_factory.mktemp("homes")
-    invitation = folder / "invitation.json"
-    invited = Invitation(address=f"127.0.0.1:{coordinator.port}", ca=coordinator.ca)
-    invitation.write_text(invited.model_dump_json(), encoding="utf-8")
-    home = Home(folder / "a")
-    enrolment, _ = init_home(home, invitation, "a", "", "data.csv")
-    (home.path / "data.csv").write_text(ROWS, encoding="utf-8")
-    keys = {"a": enrolment.identity, **{site: base64.b64encode(site.encode() * 32).decode() for site in ("b", "c")}}
-    study = Study.model_validate(
-        {
-            "format": 1,
-            "name": "first",
-            "target": "ill",
-            "privacy": {
-                "mode": "distributed",
-                "epsilon": 5.0,
-                "delta": 1e-5,
-                "units_per_site": 40,
-                "sample_rate": 0.5,
-                "steps": 6,
-                "answer_time_s": 5.0,
-                "statistic_time_s": 5.0,
-            },
-            "model": {"plugin": "tabular-gan", "options": SMALL},
-            "cohort": {"tolerated": 1, "quorum": 3, "sites": [{"id": site, "key": key} for site, key in keys.items()]},
-            "columns": [
-                {"name": "x", "kind": "real", "lower": 0, "upper": 1},
-                {"name": "ill", "kind": "categorical", "values": ["no", "yes"]},
-            ],
-        }
-    )
-    (home.path / "study.toml").write_text(render_study(study), encoding="utf-8")
-    return home
+    return make_home(tmp_path_factory.mktemp("homes"), f"127.0.0.1:{coordinator.port}", coordinator.ca)
 
 
 @pytest.fixture
@@ -161,7 +127,8 @@ def test_a_home_in_order_has_one_good_finding_per_topic_and_is_charged_nothing(h
         *("roster", "plan", "budget", "data", "timing"),
     ]
     assert sum(finding.topic == "timing" for finding in findings) == 4
-    ledger = Ledger(home.ledger, create=True)
+    assert any("this site alone adds noise of" in finding.detail for finding in findings if finding.topic == "plan")
+    ledger = Ledger(home.ledger, load_identity(home.identity), create=True)
     assert ledger.length == 0
     ledger.close()
 
@@ -268,7 +235,7 @@ def test_a_ceiling_below_the_study_is_found(home: Home) -> None:
 
 
 def test_what_the_ledger_holds_already_counts_against_the_ceiling(home: Home) -> None:
-    ledger = Ledger(home.ledger, create=True)
+    ledger = Ledger(home.ledger, load_identity(home.identity), create=True)
     charge = Charge(b"e" * 32, "earlier", "count", b"t", 1, b"c", SampledGaussian(1.0, 0.6, 1))
     ledger.settle(ledger.charge(charge), "sent")
     ledger.close()
@@ -294,7 +261,7 @@ def test_an_answer_time_that_is_too_short_is_found(home: Home) -> None:
 
 
 def test_a_step_that_was_never_settled_is_found(home: Home) -> None:
-    ledger = Ledger(home.ledger, create=True)
+    ledger = Ledger(home.ledger, load_identity(home.identity), create=True)
     ledger.charge(Charge(b"e" * 32, "earlier", "count", b"t", 1, b"c", SampledGaussian(0.1, 9.0, 1)))
     ledger.close()
     assert any("synthfed client clear" in finding.detail for finding in preflight(home))

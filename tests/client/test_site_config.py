@@ -8,7 +8,7 @@ import pytest
 from synthfed.client.config import LONGEST_SOCKET_PATH, Home, draft_config
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.study import Study
-from synthfed.server.drafting import render_study
+from synthfed.server.study_file import render_study
 
 GOOD = draft_config("hospital-a", "Hospital A", "data.csv", "127.0.0.1:9092")
 

@@ -150,7 +150,7 @@ def test_a_node_that_lost_its_part_is_started_again(stage: Stage) -> None:
         "node ended with code -15",
         "node started",
     ]
-    assert not node.child.signal(0)
+    assert not node.child.is_left()
 
 
 def test_both_are_gone_when_it_is_told_to_stop(stage: Stage) -> None:
@@ -158,7 +158,7 @@ def test_both_are_gone_when_it_is_told_to_stop(stage: Stage) -> None:
     stage.run(watched, lambda: stage.now_s > 1)
     assert len(stage.said) == 2
     assert not any(is_alive(each.child.pid or 0) for each in watched)
-    assert not any(each.child.signal(0) for each in watched)  # nor anything that they had started
+    assert not any(each.child.is_left() for each in watched)  # nor anything that they had started
 
 
 def test_a_node_waits_for_its_coordinator_and_says_so_once(stage: Stage) -> None:

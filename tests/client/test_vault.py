@@ -9,13 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from synthfed.client.vault import GENESIS, Charge, Ledger, identity_pem, load_identity, write_secret
+from synthfed.client.entries import GENESIS, Charge
+from synthfed.client.vault import Ledger, identity_pem, load_identity, write_secret
 from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
@@ -23,7 +23,9 @@ from synthfed.protocols.privacy.accountant import SampledGaussian
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from synthfed.client.vault import Charge, Ledger
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from synthfed.client.entries import Charge
+from synthfed.client.vault import Ledger
 from synthfed.plugins.processes import exclusive
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
@@ -34,7 +36,9 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 path, where = Path(sys.argv[1]), sys.argv[2]
+ME = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
 """
+ME = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
 DROP = "DROP TRIGGER entries_stay; DROP TRIGGER entries_last;"
 
 
@@ -59,16 +63,18 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ledger(path: Path) -> Iterator[Ledger]:
-    with closing(Ledger(path, create=True)) as opened:
+    with closing(Ledger(path, ME, create=True)) as opened:
         yield opened
 
 
 @pytest.fixture
 def written(path: Path) -> Path:
-    """A closed ledger of four entries, each different."""
-    with closing(Ledger(path, create=True)) as ledger:
-        for counter in range(1, 5):
-            ledger.settle(ledger.charge(charge(counter, noise=float(counter))), "sent")
+    """A closed ledger of four different charges and their outcomes, peers (entry 9) and a clearance (entry 10)."""
+    with closing(Ledger(path, ME, create=True)) as ledger:
+        for counter, outcome in enumerate(("sent", "abandoned", "failed", "sent"), 1):
+            ledger.settle(ledger.charge(charge(counter, noise=float(counter))), outcome)
+        ledger.remember_peers({"b" * 64: 7})
+        ledger.clear()
     return path
 
 
@@ -77,7 +83,7 @@ def test_kill_9_around_a_charge_leaves_it_whole_or_not_there_and_there_once_it_r
     path: Path, where: str, entries: int
 ) -> None:
     code = """
-ledger = Ledger(path, create=True)
+ledger = Ledger(path, ME, create=True)
 ledger.charge(charge(1))
 ledger.charge(charge(2))
 ledger._db.set_trace_callback(lambda sql: die() if sql.startswith(where) else None)
@@ -87,18 +93,18 @@ die()
     process = child(code, str(path), where)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL, errors
-    with closing(Ledger(path, create=True)) as ledger:
+    with closing(Ledger(path, ME, create=True)) as ledger:
         assert ledger.length == entries
         assert ledger.unsettled() == tuple(range(1, entries + 1))
         assert ledger.charge(charge(9)) == entries + 1
-    with closing(Ledger(path, create=True)) as ledger:
+    with closing(Ledger(path, ME, create=True)) as ledger:
         assert ledger.length == entries + 1
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.013, 0.037])
 def test_a_ledger_killed_at_any_moment_holds_every_charge_that_had_returned(path: Path, wait_s: float) -> None:
     code = """
-ledger = Ledger(path, create=True)
+ledger = Ledger(path, ME, create=True)
 counter = 0
 while True:
     counter += 1
@@ -111,13 +117,13 @@ while True:
     process.kill()
     rest, _ = process.communicate(timeout=30)
     returned = max([1, *(int(line) for line in rest.split() if line)])
-    with closing(Ledger(path, create=True)) as ledger:
+    with closing(Ledger(path, ME, create=True)) as ledger:
         assert returned <= ledger.length <= returned + 1
 
 
 def test_kill_9_before_an_outcome_is_noted_leaves_the_step_unsettled(path: Path) -> None:
     code = """
-ledger = Ledger(path, create=True)
+ledger = Ledger(path, ME, create=True)
 ledger.charge(charge(1))
 ledger._db.set_trace_callback(lambda sql: die() if sql.startswith("COMMIT") else None)
 ledger.settle(1, "sent")
@@ -125,19 +131,19 @@ ledger.settle(1, "sent")
     process = child(code, str(path), "")
     _, errors = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL, errors
-    with closing(Ledger(path, create=True)) as ledger:
+    with closing(Ledger(path, ME, create=True)) as ledger:
         assert ledger.unsettled() == (1,)
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut in half", "one bit turned"])
 def test_a_ledger_that_lost_its_latest_charges_with_the_write_ahead_log_is_refused(path: Path, damage: str) -> None:
     code = """
-ledger = Ledger(path)
+ledger = Ledger(path, ME)
 for counter in range(1, 5):
     ledger.charge(charge(counter))
 die()
 """
-    Ledger(path, create=True).close()
+    Ledger(path, ME, create=True).close()
     process = child(code, str(path), "")
     _, errors = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL, errors
@@ -150,18 +156,18 @@ die()
         content[-5000] ^= 1
         log.write_bytes(content)
     with pytest.raises(PrivacyError, match="restore"):
-        Ledger(path)
+        Ledger(path, ME)
 
 
 def test_a_head_that_a_power_cut_left_behind_is_no_reason_to_refuse(path: Path) -> None:
     noted = path.with_suffix(".head")
-    with closing(Ledger(path, create=True)) as ledger:
+    with closing(Ledger(path, ME, create=True)) as ledger:
         ledger.settle(ledger.charge(charge(1)), "sent")
         older = noted.read_bytes()
         for counter in range(2, 5):
             ledger.settle(ledger.charge(charge(counter)), "sent")
     noted.write_bytes(older)
-    with closing(Ledger(path)) as ledger:
+    with closing(Ledger(path, ME)) as ledger:
         assert ledger.length == 4
 
 
@@ -177,9 +183,9 @@ def test_an_empty_ledger_starts_at_the_genesis_and_is_private_to_its_owner(path:
 
 
 def test_length_and_head_are_the_same_after_the_file_is_opened_again(written: Path) -> None:
-    with closing(Ledger(written, create=True)) as first:
+    with closing(Ledger(written, ME, create=True)) as first:
         before = first.length, first.head
-    with closing(Ledger(written, create=True)) as second:
+    with closing(Ledger(written, ME, create=True)) as second:
         assert (second.length, second.head) == before
         assert second.length == 4
 
@@ -187,59 +193,102 @@ def test_length_and_head_are_the_same_after_the_file_is_opened_again(written: Pa
 @pytest.mark.parametrize(
     "sql",
     [
-        "UPDATE entries SET noise_multiplier = 9.0 WHERE sequence = 2",
-        "DELETE FROM entries WHERE sequence = 4",
+        "UPDATE entries SET content = '{}' WHERE sequence = 2",
+        "DELETE FROM entries WHERE sequence = 10",
         "DELETE FROM entries",
     ],
 )
 def test_the_file_itself_forbids_updating_and_deleting_entries(written: Path, sql: str) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="append only"):
         tamper(written, sql)
-    with closing(Ledger(written, create=True)) as ledger:
+    with closing(Ledger(written, ME, create=True)) as ledger:
         assert ledger.length == 4
 
 
 @pytest.mark.parametrize(
-    "sql",
+    ("sql", "place"),
     [
-        "UPDATE entries SET noise_multiplier = 9.0 WHERE sequence = 2",
-        "UPDATE entries SET sample_rate = 0.25 WHERE sequence = 4",
-        "UPDATE entries SET at_unix_s = at_unix_s + 1 WHERE sequence = 1",
-        "UPDATE entries SET study = zeroblob(32) WHERE sequence = 3",
-        "UPDATE entries SET study_name = 'other' WHERE sequence = 3",
-        "UPDATE entries SET kind = 'count' WHERE sequence = 3",
-        "UPDATE entries SET transcript = zeroblob(32) WHERE sequence = 3",
-        "UPDATE entries SET counter = 7 WHERE sequence = 3",
-        "UPDATE entries SET context = zeroblob(32) WHERE sequence = 3",
-        "UPDATE entries SET previous = zeroblob(32) WHERE sequence = 3",
-        "UPDATE entries SET hash = zeroblob(32) WHERE sequence = 4",
-        "DELETE FROM entries WHERE sequence = 1",
-        "DELETE FROM entries WHERE sequence = 2",
-        "DELETE FROM entries WHERE sequence = 3; UPDATE entries SET sequence = 3 WHERE sequence = 4",
-        "UPDATE entries SET sequence = 99 WHERE sequence = 2; UPDATE entries SET sequence = 2 WHERE sequence = 3;"
-        "UPDATE entries SET sequence = 3 WHERE sequence = 99",
-        "INSERT INTO entries SELECT 5, at_unix_s, study, study_name, kind, transcript, counter, context, sample_rate,"
-        "noise_multiplier, previous, hash FROM entries WHERE sequence = 4",
+        ("UPDATE entries SET content = replace(content, '\"noise_multiplier\":2.0', '\"noise_multiplier\":9.0')", 3),
+        ("UPDATE entries SET content = replace(content, 'critic', 'count') WHERE sequence = 5", 5),
+        ("UPDATE entries SET content = replace(content, 'abandoned', 'sent')", 4),
+        ("UPDATE entries SET content = replace(content, 'failed', 'sent')", 6),
+        ("UPDATE entries SET content = replace(content, ':7', ':6') WHERE kind = 'peers'", 9),
+        ("UPDATE entries SET content = content || ' ' WHERE sequence = 10", 10),
+        ("UPDATE entries SET kind = 'clearance', content = '{}' WHERE kind = 'peers'", 9),
+        ("UPDATE entries SET at_unix_s = at_unix_s + 1 WHERE sequence = 1", 1),
+        ("UPDATE entries SET tag = zeroblob(32) WHERE sequence = 4", 4),
+        ("UPDATE entries SET tag = zeroblob(32) WHERE sequence = 10", 10),
+        ("DELETE FROM entries WHERE sequence = 1", 1),
+        ("DELETE FROM entries WHERE kind = 'outcome'", 2),
+        ("DELETE FROM entries WHERE kind = 'peers'", 9),
+        ("DELETE FROM entries WHERE sequence = 3; UPDATE entries SET sequence = 3 WHERE sequence = 4", 3),
+        (
+            "UPDATE entries SET sequence = 99 WHERE sequence = 2; UPDATE entries SET sequence = 2 WHERE sequence = 4;"
+            "UPDATE entries SET sequence = 4 WHERE sequence = 99",
+            2,
+        ),
+        ("INSERT INTO entries SELECT 11, at_unix_s, kind, content, tag FROM entries WHERE sequence = 10", 11),
+        (
+            "CREATE TABLE loose AS SELECT * FROM entries; UPDATE loose SET tag = 5, content = 7 WHERE sequence = 6;"
+            "DROP TABLE entries; ALTER TABLE loose RENAME TO entries",
+            6,
+        ),
     ],
 )
-def test_an_entry_changed_removed_or_reordered_behind_the_triggers_is_refused(written: Path, sql: str) -> None:
+def test_an_entry_of_any_kind_changed_removed_added_or_moved_behind_the_triggers_is_refused(
+    written: Path, sql: str, place: int
+) -> None:
     tamper(written, DROP + sql)
-    with pytest.raises(PrivacyError, match=r"ledger\.db: entry \d was changed or removed; restore the true ledger"):
-        Ledger(written, create=True)
+    with pytest.raises(PrivacyError, match=rf"ledger\.db: entry {place} was changed, added or removed, or .*; restore"):
+        Ledger(written, ME, create=True)
+
+
+def test_an_editor_who_chains_everything_anew_is_noticed_without_the_identity(written: Path, path: Path) -> None:
+    """The edit is perfect but for the key: all tags and the noted head are those of another identity."""
+    eve = Ed25519PrivateKey.generate()
+    path.rename(path.with_name("true.db"))
+    path.with_suffix(".head").unlink()
+    with closing(Ledger(path, eve, create=True)) as forged:
+        forged.settle(forged.charge(charge()), "sent")
+    with pytest.raises(PrivacyError, match=r"entry 1 was changed, added or removed, or identity\.key is not the one"):
+        Ledger(path, ME)
+
+
+def test_an_editor_who_cuts_the_end_cannot_note_an_earlier_place_without_the_identity(written: Path) -> None:
+    noted = written.with_suffix(".head")
+    with closing(sqlite3.connect(written)) as db:
+        (tag,) = db.execute("SELECT tag FROM entries WHERE sequence = 4").fetchone()
+    tamper(written, DROP)
+    tamper(written, "DELETE FROM entries WHERE sequence > 4")
+    for forged in ((4).to_bytes(8, "little") + tag, bytes(8) + GENESIS):
+        noted.write_bytes(forged)
+        with pytest.raises(PrivacyError, match="entries were removed from its end; restore ledger and head"):
+            Ledger(written, ME)
+
+
+def test_a_ledger_that_was_edited_while_it_is_open_decides_as_before_and_is_refused_later(path: Path) -> None:
+    with closing(Ledger(path, ME, create=True)) as ledger:
+        ledger.charge(charge())
+        tamper(path, DROP)
+        tamper(path, "UPDATE entries SET content = replace(content, 'critic', 'count')")
+        assert (ledger.count(b"s" * 32, "critic"), ledger.count(b"s" * 32, "count")) == (1, 0)
+    with pytest.raises(PrivacyError, match="entry 1 was changed"):
+        Ledger(path, ME)
 
 
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("PRAGMA user_version = 2", "ledger format 2 is not supported; this program writes 1"),
+        ("PRAGMA user_version = 3", "ledger format 3 is not supported; this program writes 2"),
         ("PRAGMA user_version = 0", "ledger format 0 is not supported"),
-        ("DROP TABLE outcomes; DROP TABLE entries", "cannot be used"),
+        ("PRAGMA user_version = 1", "cannot be used"),
+        ("DROP TABLE entries", "cannot be used"),
     ],
 )
 def test_another_format_or_a_missing_table_is_refused_in_one_sentence(written: Path, sql: str, message: str) -> None:
     tamper(written, sql)
     with pytest.raises(PrivacyError, match=message) as caught:
-        Ledger(written, create=True)
+        Ledger(written, ME, create=True)
     assert str(written) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -248,7 +297,7 @@ def test_another_format_or_a_missing_table_is_refused_in_one_sentence(written: P
 def test_a_file_that_is_no_ledger_is_refused_in_one_sentence_and_left_as_it_is(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(PrivacyError) as caught:
-        Ledger(path, create=True)
+        Ledger(path, ME, create=True)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == content
@@ -257,26 +306,7 @@ def test_a_file_that_is_no_ledger_is_refused_in_one_sentence_and_left_as_it_is(p
 def test_a_ledger_that_cannot_be_opened_is_refused_in_one_sentence(path: Path) -> None:
     path.mkdir()
     with pytest.raises(PrivacyError):
-        Ledger(path, create=True)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        replace(charge(), study=b"S" * 32),
-        replace(charge(), study_name="firs"),
-        replace(charge(), kind="criti"),
-        replace(charge(), transcript=b"T" * 32),
-        replace(charge(), counter=2),
-        replace(charge(), context=b"C" * 32),
-        replace(charge(), event=SampledGaussian(0.25, 2.0, 1)),
-        replace(charge(), event=SampledGaussian(0.5, 2.0000000000000004, 1)),
-    ],
-)
-def test_every_field_of_a_charge_enters_the_hash_of_its_entry(other: Charge) -> None:
-    assert charge().hash(1, 0, GENESIS) != other.hash(1, 0, GENESIS)
-    places = [(1, 0, GENESIS), (2, 0, GENESIS), (1, 1, GENESIS), (1, 0, b"h" * 32)]
-    assert len({charge().hash(*place) for place in places}) == 4
+        Ledger(path, ME, create=True)
 
 
 def test_a_full_disk_leaves_length_and_head_and_file_as_they_were(path: Path, ledger: Ledger) -> None:
@@ -290,7 +320,7 @@ def test_a_full_disk_leaves_length_and_head_and_file_as_they_were(path: Path, le
     with pytest.raises(PrivacyError, match="cannot be written"):
         ledger.charge(charge(1000))
     assert (ledger.length, ledger.head) == before
-    with closing(Ledger(path, create=True)) as again:
+    with closing(Ledger(path, ME, create=True)) as again:
         assert (again.length, again.head) == before
     ledger._db.execute("PRAGMA max_page_count = 100000")
     assert ledger.charge(charge(1001)) == before[0] + 1
@@ -299,7 +329,7 @@ def test_a_full_disk_leaves_length_and_head_and_file_as_they_were(path: Path, le
 def test_a_file_system_that_refuses_more_bytes_makes_the_charge_fail_and_stay_away(path: Path) -> None:
     code = """
 import resource
-ledger = Ledger(path, create=True)
+ledger = Ledger(path, ME, create=True)
 ledger.charge(charge(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
 try:
@@ -310,7 +340,7 @@ except Exception as error:
     process = child(code, str(path), "")
     output, errors = process.communicate(timeout=30)
     assert output.split() == ["PrivacyError", "1"], errors
-    with closing(Ledger(path, create=True)) as ledger:
+    with closing(Ledger(path, ME, create=True)) as ledger:
         assert ledger.length == 1
 
 
@@ -328,11 +358,37 @@ def test_a_charge_stays_unsettled_until_its_one_outcome_is_noted(ledger: Ledger)
     assert ledger.unsettled() == (first, second)
     ledger.settle(first, "sent")
     assert ledger.unsettled() == (second,)
-    with pytest.raises(PrivacyError):
+    with pytest.raises(PrivacyError, match="charge 1 was never made or has an outcome"):
         ledger.settle(first, "abandoned")
-    with pytest.raises(PrivacyError):
+    with pytest.raises(PrivacyError, match="charge 99 was never made"):
         ledger.settle(99, "sent")
     assert ledger.unsettled() == (second,)
+
+
+def test_a_clearance_settles_what_was_interrupted_and_forgets_overruns_and_failures(path: Path) -> None:
+    with closing(Ledger(path, ME, create=True)) as ledger:
+        for counter, outcome in enumerate(("abandoned", "failed", "sent"), 1):
+            ledger.settle(ledger.charge(charge(counter)), outcome)
+        ledger.charge(charge(4))
+    with closing(Ledger(path, ME)) as ledger:
+        assert (ledger.unsettled(), ledger.overruns(), ledger.failures()) == ((4,), 1, 1)
+        assert ledger.clear() == 3
+        ledger.settle(ledger.charge(charge(5)), "failed")
+    with closing(Ledger(path, ME)) as ledger:
+        assert (ledger.length, ledger.unsettled(), ledger.overruns(), ledger.failures()) == (5, (), 0, 1)
+
+
+def test_what_became_of_a_step_changes_nothing_that_others_are_told(tmp_path: Path) -> None:
+    """An outcome, a clearance or a peer's floor must not show in length and head before the next charge."""
+    with closing(Ledger(tmp_path / "ledger.db", ME, create=True)) as ledger:
+        number = ledger.charge(charge())
+        told = ledger.length, ledger.head
+        ledger.settle(number, "failed")
+        ledger.clear()
+        ledger.remember_peers({"b" * 64: 3})
+        assert (ledger.length, ledger.head) == told
+    with closing(Ledger(tmp_path / "ledger.db", ME)) as ledger:
+        assert (ledger.length, ledger.head) == told
 
 
 def test_rounds_are_counted_by_study_and_kind_and_equal_charges_are_counted_together(ledger: Ledger) -> None:
@@ -348,7 +404,10 @@ def test_rounds_are_counted_by_study_and_kind_and_equal_charges_are_counted_toge
 def test_the_longest_journal_of_each_peer_is_remembered_and_never_falls(path: Path, ledger: Ledger) -> None:
     ledger.remember_peers({"a": 7, "b": 0})
     ledger.remember_peers({"a": 5, "b": 3})
-    with closing(Ledger(path, create=True)) as again:
+    before = path.with_suffix(".head").read_bytes()
+    ledger.remember_peers({"a": 7, "b": 3})
+    assert path.with_suffix(".head").read_bytes() == before  # what is known is not written again
+    with closing(Ledger(path, ME, create=True)) as again:
         assert again.journal_floors() == {"a": 7, "b": 3}
 
 

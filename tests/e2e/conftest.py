@@ -279,8 +279,8 @@ class Demo:
     def kill(self, program: str) -> None:
         os.kill(self.wait_for(program).pid, signal.SIGKILL)
 
-    def interrupt(self) -> None:
-        self._process.send_signal(signal.SIGINT)
+    def interrupt(self, number: int) -> None:
+        self._process.send_signal(number)
 
     def starts(self, program: str) -> int:
         """Return how many processes with such a command there have been."""

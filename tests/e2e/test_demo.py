@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -87,13 +88,21 @@ def test_two_demos_together_write_two_releases_though_processes_of_one_are_kille
     assert own < independent, "closer to real pairs of columns than independent histograms of the same release"
 
 
-@pytest.mark.parametrize("moment", ["client init", "client agent"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("client init", signal.SIGINT),
+        ("client agent", signal.SIGINT),
+        ("client agent", signal.SIGTERM),
+        ("client agent", signal.SIGHUP),  # its terminal was closed
+    ],
+)
 def test_an_interrupted_demo_leaves_no_process_no_port_and_no_folder(
-    tmp_path: Path, start_demo: Start, moment: str
+    tmp_path: Path, start_demo: Start, moment: str, number: int
 ) -> None:
     demo = start_demo()
     demo.wait_for(moment)
-    demo.interrupt()
+    demo.interrupt(number)
     assert demo.end() == 130, demo.output
     assert not (tmp_path / "release").exists()
 

@@ -29,9 +29,9 @@ from synthfed.protocols.secagg import keys, messages
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import PROBE, Sum
-from synthfed.server.drafting import render_study
 from synthfed.server.link import Link, MemoryLink
 from synthfed.server.store import Run, Status, Tally
+from synthfed.server.study_file import render_study
 from synthfed.server.training import Training, Waiting
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # so that tests can import `tests.federation.coordinator`
@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # so that tests can import `
 UNITS = 120
 KINDS, ANSWERS = ("a", "b", "c", "d"), ("no", "yes")
 WIDTH = len(KINDS) + len(ANSWERS)
-TINY_GAN = {"start": "marginals", "critic_hidden": 8, "fakes": 64, "generator_hidden": 16, "generator_steps": 1}
+TINY_GAN = {"start": "marginals", "critic_hidden": 8, "batch": 64, "generator_hidden": 16, "generator_steps": 1}
 
 
 class Options(Strict):
@@ -294,7 +294,8 @@ class Federation:
 
     def charges(self, site: str) -> dict[str, int]:
         """Return how many rounds of each sum the site's own ledger holds, after verifying its chain."""
-        with contextlib.closing(Ledger(self.folder / site / "ledger.db", create=True)) as ledger:
+        path, identity = self.folder / site / "ledger.db", self.sites[site]._identity
+        with contextlib.closing(Ledger(path, identity, create=True)) as ledger:
             counts = {k.sum.name: ledger.count(self.study.hash, k.sum.name) for k in self.pinned.policy.plan.kinds}
         return {name: count for name, count in counts.items() if count}
 
@@ -316,7 +317,7 @@ class Federation:
         self.ledger(site).close()
         file = self.folder / site / "ledger.db"
         file.unlink()
-        self.sites[site]._ledger = Ledger(file, create=True)
+        self.sites[site]._ledger = Ledger(file, self.sites[site]._identity, create=True)
         self.restart(site)
 
     def lie(self, site: str, rounds: Collection[int], change: Callable[[messages.Masked], messages.Masked]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import secrets
 import shutil
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from synthfed.client.vault import Charge
+from synthfed.client.entries import Charge
 from synthfed.protocols.errors import ConfigError, QuorumLost
 from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.protocols.secagg import messages
@@ -75,7 +76,7 @@ def test_a_gan_trains_over_memory_until_every_planned_round_is_done(federate: Fe
     assert len(outcome.tally.history) == 8
     assert outcome.tally.seconds > 0
     assert Run(federation.folder / "run").status().phase == "trained"
-    assert np.isfinite(outcome.trainer.sample(50, 0)).all()
+    assert np.isfinite(outcome.trainer.sample(50, 0, {})).all()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -594,5 +595,9 @@ def test_a_simulation_says_that_it_is_one(federate: Federate, tmp_path: Path) ->
     federation = federate(gan=True, epsilon=5.0)
     tables = {site: federation.folder / f"{site}.csv" for site in federation.sites}
     simulate(federation.study, tables, tmp_path / "out", rows=20, seed=3, watch=lambda _: None)
-    assert json.loads((tmp_path / "out" / "evidence.json").read_text())["setting"] == "simulation"
+    told = json.loads((tmp_path / "out" / "evidence.json").read_text())
+    assert (told["setting"], told["key_agreement"], told["sigma_floor"]) == ("simulation", "hybrid", None)
+    honest = len(told["sites"]) - told["tolerated"]
+    for each in told["sums"]:
+        assert each["own_noise"] == pytest.approx(each["noise_multiplier"] / math.sqrt(honest))
     assert "Simulated, not federated" in (tmp_path / "out" / "report.html").read_text()

@@ -25,7 +25,7 @@ from synthfed.server.stream import _sequence
 
 FRAMES: Final = (
     *(encode(message, SEQUENCE) for message in MESSAGES),
-    *(bytes.fromhex(frame) for frame in session.session()["frames"].values()),
+    *(bytes.fromhex(frame) for each in session.SESSIONS.values() for frame in each.described()["frames"].values()),
 )
 
 

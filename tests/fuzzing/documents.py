@@ -14,9 +14,10 @@ from tests.fuzzing import mutation
 from tests.fuzzing.decoder import promise
 from tests.vectors import session
 
+from synthfed.protocols.cohort import least_quorum
 from synthfed.protocols.enrolment import Enrolment, Invitation, parse
 from synthfed.protocols.ids import digest
-from synthfed.protocols.study import least_quorum, parse_study
+from synthfed.protocols.study import parse_study
 from synthfed.server.evidence import Evidence
 from synthfed.server.store import Run
 
@@ -71,7 +72,7 @@ TALLY: Final = {
     "started": "2030-01-31T12:00:00+00:00",
     "seconds": 1.5,
 }
-STUDY_HASH: Final = session.POLICY.study.hash.hex()
+STUDY_HASH: Final = session.HYBRID.policy.study.hash.hex()
 DTYPES: Final = (
     "F64",
     "F32",
@@ -150,7 +151,7 @@ class CheckpointFile:
         part = self._path.with_suffix(".part")
         part.write_bytes(data)
         os.replace(part, self._path)  # noqa: PTH105 - a mapped file must not shrink under its reader
-        loaded = self._run.load(session.POLICY.study)
+        loaded = self._run.load(session.HYBRID.policy.study)
         promise(loaded is not None, "a checkpoint vanished")
 
 
@@ -162,6 +163,7 @@ EVIDENCE: Final = json.dumps(
         "study_hash": "0a" * 32,
         "mode": "distributed",
         "combine": "sum",
+        "key_agreement": "hybrid",
         "tolerated": 1,
         "quorum": 3,
         "delta": 1e-6,
@@ -171,12 +173,14 @@ EVIDENCE: Final = json.dumps(
         "epsilon_by_bad_sites": [[1, 1.0], [2, None]],
         "epsilon_by_sites_of_unit": [[1, 1.0], [2, 2.25]],
         "clip_norm": 1.0,
+        "sigma_floor": 0.5,
         "sums": [
             {
                 "name": "steps",
                 "family": "gradient",
                 "dim": 6,
                 "noise_multiplier": 1.25,
+                "own_noise": 0.625,
                 "sample_rate": 0.1,
                 "clip_norm": 1.5,
                 "cap": 100,

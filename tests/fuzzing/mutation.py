@@ -93,8 +93,8 @@ class _Recorder(Reader):
         self.fields.append(("number", value.to_bytes(8, "little")))
         return value
 
-    def data(self, size: int | None = None, *, limit: int = 2**29) -> bytes:
-        value = super().data(size, limit=limit)
+    def data(self, *sizes: int, limit: int = 2**29) -> bytes:
+        value = super().data(*sizes, limit=limit)
         self.fields.append(("data", value))
         return value
 

@@ -10,7 +10,7 @@ from synthfed.client.train import clipped_sum
 from synthfed.plugins.api import Answer, Model, Trainer
 from synthfed.protocols.privacy.plan import make_plan
 from synthfed.protocols.study import Study
-from synthfed.protocols.sums import TILE, Kind
+from synthfed.protocols.sums import TILE, Kind, Sum
 
 SITES = 3
 DIGITS: list[dict[str, Any]] = [
@@ -99,3 +99,28 @@ class Core:
         multiplier = self.kinds[name].noise_multiplier if self._noise is None else self._noise
         std = multiplier * wanted.clip_norm * np.sqrt(SITES / (SITES - 1))
         return Answer(name, total + self.rng.normal(0, std, wanted.dim), float(std), SITES)
+
+
+def floor_samples(terms: Study, batch: np.ndarray, numbers: int, rows: int) -> np.ndarray:
+    """Return encoded records of a Gaussian of each class fitted to noisy means and squares of pixels.
+
+    The least that a model of arrays must beat, at the whole budget of the same study. A record's
+    contribution is its count, numbers and their squares in its class's place, of norm 1 at most.
+
+    Args:
+        terms: the study.
+        batch: encoded records, the last cells one label, shape ``(records, width)``.
+        numbers: how many numbers an array has.
+        rows: how many records are wanted.
+    """
+    rng, labels, values = np.random.default_rng(5), batch[:, numbers:], batch[:, :numbers]
+    parts = np.hstack([np.full((len(batch), 1), 0.3), 0.67 / np.sqrt(numbers) * np.hstack([values, values**2])])
+    sums = labels.T @ parts
+    kind = make_plan(terms, (Sum("pixels", "statistic", sums.size, 1.0, 1.0, 1, 1.0),)).kinds[0]
+    sums += rng.normal(0, kind.noise_multiplier * np.sqrt(SITES / (SITES - 1)), sums.shape)
+    counts = np.maximum(sums[:, :1] / 0.3, 1.0)
+    means, squares = np.hsplit(sums[:, 1:] / counts * np.sqrt(numbers) / 0.67, 2)
+    spreads = np.sqrt(np.clip(((squares - means**2) * counts).sum(0) / counts.sum(), 1e-4, 1.0))
+    group = rng.integers(0, len(means), rows)
+    drawn = np.clip(means[group] + spreads * rng.normal(size=(rows, numbers)), -1, 1)
+    return np.hstack([drawn, np.eye(len(means))[group]])

@@ -1,5 +1,6 @@
 """The core in one process, for tests of models: the sites' own clipped sums, a little noise, rounds counted."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from synthfed.client.train import clipped_sum
 from synthfed.plugins.api import Answer, Model, Trainer
+from synthfed.protocols.privacy.plan import make_plan
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import TILE, Kind, Sum
 
@@ -52,11 +54,19 @@ def made_up(rows: int = UNITS, seed: int = 0) -> np.ndarray:
     return np.stack([rng.choice(3, rows, p=[0.6, 0.3, 0.1]), count, rng.uniform(0, 5 + 5 * ill), ill], axis=1)
 
 
+def planned_noise(study: Study, model: Model) -> dict[str, float]:
+    """Return the standard deviation of each released sum: all sites' shares, the tolerated ones' on top."""
+    more = math.sqrt(SITES / (SITES - study.cohort.tolerated))
+    return {kind.sum.name: more * kind.noise_multiplier for kind in make_plan(study, model.sums()).kinds}
+
+
 class Core:
     """Answers a trainer's wishes from records in one place."""
 
-    def __init__(self, model: Model, records: np.ndarray, *, noise: float = 0.1) -> None:
-        self.private, self.noise = model.private(), noise
+    def __init__(self, model: Model, records: np.ndarray, *, noise: float = 0.1, promise: Study | None = None) -> None:
+        """Add ``noise`` to every sum, or what the ``promise`` of a study asks for."""
+        self.private = model.private()
+        self.noise = {each.name: noise for each in model.sums()} if promise is None else planned_noise(promise, model)
         self.sums = {each.name: each for each in model.sums()}
         self.remaining = {each.name: each.rounds for each in model.sums()}
         self.batch, self.rng = self.private.encode(records), np.random.default_rng(1)
@@ -80,7 +90,8 @@ class Core:
         slots = -(-len(batch) // TILE) * TILE
         coins = self.rng.random((slots, wanted.coins)) if wanted.coins else None
         total = clipped_sum(self.private, Kind(wanted, 1.0, slots, 64), payload, batch, coins)
-        return Answer(wanted.name, total + self.rng.normal(0, self.noise, wanted.dim), self.noise, SITES)
+        noise = self.noise[wanted.name]
+        return Answer(wanted.name, total + self.rng.normal(0, noise, wanted.dim), noise, SITES)
 
     def follow(self, other: "Core") -> None:
         """Go on from where another core of the same records stands, with the same draws."""

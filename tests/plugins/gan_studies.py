@@ -1,5 +1,6 @@
 """Small studies of the GANs for tables: one list of families, one set of options that trains in a second."""
 
+from collections.abc import Callable
 from typing import Any
 
 from tests.plugins.core import COLUMNS, Core, made_up, study
@@ -11,8 +12,9 @@ from synthfed.plugins.models.infogan import Infogan
 from synthfed.plugins.models.table_anchor import TableFitting
 from synthfed.plugins.models.table_gan import TableGan
 from synthfed.plugins.models.wgan import Wgan
+from synthfed.protocols.study import Study
 
-FAMILIES: dict[str, type[TableGan]] = {"gan": Gan, "wgan": Wgan, "cgan": Cgan, "infogan": Infogan}
+FAMILIES: dict[str, Callable[[Study], TableGan]] = {"gan": Gan, "wgan": Wgan, "cgan": Cgan, "infogan": Infogan}
 SMALL: dict[str, Any] = {
     "bins": 8,
     "fit_steps": 30,
@@ -26,9 +28,7 @@ SMALL: dict[str, Any] = {
 
 def make(family: str, columns: list[dict[str, Any]] = COLUMNS, **options: Any) -> TableGan:
     """Return a model of a family on the made-up columns."""
-    made: Any = FAMILIES[family]
-    model: TableGan = made(study(columns, SMALL | options, plugin=family))
-    return model
+    return FAMILIES[family](study(columns, SMALL | options, plugin=family))
 
 
 def trained(

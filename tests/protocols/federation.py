@@ -17,6 +17,7 @@ from synthfed.protocols.secagg.aggregator import Aggregator
 from synthfed.protocols.secagg.messages import Confirm, Hello, Masked, Message, Roll, Round, Seal, decode, encode
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.secagg.site import Fresh, SiteMachine, _Session
+from synthfed.protocols.secagg.suites import SUITES, Suite
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Kind, Sum
 
@@ -54,6 +55,11 @@ def terms(names: tuple[str, ...] = NAMES, *, quorum: int = 4, tolerated: int = 1
     }
 
 
+def study_of(names: tuple[str, ...] = NAMES, *, aggregation: Mapping[str, Any] | None = None, **changes: Any) -> Study:
+    """Return a validated study; `changes` are those of `terms`."""
+    return Study.model_validate(terms(names, **changes) | {"aggregation": aggregation or {}})
+
+
 def kind(name: str, bits: int = 32, dim: int = DIM) -> Kind:
     return Kind(Sum(name, "gradient", dim, 1.0, 0.1, 100, 1.0), noise_multiplier=1.0, slots=64, ring_bits=bits)
 
@@ -61,12 +67,12 @@ def kind(name: str, bits: int = 32, dim: int = DIM) -> Kind:
 def policy(study: Study | None = None, code: bytes = b"code", dim: int = DIM) -> Policy:
     """Return a policy with two alike narrow kinds and a wide one; its epsilons are not looked at."""
     kinds = (kind("steps", dim=dim), kind("other", dim=dim), kind("wide", 64, dim))
-    return Policy(study or Study.model_validate(terms()), Plan(kinds, 1.0, 1.0, ((1, 1.0),)), code)
+    return Policy(study or study_of(), Plan(kinds, 1.0, 1.0, ((1, 1.0),)), code)
 
 
-def fresh(name: str, journal_length: int = 0) -> Fresh:
+def fresh(name: str, journal_length: int = 0, suite: Suite = SUITES["hybrid"]) -> Fresh:
     return Fresh(
-        keys.Ephemeral.generate(),
+        keys.Ephemeral.generate(suite),
         nonce=digest("test-nonce", name.encode()),
         entropy=digest("test-entropy", name.encode()),
         journal_length=journal_length,
@@ -99,8 +105,8 @@ class Federation:
 
     def hellos(self) -> dict[str, Hello]:
         """Return every site's answer to S1."""
-        opening = wire(self.aggregator.open())
-        return {name: wire(site.hello(opening, fresh(name))) for name, site in self.sites.items()}
+        opening, suite = wire(self.aggregator.open()), self.policy.suite
+        return {name: wire(site.hello(opening, fresh(name, suite=suite))) for name, site in self.sites.items()}
 
     def roll(self) -> Roll:
         """Return S2 of an honest coordinator."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
-from tests.protocols.federation import Federation, kind, pads_of, policy, round_of, terms
+from tests.protocols.federation import Federation, kind, pads_of, policy, round_of, study_of
 
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
@@ -24,7 +24,7 @@ Pads = Mapping[str, Mapping[str, tuple[bytes, bool]]]
 
 
 def study(mode: str = "distributed") -> Study:
-    return Study.model_validate(terms(SEVEN, quorum=QUORUM, tolerated=TOLERATED, mode=mode))
+    return study_of(SEVEN, quorum=QUORUM, tolerated=TOLERATED, mode=mode)
 
 
 @cache

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.protocols.federation import DIM, NAMES, Federation, identity, policy, round_of, terms
+from tests.protocols.federation import DIM, NAMES, Federation, identity, policy, round_of, study_of, terms
 
 from synthfed.protocols.errors import RemoteProtocolError
 from synthfed.protocols.keystream import KeyStream
@@ -22,7 +22,7 @@ LIE = np.full(DIM, 4_000_000, dtype=np.int64)  # as large as clipping and noise 
 
 
 def study(mode: str = "local", quorum: int = 4, tolerated: int = 1, **aggregation: Any) -> Study:
-    return Study.model_validate(terms(mode=mode, quorum=quorum, tolerated=tolerated) | {"aggregation": aggregation})
+    return study_of(mode=mode, quorum=quorum, tolerated=tolerated, aggregation=aggregation)
 
 
 def federation(**aggregation: Any) -> Federation:

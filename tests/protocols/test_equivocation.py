@@ -22,7 +22,7 @@ from tests.protocols.federation import (
     round_of,
     session_of,
     signed_hello,
-    terms,
+    study_of,
 )
 
 from synthfed.protocols.errors import LocalProtocolError
@@ -31,7 +31,6 @@ from synthfed.protocols.secagg.aggregator import SumCorrupt
 from synthfed.protocols.secagg.masks import apply_masks
 from synthfed.protocols.secagg.messages import Confirm, Masked, Roll, Round, Seal
 from synthfed.protocols.secagg.site import SiteMachine, _Session
-from synthfed.protocols.study import Study
 
 Part = tuple[str, ...]
 
@@ -144,7 +143,7 @@ VIEWS = st.tuples(
 @cache
 def shared() -> tuple[Federation, "count[int]"]:
     """Return one session for many examples, and its counters."""
-    pinned = policy(Study.model_validate(terms(SEVEN, quorum=QUORUM, tolerated=2)))
+    pinned = policy(study_of(SEVEN, quorum=QUORUM, tolerated=2))
     return Federation(SEVEN, pinned=pinned).active(), count(1)
 
 

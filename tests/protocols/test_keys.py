@@ -14,6 +14,7 @@ from tests.protocols.federation import identity, refusal
 from synthfed.protocols.errors import LocalProtocolError
 from synthfed.protocols.ids import SITE_ID, digest, fingerprint
 from synthfed.protocols.secagg import keys
+from synthfed.protocols.secagg.suites import SUITES
 
 DOMAINS = (
     "study", "policy", "hello", "transcript", "confirm", "context", "payload", "masked", "words", "enrolment",
@@ -114,7 +115,7 @@ def test_an_identity_secret_is_a_hash_of_the_private_key() -> None:
 
 
 def test_fresh_ephemeral_keys_differ_and_have_the_declared_lengths() -> None:
-    one, other = keys.Ephemeral.generate().public, keys.Ephemeral.generate().public
+    one, other = keys.Ephemeral.generate(SUITES["hybrid"]).public, keys.Ephemeral.generate(SUITES["hybrid"]).public
     assert [len(part) for part in one] == [32, 1184]
     assert one[0] != other[0]
     assert one[1] != other[1]
@@ -123,27 +124,27 @@ def test_fresh_ephemeral_keys_differ_and_have_the_declared_lengths() -> None:
 def test_both_sides_of_a_pair_agree_on_one_key() -> None:
     a, b = ephemeral(1), ephemeral(2)
     secret, ciphertext = keys.encapsulate(b.public[1], peer="b")
-    assert b.kem.decapsulate(ciphertext) == secret
-    one = keys.pair_key(a, b.public[0], secret, b"salt", b"info", peer="b")
-    assert one == keys.pair_key(b, a.public[0], secret, b"salt", b"info", peer="a")
+    assert keys.decapsulate(b, ciphertext, peer="a") == secret
+    one = keys.pair_key(SUITES["hybrid"], a, b.public[0], secret, b"salt", b"info", peer="b")
+    assert one == keys.pair_key(SUITES["hybrid"], b, a.public[0], secret, b"salt", b"info", peer="a")
     assert len(one) == keys.KEY_BYTES
 
 
 def test_a_pair_key_depends_on_both_agreements_the_salt_and_the_info() -> None:
     a, b, c = ephemeral(1), ephemeral(2), ephemeral(3)
     found = {
-        keys.pair_key(a, b.public[0], bytes(32), b"salt", b"info", peer="b"),
-        keys.pair_key(a, c.public[0], bytes(32), b"salt", b"info", peer="b"),
-        keys.pair_key(a, b.public[0], bytes([1]) * 32, b"salt", b"info", peer="b"),
-        keys.pair_key(a, b.public[0], bytes(32), b"other", b"info", peer="b"),
-        keys.pair_key(a, b.public[0], bytes(32), b"salt", b"other", peer="b"),
+        keys.pair_key(SUITES["hybrid"], a, b.public[0], bytes(32), b"salt", b"info", peer="b"),
+        keys.pair_key(SUITES["hybrid"], a, c.public[0], bytes(32), b"salt", b"info", peer="b"),
+        keys.pair_key(SUITES["hybrid"], a, b.public[0], bytes([1]) * 32, b"salt", b"info", peer="b"),
+        keys.pair_key(SUITES["hybrid"], a, b.public[0], bytes(32), b"other", b"info", peer="b"),
+        keys.pair_key(SUITES["hybrid"], a, b.public[0], bytes(32), b"salt", b"other", peer="b"),
     }
     assert len(found) == 5
 
 
 @pytest.mark.parametrize("public", [bytes(32), (1).to_bytes(32, "little"), bytes(31), bytes(33), b""])
 def test_an_x25519_key_of_low_order_or_wrong_length_is_refused(public: bytes) -> None:
-    says = refusal(lambda: keys.pair_key(ephemeral(1), public, bytes(32), b"", b"", peer="b"))
+    says = refusal(lambda: keys.pair_key(SUITES["hybrid"], ephemeral(1), public, bytes(32), b"", b"", peer="b"))
     assert says == "b: its X25519 public key is malformed"
 
 

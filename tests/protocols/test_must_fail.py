@@ -12,7 +12,9 @@ from tests.vectors.replay import CoordinatorParty, Party, Refused, SiteParty, go
 from synthfed.protocols.errors import LocalProtocolError
 from synthfed.protocols.secagg import table
 
-HONEST: dict[str, Any] = json.loads((FOLDER / "session.json").read_text(encoding="ascii"))
+HONEST: dict[str, dict[str, Any]] = {
+    name: json.loads((FOLDER / f"{name}.json").read_text(encoding="ascii")) for name in session.SESSIONS
+}
 STORED: dict[str, dict[str, Any]] = {
     path.stem: json.loads(path.read_text(encoding="ascii")) for path in sorted(must_fail.MUST_FAIL.glob("*.json"))
 }
@@ -26,8 +28,10 @@ def last_refusal(scenario: dict[str, Any], party: Party | None) -> Refused:
     return caught.value
 
 
-def test_the_generator_still_writes_the_stored_session() -> None:
-    assert must_fail.text_of(session.session()) == (FOLDER / "session.json").read_text(encoding="ascii")
+@pytest.mark.parametrize("name", session.SESSIONS)
+def test_the_generator_still_writes_the_stored_session(name: str) -> None:
+    stored = (FOLDER / f"{name}.json").read_text(encoding="ascii")
+    assert must_fail.text_of(session.SESSIONS[name].described()) == stored
 
 
 def test_every_scenario_of_the_generator_is_stored_and_no_other() -> None:
@@ -70,20 +74,22 @@ def test_a_sum_that_is_corrupt_pauses_for_good(name: str) -> None:
             onward()
 
 
-def test_the_honest_session_is_taken_by_the_site_and_answered_with_the_stored_bytes() -> None:
-    party = SiteParty(HONEST, {})
+@pytest.mark.parametrize("honest", HONEST.values(), ids=HONEST)
+def test_an_honest_session_is_taken_by_the_site_and_answered_with_the_stored_bytes(honest: dict[str, Any]) -> None:
+    party = SiteParty(honest, {})
     for step in ("open", "roll", "seal", "round"):
-        go_on(party, step, HONEST["frames"])
-    assert party.machine.transcript.hex() == HONEST["transcript"]
+        go_on(party, step, honest["frames"])
+    assert party.machine.transcript.hex() == honest["transcript"]
 
 
-def test_the_honest_session_is_taken_by_the_coordinator_and_gives_the_stored_sum() -> None:
-    party = CoordinatorParty(HONEST)
-    for step in HONEST["frames"]:
+@pytest.mark.parametrize("honest", HONEST.values(), ids=HONEST)
+def test_an_honest_session_is_taken_by_the_coordinator_and_gives_the_stored_sum(honest: dict[str, Any]) -> None:
+    party = CoordinatorParty(honest)
+    for step in honest["frames"]:
         if step != "ready":  # the aggregator is not told
-            go_on(party, step, HONEST["frames"])
+            go_on(party, step, honest["frames"])
     party.add_up()
-    assert party.total == HONEST["sum"]
+    assert party.total == honest["sum"]
 
 
 def test_after_a_refusal_the_honest_session_goes_on() -> None:
@@ -92,7 +98,7 @@ def test_after_a_refusal_the_honest_session_goes_on() -> None:
         last_refusal(STORED[name], party)
         done = len(STORED[name]["inputs"]["after"])
         for step in ("open", "roll", "seal", "round")[done:]:
-            go_on(party, step, HONEST["frames"])
+            go_on(party, step, HONEST["session"]["frames"])
         assert party.machine.state is table.Site.SENT
 
 

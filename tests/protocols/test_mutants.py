@@ -23,7 +23,7 @@ from tests.protocols.federation import (
     signed_confirm,
     signed_hello,
     snapshot,
-    terms,
+    study_of,
 )
 
 from synthfed.protocols.ids import digest
@@ -33,7 +33,7 @@ from synthfed.protocols.secagg.combination import combine, noise_factor
 from synthfed.protocols.secagg.masks import apply_masks
 from synthfed.protocols.secagg.messages import Round, Seal
 from synthfed.protocols.secagg.site import COUNTER_WINDOW, Seeds
-from synthfed.protocols.study import Study
+from synthfed.protocols.secagg.suites import SUITES
 from synthfed.protocols.sums import GRID
 
 Vector = npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ def active() -> Federation:
 
 
 def local(**aggregation: Any) -> Federation:
-    return Federation(pinned=policy(Study.model_validate(terms(mode="local") | {"aggregation": aggregation}))).active()
+    return Federation(pinned=policy(study_of(mode="local", aggregation=aggregation))).active()
 
 
 # What one sum, and the sum of all, can reach.
@@ -108,7 +108,7 @@ def test_a_sum_that_just_fits_is_taken_and_one_step_more_pauses_the_study(cohort
 
 def test_a_norm_that_is_met_exactly_is_taken() -> None:
     """In four dimensions the norm of four alike entries, and the bound for one site, are whole."""
-    study = Study.model_validate(terms(mode="local") | {"aggregation": {"combine": "median"}})
+    study = study_of(mode="local", aggregation={"combine": "median"})
     seen = Federation(pinned=policy(study, dim=4)).active()
     message = seen.aggregator.round(NAMES, "steps", b"")
     entry = (LARGEST + (2 + 16) * GRID) // 2
@@ -289,7 +289,7 @@ def test_a_site_sends_a_ciphertext_to_every_later_name_and_to_no_other() -> None
     federation = Federation()
     for name, confirm in federation.confirms(federation.roll()).items():
         assert [to for to, _ in confirm.ciphertexts] == [later for later in NAMES if later > name]
-        assert set(session_of(federation.sites[name]).kem_secrets) == {later for later in NAMES if later > name}
+        assert set(session_of(federation.sites[name]).encapsulated) == {later for later in NAMES if later > name}
 
 
 @pytest.mark.parametrize("other", [LEAST, GREATEST])
@@ -425,9 +425,9 @@ def test_a_pairs_key_is_bound_to_both_names_and_to_the_ciphertext_that_was_sent(
         assert session.fresh is not None
         ephemeral = session.fresh.ephemeral
         ciphertext = dict(seal.confirms[0].ciphertexts)["c"]
-        secret = session.kem_secrets["c"] if name == "a" else keys.decapsulate(ephemeral, ciphertext, peer="a")
+        secret = session.encapsulated["c"][0] if name == "a" else keys.decapsulate(ephemeral, ciphertext, peer="a")
         theirs, salt = session.peers[peer].x25519, session.transcript
-        expected = keys.pair_key(ephemeral, theirs, secret, salt, b"a|c" + ciphertext, peer=peer)
+        expected = keys.pair_key(SUITES["hybrid"], ephemeral, theirs, secret, salt, b"a|c" + ciphertext, peer=peer)
         federation.sites[name].activate(seal)
         assert bytes(session.ratchets[peer]._key) == expected
 

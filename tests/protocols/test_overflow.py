@@ -24,7 +24,7 @@ WIDE = {32: "steps", 64: "wide"}
 
 def study_of(sites: int) -> Study:
     names = tuple(f"s{i:02}" for i in range(sites))
-    return Study.model_validate(fed.terms(names, quorum=sites, tolerated=max(1, (sites - 1) // 3)))
+    return fed.study_of(names, quorum=sites, tolerated=max(1, (sites - 1) // 3))
 
 
 def deviations(sites: int) -> int:

@@ -237,10 +237,12 @@ def test_sums_of_full_boxes_and_sixteen_deviations_of_noise_do_not_wrap(bits: in
         {"share": 0.0},
         {"share": math.inf},
         {"share": math.nan},
+        {"coins": -1},
+        {"coins": 2**16 + 1},
     ],
 )
 def test_a_sum_that_could_not_be_bounded_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedMechanism, match="sum 'steps': dim, clip_norm, sample_rate, rounds or share"):
+    with pytest.raises(UnsupportedMechanism, match="sum 'steps': dim, clip_norm, sample_rate, rounds, share or coins"):
         replace(STEPS, **change)
 
 
@@ -267,7 +269,7 @@ def test_a_declaration_names_everything_but_the_share() -> None:
     fields = kind.declaration()
     assert fields["payload"] == [["w", [2, 3]]]
     assert set(fields) == {
-        "name", "family", "dim", "clip_norm", "sample_rate", "rounds", "payload",
+        "name", "family", "dim", "clip_norm", "sample_rate", "rounds", "payload", "coins",
         "noise_multiplier", "slots", "ring_bits", "grid",
     }  # fmt: skip
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.protocols.federation import terms
 
-from synthfed.protocols.study import Cohort, Site, Study, least_quorum, least_tolerated
+from synthfed.protocols.cohort import Cohort, Site, least_quorum, least_tolerated
+from synthfed.protocols.study import Study
 from synthfed.protocols.sums import noise_shares
 
 MODES = ("distributed", "local")

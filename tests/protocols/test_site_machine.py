@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,7 @@ from tests.protocols.federation import (
 from synthfed.protocols.errors import LocalProtocolError
 from synthfed.protocols.secagg import keys, table
 from synthfed.protocols.secagg.messages import Hello, Open, Roll, Seal
-from synthfed.protocols.secagg.site import COUNTER_WINDOW
-from synthfed.protocols.study import Study
+from synthfed.protocols.secagg.site import COUNTER_WINDOW, JOURNAL_STRIDE
 
 ZERO = np.zeros(DIM, dtype=np.int64)
 NOTHING = np.empty(0, dtype=np.int64)
@@ -128,7 +128,7 @@ def test_a_roll_below_the_quorum_is_refused() -> None:
 
 
 def test_policy_drift_at_one_site_makes_the_handshake_fail_at_the_aggregator_and_at_every_peer() -> None:
-    other_study = Study.model_validate(fed.terms(epsilon=2.5))
+    other_study = fed.study_of(epsilon=2.5)
     for drifted in (fed.policy(code=b"other code"), fed.policy(other_study)):
         federation = Federation(drifted={"b": drifted})
         hellos = federation.hellos()
@@ -170,12 +170,33 @@ def test_a_rolled_back_journal_is_refused_and_an_equal_one_taken() -> None:
     assert site.confirm(roll, {"b": 41, "z": 99}).site == "a"
 
 
-@pytest.mark.parametrize("kem", [bytes([255]) * 1184, bytes(1183)])
-def test_a_malformed_kem_public_key_is_refused(kem: bytes) -> None:
+@pytest.mark.parametrize("floor", [0, 41])
+def test_a_journal_that_leapt_is_refused_and_one_at_the_edge_taken(floor: int) -> None:
+    federation = Federation()
+    honest, site = federation.roll(), federation.sites["a"]
+    floors = {"b": floor} if floor else {}
+
+    def leapt(length: int) -> Roll:
+        return swap(honest, "b", lambda hello: signed_hello(hello, "b", federation.policy.hash, journal_length=length))
+
+    too_long = "the journal of b is longer than before by more than a ledger can grow"
+    for roll in (leapt(floor + JOURNAL_STRIDE + 1), leapt(2**62)):
+        assert_still(site, table.Site.HELLO, partial(site.confirm, roll, floors), says=too_long)
+    assert site.confirm(leapt(floor + JOURNAL_STRIDE), floors).site == "a"
+
+
+@pytest.mark.parametrize(
+    ("kem", "says"),
+    [
+        (bytes([255]) * 1184, "b: its ML-KEM public key is malformed"),
+        (bytes(1183), "a Hello has not the keys of the study's key agreement"),
+    ],
+)
+def test_a_malformed_kem_public_key_is_refused(kem: bytes, says: str) -> None:
     federation = Federation()
     roll = swap(federation.roll(), "b", lambda hello: signed_hello(hello, "b", federation.policy.hash, kem=kem))
     site = federation.sites["a"]
-    assert_still(site, table.Site.HELLO, lambda: site.confirm(roll, {}), says="b: its ML-KEM public key is malformed")
+    assert_still(site, table.Site.HELLO, lambda: site.confirm(roll, {}), says=says)
 
 
 LOW_ORDER = [
@@ -214,7 +235,7 @@ def test_a_missing_kem_ciphertext_is_refused() -> None:
     federation = Federation()
     seal = lying_seal(federation, "a", ciphertexts=())
     site = federation.sites["c"]
-    assert_still(site, table.Site.KEYED, lambda: site.activate(seal), says="a sent no KEM ciphertext")
+    assert_still(site, table.Site.KEYED, lambda: site.activate(seal), says="the ciphertexts of a are not those of")
 
 
 def test_another_kem_ciphertext_gives_the_pair_different_keys() -> None:
@@ -279,7 +300,7 @@ def test_a_new_session_overwrites_and_forgets_every_key_of_the_old_one(active: F
 def test_ephemeral_keys_and_kem_secrets_are_dropped_once_the_session_is_active(active: Federation) -> None:
     for site in active.sites.values():
         assert session_of(site).fresh is None
-        assert session_of(site).kem_secrets == {}
+        assert session_of(site).encapsulated == {}
 
 
 # Rounds.

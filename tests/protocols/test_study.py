@@ -14,57 +14,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.protocols import federation
 from tests.protocols.federation import public_text, terms
+from tests.vectors.generate import STUDY
+from tests.vectors.session import EAST_KEY, identity
 
+from synthfed.protocols.cohort import Site, least_quorum, least_tolerated
 from synthfed.protocols.errors import ConfigError, PluginError
 from synthfed.protocols.secagg.policy import Policy
-from synthfed.protocols.study import (
-    Site,
-    Study,
-    canonical_json,
-    least_quorum,
-    least_tolerated,
-    parse_study,
-)
+from synthfed.protocols.study import Study, canonical_json, parse_study
 
-GOOD = f"""
-format = 1
-name = "good"
-target = "ill"
-[privacy]
-mode = "distributed"
-epsilon = 2
-delta = 1e-6
-unit = "person"
-records_per_unit = 4
-units_per_site = 1000
-sample_rate = 0.1
-steps = 10
-[model]
-plugin = "toy"
-options = {{ width = 8, rate = 0.5 }}
-[cohort]
-tolerated = 1
-quorum = 3
-[[cohort.sites]]
-id = "a"
-key = "{public_text("a")}"
-controller = "north"
-[[cohort.sites]]
-id = "b"
-key = "{public_text("b")}"
-[[cohort.sites]]
-id = "c"
-key = "{public_text("c")}"
-[[columns]]
-kind = "categorical"
-name = "ill"
-values = ["no", "yes"]
-[[columns]]
-kind = "real"
-name = "weight"
-lower = 1
-upper = 300.5
-"""
+GOOD = STUDY.replace('id = "east-2"\n', f'id = "east-2"\nkey = "{EAST_KEY}"\n')
+NORTH_KEY, SOUTH_KEY = (
+    base64.b64encode(identity(name).public_key().public_bytes_raw()).decode() for name in ("north", "south")
+)
 
 
 def respelled(key: str) -> str:
@@ -93,9 +54,9 @@ def study(**changes: Any) -> Study:
 
 def test_a_good_file_gives_its_study() -> None:
     found = parse_study(GOOD, where="study.toml")
-    assert found.cohort.roster == ("a", "b", "c")
-    assert found.cohort.keys["b"] == base64.b64decode(public_text("b"))
-    assert found.model.options == {"width": 8, "rate": 0.5}
+    assert found.cohort.roster == ("east-2", "north", "south")
+    assert found.cohort.keys["north"] == base64.b64decode(NORTH_KEY)
+    assert found.model.options == {"width": 8, "rate": 0.5, "layers": [3, 2], "label": "\u00e4"}
     assert found.privacy.epsilon == 2.0
     assert not found.is_draft
 
@@ -105,8 +66,8 @@ def test_a_good_file_gives_its_study() -> None:
     [
         ("format = 1", "format = 2", "format: must be 1 (is 2)"),
         ("format = 1", "", "format: is missing"),
-        ('name = "good"', 'name = "not good"', "name: must be 1-64 letters, digits, dots, underscores and hyphens"),
-        ('name = "good"', 'name = ""', "name: must be 1-64 letters, digits, dots, underscores and hyphens"),
+        ('name = "vectors"', 'name = "not good"', "name: must be 1-64 letters, digits, dots, underscores and hyphens"),
+        ('name = "vectors"', 'name = ""', "name: must be 1-64 letters, digits, dots, underscores and hyphens"),
         ('target = "ill"', 'target = "age"', "target 'age' is not among the columns"),
         ('mode = "distributed"', 'mode = "central"', "privacy.mode: must be 'distributed' or 'local' (is 'central')"),
         ("epsilon = 2", "epsilon = 0", "privacy.epsilon: must be greater than 0 (is 0)"),
@@ -137,22 +98,22 @@ def test_a_good_file_gives_its_study() -> None:
         ("quorum = 3", "quorum = 1", "cohort.quorum: must be at least 2 (is 1)"),
         ("quorum = 3", "quorum = 2", "cohort.quorum must be at least 3 for 3 sites with 1 tolerated"),
         ("quorum = 3", "quorum = 4", "cohort: quorum is 4 but the roster has 3 sites"),
-        ("quorum = 3", "quorum = 3\nepsilon_if_secagg_fails_at_most = 0.0", "cohort.epsilon_if_secagg_fails_at_most: "),
+        ("at_most = 50.0", "at_most = 0.0", "cohort.epsilon_if_secagg_fails_at_most: "),
         ("tolerated = 1", "tolerated = 2", "cohort: `distributed` with 2 tolerated needs at least 4 sites"),
-        ('id = "b"', 'id = "a"', "cohort: lists a site twice"),
-        ('id = "b"', 'id = "B"', "site 'B': id: must be 1-32 lower-case letters"),
-        (public_text("b"), public_text("a"), "cohort: two sites share one key"),
-        (public_text("b"), respelled(public_text("a")), "site 'b': key"),  # the same 32 bytes in another spelling
-        (public_text("b"), "AAAA", "site 'b': key: must be an Ed25519 public key"),
-        (public_text("b"), "not base64", "site 'b': key: must be an Ed25519 public key"),
-        (public_text("b"), "\u00e4", "site 'b': key: "),
+        ('id = "north"', 'id = "south"', "cohort: lists a site twice"),
+        ('id = "north"', 'id = "North"', "site 'North': id: must be 1-32 lower-case letters"),
+        (NORTH_KEY, SOUTH_KEY, "cohort: two sites share one key"),
+        (NORTH_KEY, respelled(SOUTH_KEY), "site 'north': key"),  # the same 32 bytes in another spelling
+        (NORTH_KEY, "AAAA", "site 'north': key: must be an Ed25519 public key"),
+        (NORTH_KEY, "not base64", "site 'north': key: must be an Ed25519 public key"),
+        (NORTH_KEY, "\u00e4", "site 'north': key: "),
         (
             'kind = "real"',
             'kind = "complex"',
             "column 'weight': kind: must be one of 'categorical', 'integer', 'real'",
         ),
         ('name = "weight"', 'name = "ill"', "column 'ill' is declared twice"),
-        ("upper = 300.5", "upper = 1", "column 'weight': lower must be less than upper"),
+        ("upper = 300.5", "upper = 0", "column 'weight': lower must be less than upper"),
         ("upper = 300.5", f"upper = {10**400}", "column 'weight': upper: is too large to be held exactly"),
         ("width = 8", "width = nan", "model"),  # canonical JSON would write null for nan and inf alike
         ("width = 8", "width = inf", "model"),
@@ -176,7 +137,7 @@ def test_an_error_of_a_plugin_names_the_plugin_and_its_distribution() -> None:
 
 
 def test_an_error_never_repeats_what_the_file_says_there() -> None:
-    assert "s3cret" not in problem_of(changed(public_text("b"), "s3cret"))
+    assert "s3cret" not in problem_of(changed(NORTH_KEY, "s3cret"))
 
 
 @pytest.mark.parametrize(("count", "limit"), [(1, "at least 2"), (51, "at most 50")])
@@ -187,16 +148,16 @@ def test_a_roster_has_two_to_fifty_sites(count: int, limit: str) -> None:
 
 
 def test_a_controller_with_more_sites_than_are_tolerated_is_refused_in_distributed_only() -> None:
-    text = changed('id = "b"', 'id = "b"\ncontroller = "north"')
-    assert problem_of(text).startswith("cohort.tolerated is 1 but controller 'north' runs 2 sites")
+    text = changed('id = "south"', 'id = "south"\ncontroller = "trust"')
+    assert problem_of(text).startswith("cohort.tolerated is 1 but controller 'trust' runs 2 sites")
     assert parse_study(text.replace("distributed", "local"), where="study.toml").privacy.mode == "local"
 
 
 def test_a_draft_lacks_a_key_and_two_missing_keys_are_not_a_shared_one() -> None:
-    text = changed(public_text("a"), "").replace(public_text("b"), "")
+    text = changed(SOUTH_KEY, "").replace(NORTH_KEY, "")
     draft = parse_study(text, where="study.toml")
     assert draft.is_draft
-    assert draft.cohort.keys["a"] == b""
+    assert draft.cohort.keys["south"] == b""
 
 
 @pytest.mark.parametrize(
@@ -267,7 +228,7 @@ def test_the_order_of_columns_and_values_is_part_of_the_terms() -> None:
 
 
 CHANGES: list[tuple[str, str]] = [
-    ('name = "good"', 'name = "other"'),
+    ('name = "vectors"', 'name = "other"'),
     ("epsilon = 2", "epsilon = 2.5"),
     ("delta = 1e-6", "delta = 1.1e-6"),
     ("records_per_unit = 4", "records_per_unit = 5"),
@@ -278,10 +239,10 @@ CHANGES: list[tuple[str, str]] = [
     ("steps = 10", "steps = 10\nclip_norm = 2.0"),
     ('mode = "distributed"', 'mode = "local"'),
     ("width = 8", "width = 9"),
-    ('controller = "north"', 'controller = "south"'),
-    (public_text("b"), public_text("x")),
+    ('controller = "trust"', 'controller = "other"'),
+    (NORTH_KEY, public_text("x")),
     ("upper = 300.5", "upper = 300.25"),
-    ("quorum = 3", "quorum = 3\nepsilon_if_secagg_fails_at_most = 9.0"),
+    ("at_most = 50.0", "at_most = 9.0"),
 ]
 
 
@@ -331,4 +292,11 @@ def test_a_target_with_one_category_is_refused() -> None:
     fields = terms()
     fields["columns"][0]["values"] = ["no"]
     with pytest.raises(ValidationError, match="has one category only, so there is nothing to predict"):
+        Study.model_validate(fields)
+
+
+def test_a_target_that_is_an_array_is_refused() -> None:
+    fields = terms()
+    fields["columns"][0] = {"kind": "array", "name": fields["target"], "shape": [2, 2], "lower": 0, "upper": 1}
+    with pytest.raises(ValidationError, match="is an array; name a column with one value"):
         Study.model_validate(fields)

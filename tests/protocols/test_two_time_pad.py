@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.protocols.federation import Federation, fresh, identity, policy, session_of, terms
+from tests.protocols.federation import Federation, fresh, identity, policy, session_of, study_of
 
 from synthfed.protocols.errors import RemoteProtocolError
 from synthfed.protocols.ids import digest
@@ -18,7 +18,6 @@ from synthfed.protocols.secagg import masks, ring, table
 from synthfed.protocols.secagg import site as site_module
 from synthfed.protocols.secagg.messages import Masked, Open, Roll, Round, Seal
 from synthfed.protocols.secagg.site import Seeds, SiteMachine
-from synthfed.protocols.study import Study
 from synthfed.protocols.sums import PROBE
 
 NAMES = ("a", "b", "c", "d")
@@ -67,7 +66,7 @@ class FaultyFederation:
     """Four sites, and between them whatever a network, a coordinator and a machine's owner can do."""
 
     def __init__(self, detector: Detector, seed: int) -> None:
-        pinned = policy(Study.model_validate(terms(NAMES, quorum=QUORUM)), dim=DIM)
+        pinned = policy(study_of(NAMES, quorum=QUORUM), dim=DIM)
         self.detector, self.pinned = detector, pinned
         self.sites = dict(Federation(NAMES, pinned=pinned).sites)
         self.random = random.Random(seed)
@@ -234,7 +233,7 @@ def test_seeds_rest_on_the_sessions_secret_entropy_and_on_the_identity_and_on_no
     changed: str,
 ) -> None:
     """The two machines see the very same messages, so that only a secret can tell their seeds apart."""
-    federation = Federation(NAMES, pinned=policy(Study.model_validate(terms(NAMES, quorum=QUORUM))))
+    federation = Federation(NAMES, pinned=policy(study_of(NAMES, quorum=QUORUM)))
     confirms = federation.confirms(federation.roll())
     site = federation.sites["a"]
     twin = image_of(site)

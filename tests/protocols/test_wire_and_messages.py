@@ -9,45 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.protocols.federation import refusal
+from tests.vectors.generate import CONFIRM, HELLO, MASKED, MESSAGES, ROUND
 
+from synthfed.protocols.cohort import MAX_SITES
 from synthfed.protocols.errors import RemoteProtocolError
 from synthfed.protocols.secagg.messages import (
-    Code,
-    Confirm,
     Hello,
-    Masked,
     Message,
     Open,
-    Ready,
-    Refusal,
     Roll,
-    Round,
     Seal,
     decode,
     encode,
 )
-from synthfed.protocols.study import MAX_SITES
 from synthfed.protocols.wire import HEADER, MAX_BODY_BYTES, Frame, Reader, Writer, read_header
 
-HELLO = Hello("a", b"s" * 32, b"x" * 32, b"k" * 1184, b"n" * 32, 7, b"h" * 32, b"g" * 64)
-CONFIRM = Confirm("a", b"t" * 32, (("b", b"c" * 1088), ("c", b"d" * 1088)), b"g" * 64)
-ROUND = Round(3, ("a", "b"), "steps", b"payload")
-MASKED = Masked(b"t" * 32, b"w" * 20, b"y" * 32, b"g" * 64)
-MESSAGES: list[Message] = [
-    Open(b"s" * 32),
-    HELLO,
-    Roll((HELLO, replace(HELLO, site="b"))),
-    Roll(()),
-    CONFIRM,
-    replace(CONFIRM, ciphertexts=()),
-    Seal((CONFIRM, replace(CONFIRM, site="b"))),
-    Ready(),
-    ROUND,
-    replace(ROUND, cohort=(), payload=b""),
-    MASKED,
-    replace(MASKED, words=b"", canary=b""),
-    *[Refusal(code) for code in Code],
-]
 NAMED = pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 
 
@@ -153,7 +129,7 @@ def test_an_unknown_message_type_is_refused(number: int) -> None:
         *[
             hello_with(field, b"x" * size)
             for field, right in (("session", 32), ("x25519", 32), ("nonce", 32), ("journal_head", 32), ("kem", 1184))
-            for size in (0, right - 1, right + 1)
+            for size in (*([0] if field != "kem" else []), right - 1, right + 1)
         ],
         replace(HELLO, signature=b"g" * 63),
         Roll((replace(HELLO, signature=b"g" * 65),)),

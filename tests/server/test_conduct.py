@@ -14,8 +14,9 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Categorical
 from synthfed.protocols.study import ModelTerms, Privacy
 from synthfed.server.conduct import Request, conduct
-from synthfed.server.drafting import make_study, render_study
+from synthfed.server.drafting import make_study
 from synthfed.server.home import ServerHome, enrol, init_home
+from synthfed.server.study_file import render_study
 
 
 @pytest.fixture
@@ -40,9 +41,7 @@ def request_(tmp_path: Path, home: ServerHome) -> Request:
         domain="table",
         privacy=Privacy(mode="local", epsilon=2.0, delta=1e-6, units_per_site=100, sample_rate=0.5, steps=3),
         model=ModelTerms(plugin="tabular-gan"),
-        sites=sites,
-        tolerated=1,
-        quorum=2,
+        cohort={"sites": sites, "tolerated": 1, "quorum": 2},
         columns=[Categorical(name="ill", values=("no", "yes"))],
     )
     (tmp_path / "study.toml").write_text(render_study(study))

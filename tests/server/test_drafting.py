@@ -1,10 +1,12 @@
 """Study files: any study survives being written, and drafts and commands refuse what cannot be run."""
 
 import base64
+import doctest
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from synthfed.client.enrol import node_public
+from synthfed.protocols.cohort import Cohort, Site
 from synthfed.protocols.enrolment import Enrolment
 from synthfed.protocols.errors import ConfigError, PluginError
 from synthfed.protocols.schema import Categorical, Column, Integer
-from synthfed.protocols.study import Aggregation, Cohort, ModelTerms, Privacy, Site, Study, parse_study
-from synthfed.server.drafting import draft_study, make_roster, make_study, read_options, render_study, with_sites
+from synthfed.protocols.study import Aggregation, ModelTerms, Privacy, Study, parse_study
+from synthfed.server import wishes
+from synthfed.server.drafting import draft_study, make_roster, make_study, read_options, with_sites
 from synthfed.server.home import ServerHome, init_home
+from synthfed.server.study_file import render_study
+from synthfed.server.wishes import Wishes
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -68,6 +74,9 @@ KINDS: tuple[st.SearchStrategy[dict[str, Any]], ...] = (
     st.tuples(pair(st.floats(-(2**53), 2**53)), SCALES, st.integers(0, 12)).map(
         lambda it: {"kind": "real", "lower": it[0][0], "upper": it[0][1], "scale": it[1], "decimals": it[2]}
     ),
+    st.tuples(pair(st.integers(-9, 9)), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 12)).map(
+        lambda it: {"kind": "array", "shape": it[1], "lower": it[0][0], "upper": it[0][1], "decimals": it[2]}
+    ),
 )
 OPTIONS = st.dictionaries(
     TEXTS,
@@ -105,6 +114,7 @@ def studies(draw: st.DrawFn) -> Study:
                 "sites_per_unit": draw(st.integers(1, 10)),
                 "units_per_site": draw(st.integers(1, 10_000_000)),
                 "clip_norm": draw(st.floats(1e-6, 1e6)),
+                "sigma_floor": draw(st.none() | st.floats(1e-9, 1e9)),
                 "sample_rate": draw(st.floats(1e-9, 1)),
                 "steps": draw(st.integers(1, 100_000)),
                 "answer_time_s": draw(st.floats(0.005, 600)),
@@ -119,6 +129,7 @@ def studies(draw: st.DrawFn) -> Study:
             },
             "aggregation": {
                 "clip_total": draw(st.none() | st.floats(1e-9, 1e9)),
+                "key_agreement": draw(st.sampled_from(["hybrid", "x25519"] if mode == "local" else ["hybrid"])),
                 "mask_cipher": draw(st.sampled_from(["aes256-ctr", "chacha20"])),
             },
             "columns": columns,
@@ -161,14 +172,17 @@ def a_study(
     return make_study(
         name="drafted",
         target=target,
-        domain="table",
         privacy=privacy,
         model=ModelTerms(plugin="tabular-gan", options=options or {}),
-        sites=sites,
-        tolerated=tolerated,
-        quorum=quorum,
+        cohort={"sites": sites, "tolerated": tolerated, "quorum": quorum},
         columns=columns,
     )
+
+
+def test_there_is_a_wish_for_every_term_and_its_flag_is_spelt_after_it() -> None:
+    terms = {name for part in (Privacy, Aggregation, Cohort) for name in part.model_fields} - {"sites"}
+    assert terms <= {wish.name for wish in fields(Wishes)}
+    assert doctest.testmod(wishes).failed == 0
 
 
 @pytest.fixture
@@ -180,23 +194,19 @@ def table(tmp_path: Path) -> Path:
 
 
 def draft(table: Path, **changes: Any) -> Study:
-    privacy: dict[str, Any] = {
-        "mode": "distributed",
+    wanted: dict[str, Any] = {
+        "source": table,
+        "out": Path("drafted.toml"),
+        "target": "ill",
         "epsilon": 2.0,
         "delta": 1e-6,
         "units_per_site": 100,
         "sample_rate": 0.5,
-    }
-    privacy |= {"steps": 3} | changes.pop("privacy", {})
-    arguments: dict[str, Any] = {
-        "name": "drafted",
-        "target": "ill",
-        "privacy": Privacy(**privacy),
-        "model": ModelTerms(plugin="tabular-gan"),
-        "sites": [Site(id=name) for name in "abc"],
+        "steps": 3,
+        "site": list("abc"),
         "drop": ["person"],
     }
-    return draft_study(table, **(arguments | changes))
+    return draft_study(Wishes(**(wanted | changes)))
 
 
 def test_a_draft_has_the_columns_of_the_table_and_the_rules_of_the_policy(table: Path) -> None:
@@ -212,16 +222,16 @@ def test_a_draft_has_the_columns_of_the_table_and_the_rules_of_the_policy(table:
 
 
 def test_a_draft_leaves_the_unit_column_out(table: Path) -> None:
-    study = draft(table, privacy={"unit": "person", "records_per_unit": 2}, drop=[])
+    study = draft(table, unit="person", records_per_unit=2, drop=[])
     assert "person" not in [column.name for column in study.columns]
     assert study.privacy.unit == "person"
 
 
 def test_a_draft_tolerates_the_largest_controller(table: Path) -> None:
-    sites = [Site(id=name, controller="trust" if name < "c" else "") for name in "abcdef"]
-    assert draft(table, sites=sites).cohort.tolerated == 2
-    assert draft(table, sites=sites).cohort.quorum == 4
-    local = draft(table, sites=sites, privacy={"mode": "local"}).cohort
+    sites: dict[str, Any] = {"site": list("abcdef"), "controller": ["a=trust", "b=trust"]}
+    assert draft(table, **sites).cohort.tolerated == 2
+    assert draft(table, **sites).cohort.quorum == 4
+    local = draft(table, **sites, mode="local").cohort
     assert (local.tolerated, local.quorum) == (1, 4)
 
 
@@ -229,9 +239,9 @@ def test_a_draft_tolerates_the_largest_controller(table: Path) -> None:
     ("changes", "message"),
     [
         ({"target": "height"}, "target 'height' is not among the columns"),
-        ({"sites": [Site(id="a")]}, "cohort.quorum: must be at least 2"),
-        ({"sites": [Site(id="a"), Site(id="b")]}, 'use mode = "local"'),
-        ({"sites": [Site(id="a"), Site(id="a"), Site(id="b")]}, "lists a site twice"),
+        ({"site": ["a"]}, "give at least two sites"),
+        ({"site": ["a", "b"]}, 'use mode = "local"'),
+        ({"site": ["a", "a", "b"]}, "lists a site twice"),
         ({"drop": ["height"]}, "has no column 'height' to drop"),
         ({"drop": ["age", "ill", "dose", "person"]}, "has no columns left"),
         ({"name": "two words"}, "name"),
@@ -246,33 +256,33 @@ def test_a_draft_that_could_not_run_is_refused(table: Path, changes: dict[str, A
 
 def test_a_unit_column_that_is_not_there_is_told_as_the_unit(table: Path) -> None:
     with pytest.raises(ConfigError, match=r"public\.csv: has no column 'patient' to name the unit; check --unit"):
-        draft(table, privacy={"unit": "patient"})
+        draft(table, unit="patient")
     with pytest.raises(ConfigError, match="has no column 'patient' to drop"):
-        draft(table, privacy={"unit": "person"}, drop=["patient"])
+        draft(table, unit="person", drop=["patient"])
 
 
 def test_a_draft_takes_tolerated_quorum_and_ceiling_where_they_are_given(table: Path) -> None:
-    sites = [Site(id=name) for name in "abcde"]
-    cohort = draft(table, sites=sites, tolerated=2, quorum=5, epsilon_if_secagg_fails_at_most=9.0).cohort
+    sites = list("abcde")
+    cohort = draft(table, site=sites, tolerated=2, quorum=5, epsilon_if_secagg_fails_at_most=9.0).cohort
     assert (cohort.tolerated, cohort.quorum, cohort.epsilon_if_secagg_fails_at_most) == (2, 5, 9.0)
-    assert draft(table, sites=sites, tolerated=2).cohort.quorum == 4
+    assert draft(table, site=sites, tolerated=2).cohort.quorum == 4
     with pytest.raises(ConfigError, match=r"cohort\.quorum must be at least 4"):
-        draft(table, sites=sites, quorum=2)
+        draft(table, site=sites, quorum=2)
 
 
 def test_a_drafts_options_are_those_that_the_model_knows(table: Path) -> None:
-    options = read_options({"bins": "16", "start": '"marginals"', "critic_rate": "1e-3"})
-    assert options == {"bins": 16, "start": "marginals", "critic_rate": 1e-3}
-    model = ModelTerms(plugin="tabular-gan", options=options)
-    assert draft(table, model=model).model.options == options
+    options = ["bins=16", 'start="marginals"', "critic_rate=1e-3"]
+    known = {"bins": 16, "start": "marginals", "critic_rate": 1e-3}
+    assert read_options(options) == known
+    assert draft(table, option=options).model.options == known
     with pytest.raises(ConfigError, match=r"^model\.options: binz: is not a known field"):
-        draft(table, model=ModelTerms(plugin="tabular-gan", options={"binz": 3}))
+        draft(table, option=["binz=3"])
 
 
-@pytest.mark.parametrize("text", ["pairs", "1 2", "1\nother = 2", '"', "[" * 5000, ""])
+@pytest.mark.parametrize("text", ["pairs", "1 2", "1\nother = 2", '"', "[" * 5000, " "])
 def test_an_option_that_is_not_one_toml_value_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--option: the value of 'start' must be one TOML value, text in quotes"):
-        read_options({"start": text})
+        read_options([f"start={text}"])
 
 
 def an_enrolment(folder: Path, site: str, controller: str = "") -> Path:
@@ -284,7 +294,7 @@ def an_enrolment(folder: Path, site: str, controller: str = "") -> Path:
 
 def test_a_roster_takes_keys_from_enrolments_and_controllers_from_whoever_names_them(tmp_path: Path) -> None:
     files = [an_enrolment(tmp_path, "a", "trust"), an_enrolment(tmp_path, "b")]
-    roster = make_roster(["c", "d"], files, {"b": "klinik", "c": "trust"})
+    roster = make_roster(["c", "d"], files, ["b=klinik", "c=trust"])
     assert [(site.id, site.controller, bool(site.key)) for site in roster] == [
         ("a", "trust", True),
         ("b", "klinik", True),
@@ -295,9 +305,9 @@ def test_a_roster_takes_keys_from_enrolments_and_controllers_from_whoever_names_
 
 def test_a_controller_of_no_site_or_of_one_that_names_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--controller: 'z' is no site of this study; leave it out"):
-        make_roster(["c"], [], {"z": "trust"})
+        make_roster(["c"], [], ["z=trust"])
     with pytest.raises(ConfigError, match="--controller: 'a' names its controller in its enrolment; leave it out"):
-        make_roster([], [an_enrolment(tmp_path, "a", "trust")], {"a": "klinik"})
+        make_roster([], [an_enrolment(tmp_path, "a", "trust")], ["a=klinik"])
 
 
 def test_a_draft_needs_an_installed_domain(table: Path) -> None:
@@ -377,6 +387,7 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
         "--model": "tabular-gan",
         "--tolerated": "2", "--quorum": "4", "--controller": "a=trust", "--epsilon-if-secagg-fails-at-most": "90",
         "--name": "first", "--option": "bins=16", "--clip-total": "50", "--mask-cipher": "chacha20",
+        "--key-agreement": "hybrid", "--sigma-floor": "0.25",
     }  # fmt: skip
     base = ("study", "new", "--from", "public.csv", "--target", "ill", "--epsilon", "2", "--out", "study.toml")
     given = [part for flag in flags.items() for part in flag]
@@ -385,8 +396,8 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
     study = parse_study((table.parent / "study.toml").read_text(), where="test")
     assert study.privacy == Privacy(
         mode="distributed", epsilon=2.0, delta=1e-7, unit="person", records_per_unit=2,
-        sites_per_unit=2, units_per_site=500, sample_rate=0.5, steps=7, clip_norm=2.0, answer_time_s=0.5,
-        statistic_time_s=4.0,
+        sites_per_unit=2, units_per_site=500, sample_rate=0.5, steps=7, clip_norm=2.0, sigma_floor=0.25,
+        answer_time_s=0.5, statistic_time_s=4.0,
     )  # fmt: skip
     assert (study.name, study.domain, study.model.plugin) == ("first", "table", "tabular-gan")
     assert study.model.options == {"bins": 16, "start": "marginals"}
@@ -394,6 +405,27 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
     assert (cohort.tolerated, cohort.quorum, cohort.epsilon_if_secagg_fails_at_most) == (2, 4, 90.0)
     assert [site.controller for site in cohort.sites] == ["trust", "", "", ""]
     assert study.aggregation == Aggregation(clip_total=50.0, mask_cipher="chacha20")
+
+
+def test_in_local_x25519_alone_can_be_drafted_and_is_told_with_the_plan(table: Path, cli: Cli) -> None:
+    chosen = ("--mode", "local", "--key-agreement", "x25519", "--option", 'start="marginals"', "--steps", "3")
+    assert cli(*NEW, *THREE, *chosen, "--out", "study.toml").returncode == 0
+    study = parse_study((table.parent / "study.toml").read_text(), where="test")
+    assert study.aggregation == Aggregation(key_agreement="x25519")
+    assert "keys             X25519 alone\n" in cli("study", "check", "study.toml").stdout
+
+
+def test_the_noise_of_one_site_alone_and_its_floor_are_told_with_the_plan(table: Path, cli: Cli) -> None:
+    chosen = ("--sigma-floor", "0.5", "--option", 'start="marginals"', "--steps", "3")
+    assert cli(*NEW, *THREE, *chosen, "--out", "study.toml").returncode == 0
+    told = cli("study", "check", "study.toml").stdout
+    assert "own: noise of one site alone when all take part, in clip norms, at least 0.5 by" in told
+    lines = [line.split() for line in told.splitlines()]
+    header, *rows = [words for words in lines if words[:1] and words[0] in ("sum", "critic", "marginals")]
+    noise, own = header.index("noise"), header.index("own")
+    for row in rows:
+        assert float(row[own]) == pytest.approx(float(row[noise]) / 2**0.5, rel=1e-3)
+    assert len(rows) == 2
 
 
 @pytest.mark.parametrize(
@@ -404,6 +436,8 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
         ((*NEW, *THREE, "--delta", "0.5"), 3, "--delta: must be less than 0.01 (is 0.5)"),
         ((*NEW, *THREE, "--combine", "mean"), 3, "--combine: must be 'sum', 'median' or 'trimmed-mean'"),
         ((*NEW, *THREE, "--combine", "median"), 3, "needs to see every site's own vector"),
+        ((*NEW, *THREE, "--key-agreement", "p256"), 3, "--key-agreement: must be 'hybrid' or 'x25519' (is 'p256')"),
+        ((*NEW, *THREE, "--key-agreement", "x25519"), 3, 'needs privacy.mode = "local"'),
         ((*NEW, *THREE, "--model", "nope"), 9, "plugin 'nope'"),
         ((*NEW, "--site", "A", "--site", "b"), 3, "--site A: must be 1-32 lower-case letters"),
         ((*NEW, *THREE, "--enrolment", "nowhere.json"), 3, "nowhere.json: cannot be read"),
@@ -413,6 +447,8 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
         ((*NEW, *THREE, "--unit", "height"), 3, "has no column 'height' to name the unit; check --unit"),
         ((*NEW, *THREE, "--records-per-unit", "3"), 3, "synthfed: records_per_unit needs `unit`"),
         ((*NEW, *THREE, "--answer-time", "0"), 3, "--answer-time: must be at least 0.005 (is 0.0)"),
+        ((*NEW, *THREE, "--sigma-floor", "0"), 3, "--sigma-floor: must be greater than 0 (is 0.0)"),
+        ((*NEW, *THREE, "--sigma-floor", "1000"), 3, "below privacy.sigma_floor = 1000.0; use"),
         ((*NEW, *THREE, "--statistic-time", "601"), 3, "--statistic-time: must be at most 600 (is 601.0)"),
         ((*NEW, *THREE, "--tolerated", "0"), 3, "cohort.tolerated: must be at least 1 (is 0)"),
         ((*NEW, *THREE, "--quorum", "4"), 3, "cohort: quorum is 4 but the roster has 3 sites; lower it"),

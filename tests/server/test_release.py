@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from synthfed.plugins.api import Given
 from synthfed.plugins.domains.table import TableDomain
 from synthfed.plugins.registry import find, installed
 from synthfed.protocols.errors import ConfigError, LocalProtocolError, PluginError
 from synthfed.protocols.study import Study, parse_study
-from synthfed.server import release as releases
+from synthfed.server import sampling
 from synthfed.server.evidence import Evidence
 from synthfed.server.finish import write_release
 from synthfed.server.release import audit_release, open_release, sample_to
@@ -57,6 +58,8 @@ import numpy as np
 
 class Toy:
     """A model that draws from fixed shares: just enough of the contract for a release."""
+
+    conditions = ()
 
     def __init__(self, study):
         self.study = study
@@ -160,6 +163,7 @@ def publish(folder: Path, trainer: Any, rows: int = 200) -> Path:
         study=study(),
         study_text=STUDY,
         trainer=trainer,
+        conditions=(),
         domain=TableDomain(),
         evidence=evidence(),
         history=HISTORY,
@@ -199,7 +203,7 @@ def test_sampling_with_the_published_seed_gives_the_published_rows(tmp_path: Pat
 
 
 def test_many_chunks_make_one_table(tmp_path: Path, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releases, "CHUNK", 30)
+    monkeypatch.setattr(sampling, "CHUNK", 30)
     folder = publish(tmp_path / "release", toy, rows=100)
     text = (folder / "synthetic.csv").read_text().splitlines()
     assert len(text) == 101
@@ -252,10 +256,10 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, toy: Any) -> N
     calls = iter(range(10))
     sample = toy.sample
 
-    def breaks_later(rows: int, seed: int) -> Any:
+    def breaks_later(rows: int, seed: int, given: Given) -> Any:
         if next(calls) > 0:
             raise OSError(28, "No space left on device")
-        return sample(rows, seed)
+        return sample(rows, seed, given)
 
     toy.sample = breaks_later
     with pytest.raises(ConfigError, match="No space left"):
@@ -271,6 +275,7 @@ def test_evidence_of_another_study_is_not_written(tmp_path: Path, toy: Any) -> N
             study=study(),
             study_text=other,
             trainer=toy,
+            conditions=(),
             domain=TableDomain(),
             evidence=evidence(),
             history=(),
@@ -333,9 +338,12 @@ def test_audits_put_their_findings_into_both_reports(tmp_path: Path, toy: Any) -
     before = json.loads((folder / "report.json").read_text())
     assert before["audits"] is None
     findings = audit_release(folder, train=toy.sample(300, 11, {}), holdout=toy.sample(200, 12, {}), seed=3)
-    assert {finding.audit for finding in findings} == {"fidelity", "utility"}
+    found = {finding.audit: finding for finding in findings}
+    assert {"diversity", "fidelity", "utility"} <= set(found)
+    assert found["recognition"].unfit
     after = json.loads((folder / "report.json").read_text())
-    assert after["audits"]["findings"][0]["estimates"][0]["name"] == "tvd2"
+    measured = {each["audit"]: each["estimates"] for each in after["audits"]["findings"]}
+    assert measured["fidelity"][0]["name"] == "tvd2"
     assert {key: after[key] for key in ("history", "privacy", "rows")} == {
         key: before[key] for key in ("history", "privacy", "rows")
     }

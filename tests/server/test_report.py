@@ -27,7 +27,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -121,6 +121,15 @@ def audited(tvd2: float = 0.1, auc: float = 0.8, warning: str = "") -> Document:
     return with_audits(document(), [finding], train=100, holdout=50, seed=1)
 
 
+def audited_arrays(accuracy: float = 0.9, coverage: float = 0.8) -> Document:
+    estimates = (
+        Estimate("accuracy", accuracy, accuracy - 0.02, accuracy + 0.02, 0.95, 0.75, 0.95),
+        Estimate("coverage", coverage, coverage - 0.02, coverage + 0.02, 0.95, 0.3, 0.96),
+    )
+    unfit = Finding("fidelity", "How far?", (), "column 'pixels' is an array")
+    return with_audits(document(), [Finding("arrays", "What?", estimates), unfit], train=100, holdout=50, seed=1)
+
+
 EVERY_PAGE = [
     pytest.param(document(), id="plain"),
     pytest.param(document("local"), id="local"),
@@ -129,6 +138,7 @@ EVERY_PAGE = [
     pytest.param(document(history=[{"step": i, HOSTILE: i / 7} for i in range(2000)]), id="curve"),
     pytest.param(document(history=[{"step": 0, "flat": 1.0}, {"step": 0, "nan": float("nan")}]), id="odd curves"),
     pytest.param(audited(), id="audited"),
+    pytest.param(audited_arrays(), id="audited arrays"),
 ]
 
 
@@ -214,6 +224,8 @@ def test_with_real_rows_the_page_says_that_its_figures_are_not_private() -> None
         (audited(tvd2=0.3), "independent columns"),
         (audited(auc=0.51), "better than chance"),
         (audited(warning="the target is odd"), "auc: the target is odd."),
+        (audited_arrays(accuracy=0.76), "more than class means teach"),
+        (audited_arrays(coverage=0.31), "than a trivial model would"),
     ],
 )
 def test_what_a_reader_must_know_is_a_warning_on_the_page(page: Document, warning: str) -> None:
@@ -222,8 +234,16 @@ def test_what_a_reader_must_know_is_a_warning_on_the_page(page: Document, warnin
 
 
 def test_a_good_release_has_no_warnings() -> None:
-    assert audited()["warnings"] == []
+    assert audited()["warnings"] == audited_arrays()["warnings"] == []
     assert "Read this first" not in render(audited())
+
+
+def test_arrays_are_judged_by_recognition_and_coverage() -> None:
+    words = Page(render(audited_arrays())).words
+    assert "accuracy 0.9" in words
+    assert "one trained on class means 0.75" in words
+    assert "80 % reached" in words
+    assert "Not asked: column 'pixels' is an array." in words
 
 
 def test_distributions_are_shares_and_long_ones_are_gathered() -> None:
@@ -232,6 +252,15 @@ def test_distributions_are_shares_and_long_ones_are_gathered() -> None:
         assert sum(each["shares"]) == pytest.approx(1.0)
     town = document()["distributions"][1]
     assert (len(town["labels"]), town["labels"][-2]) == (14, "28 more")
+
+
+def test_pictures_are_in_the_page_itself_with_their_words() -> None:
+    drawn = document() | {"pictures": [{"name": "walk", "title": HOSTILE, "alt": HOSTILE}, {"name": "gone"}]}
+    page = render(drawn, {"walk": b"\x89PNG"})
+    images = [attrs for tag, attrs in Page(page).tags if tag == "img"]
+    assert images == [{"src": "data:image/png;base64,iVBORw==", "alt": HOSTILE}]
+    assert "<script" not in page
+    assert "img" not in [tag for tag, _ in Page(render(document())).tags]
 
 
 def test_a_long_history_is_thinned_and_keeps_its_ends() -> None:

@@ -164,8 +164,13 @@ def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_of_other_terms_is_refused_and_left_alone(run: Run) -> None:
-    with pytest.raises(ConfigError, match="holds a run of other terms"):
+@pytest.mark.parametrize(
+    ("attempts", "advice"), [(0, "it asked no site yet: leave out --resume"), (1, "a changed study needs a new name")]
+)
+def test_a_run_of_other_terms_is_refused_and_left_alone(run: Run, attempts: int, advice: str) -> None:
+    if attempts:
+        run.note_asked(asked(attempts))
+    with pytest.raises(ConfigError, match=f"holds a run of other terms; {advice}"):
         Run.begin(run.folder, STUDY.replace("epsilon = 2.0", "epsilon = 4.0"), {}, resume=True)
     assert run.study_text() == STUDY
     assert run.settings() == {"seed": 3, "wait_all_s": 1.5}

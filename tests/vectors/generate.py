@@ -35,11 +35,13 @@ from synthfed.protocols.secagg.messages import (
     encode,
 )
 from synthfed.protocols.secagg.policy import Policy
+from synthfed.protocols.secagg.suites import SUITES
 from synthfed.protocols.study import Study, parse_study
 from synthfed.protocols.sums import Kind, Sum
 
 FOLDER = Path(__file__).parent
 SEQUENCE = 7
+CODE = bytes(range(32))
 
 STUDY = """\
 format = 1
@@ -98,6 +100,7 @@ HELLO = Hello("a", b"\x01" * 32, b"\x02" * 32, b"\x03" * 1184, b"\x04" * 32, 5, 
 OTHER_HELLO = dataclasses.replace(HELLO, site="b-2", x25519=b"\x12" * 32, journal_length=2**63 - 1)
 CONFIRM = Confirm("a", b"\x08" * 32, (("b-2", b"\x09" * 1088),), b"\x0a" * 64)
 ROUND = Round(9, ("a", "b-2"), "steps", b"payload")
+MASKED = Masked(b"\x0c" * 32, b"\x0d" * 12, b"\x0e" * 32, b"\x0f" * 64)
 MESSAGES: tuple[Message, ...] = (
     Open(b"\x01" * 32),
     HELLO,
@@ -106,8 +109,13 @@ MESSAGES: tuple[Message, ...] = (
     Seal((CONFIRM, Confirm("b-2", b"\x08" * 32, (), b"\x0b" * 64))),
     Ready(),
     ROUND,
-    Masked(b"\x0c" * 32, b"\x0d" * 12, b"\x0e" * 32, b"\x0f" * 64),
+    MASKED,
     *[Refusal(code) for code in Code],
+    dataclasses.replace(HELLO, kem=b""),  # of a suite without ML-KEM
+    Roll(()),
+    dataclasses.replace(CONFIRM, ciphertexts=()),
+    dataclasses.replace(ROUND, cohort=(), payload=b""),
+    dataclasses.replace(MASKED, words=b"", canary=b""),
 )
 
 
@@ -123,30 +131,32 @@ def described(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def policy_of(study: Study, code: bytes) -> Policy:
+def policy_of(study: Study, kinds: tuple[Kind, ...] = KINDS) -> Policy:
     """Return the policy of the vectors; its plan's epsilons do not enter the hash."""
-    return Policy(study, Plan(KINDS, 0.0, 0.0, ()), code)
+    return Policy(study, Plan(kinds, 0.0, 0.0, ()), CODE)
 
 
 def ephemeral(x25519: bytes, kem_seed: bytes) -> keys.Ephemeral:
-    return keys.Ephemeral(X25519PrivateKey.from_private_bytes(x25519), MLKEM768PrivateKey.from_seed_bytes(kem_seed))
+    """Return a session's keys; an empty seed is that of a suite without ML-KEM-768."""
+    kem = MLKEM768PrivateKey.from_seed_bytes(kem_seed) if kem_seed else None
+    return keys.Ephemeral(X25519PrivateKey.from_private_bytes(x25519), kem)
 
 
 def hashes() -> dict[str, Any]:
     """Return canonical terms and every hash that parties must compute alike."""
-    study, code = parse_study(STUDY, where="vectors"), bytes(range(32))
-    policy = policy_of(study, code)
+    study = parse_study(STUDY, where="vectors")
+    policy = policy_of(study)
     roll = Roll((OTHER_HELLO, HELLO))
     transcript = roll.transcript(policy.hash)
     return {
         "study": {"toml": STUDY, "canonical": study.canonical.decode(), "hash": study.hash.hex()},
-        "policy": {"kinds": [kind.declaration() for kind in KINDS], "code": code.hex(), "hash": policy.hash.hex()},
+        "policy": {"kinds": [kind.declaration() for kind in KINDS], "code": CODE.hex(), "hash": policy.hash.hex()},
         "transcript": {"roll": encode(roll, SEQUENCE).hex(), "hash": transcript.hex()},
         "context": {"round": encode(ROUND, SEQUENCE).hex(), "hash": ROUND.context(transcript).hex()},
         "signed": {
             "hello": HELLO.signed(policy.hash).hex(),
             "confirm": CONFIRM.signed().hex(),
-            "masked": Masked(b"\x0c" * 32, b"\x0d" * 12, b"\x0e" * 32, b"").signed("a").hex(),
+            "masked": MASKED.signed("a").hex(),
         },
     }
 
@@ -157,7 +167,7 @@ def key_schedule() -> dict[str, Any]:
     public, kem_public = ephemeral(own, seed).public
     peer_public = ephemeral(peer, seed).public[0]
     secret, salt, info = b"\x44" * 32, b"\x55" * 32, b"a|b-2" + b"\x09" * 1088
-    pair = keys.pair_key(ephemeral(own, seed), peer_public, secret, salt, info, peer="b-2")
+    pair = keys.pair_key(SUITES["hybrid"], ephemeral(own, seed), peer_public, secret, salt, info, peer="b-2")
     identity = Ed25519PrivateKey.from_private_bytes(b"\x66" * 32)
     ratchet, steps = keys.Ratchet(pair), []
     for counter in (0, 1, 2, 1000):

@@ -1,4 +1,4 @@
-"""Writes `session.json` and the scenarios that every implementation must refuse, one a file, under `must-fail/`.
+"""Writes the honest sessions and the scenarios that every implementation must refuse, one a file, under `must-fail/`.
 
 Run it only for a new version of a format: `PYTHONPATH=. python -m tests.vectors.must_fail`.
 """
@@ -7,7 +7,7 @@ import json
 from itertools import chain
 from typing import Any, Final
 
-from tests.vectors import session, wrong_bytes, wrong_handshake, wrong_rounds, wrong_terms
+from tests.vectors import session, wrong_bytes, wrong_handshake, wrong_rounds, wrong_suites, wrong_terms
 from tests.vectors.generate import FOLDER
 from tests.vectors.replay import Refused, party_of, replay
 from tests.vectors.scenario import Scenario
@@ -20,7 +20,7 @@ def scenarios() -> dict[str, Scenario]:
     """Return every scenario by its name."""
     every = chain(
         *(wrong_bytes.framing(), wrong_bytes.messages(), wrong_bytes.payloads(), wrong_terms.terms()),
-        *(wrong_handshake.rolls(), wrong_handshake.seals(), wrong_handshake.turns()),
+        *(wrong_handshake.rolls(), wrong_handshake.seals(), wrong_handshake.turns(), wrong_suites.suites()),
         *(wrong_rounds.rounds(), wrong_rounds.coordination(), wrong_rounds.sums()),
     )
     found: dict[str, Scenario] = {}
@@ -30,10 +30,10 @@ def scenarios() -> dict[str, Scenario]:
     return found
 
 
-def described(scenario: Scenario, honest: dict[str, Any]) -> dict[str, Any]:
+def described(scenario: Scenario, stored: dict[str, Any]) -> dict[str, Any]:
     """Return a scenario as its file holds it, with the error of this implementation and the state that is left."""
     described = {"format": FORMAT, "name": scenario.name, "layer": scenario.layer, "why": scenario.why}
-    party = party_of(scenario.inputs, honest) if "party" in scenario.inputs else None
+    party = party_of(scenario.inputs, stored) if "party" in scenario.inputs else None
     try:
         replay(scenario.inputs, party)
     except Refused as refused:
@@ -52,10 +52,11 @@ def text_of(content: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    honest_session = session.session()
-    (FOLDER / "session.json").write_text(text_of(honest_session), encoding="ascii")
+    honest = {name: each.described() for name, each in session.SESSIONS.items()}
+    for name, content in honest.items():
+        (FOLDER / f"{name}.json").write_text(text_of(content), encoding="ascii")
     MUST_FAIL.mkdir(exist_ok=True)
     for old in MUST_FAIL.glob("*.json"):
         old.unlink()
     for name, each in scenarios().items():
-        (MUST_FAIL / f"{name}.json").write_text(text_of(described(each, honest_session)), encoding="ascii")
+        (MUST_FAIL / f"{name}.json").write_text(text_of(described(each, honest)), encoding="ascii")

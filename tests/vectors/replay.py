@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.vectors.generate import ephemeral
-from tests.vectors.session import POLICY
+from tests.vectors.session import SESSIONS
 
 from synthfed.client.train import read_payload
 from synthfed.protocols.errors import SynthfedError
@@ -30,6 +30,7 @@ from synthfed.protocols.secagg.messages import (
     decode,
     encode,
 )
+from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.secagg.site import Fresh, SiteMachine
 from synthfed.protocols.study import parse_study
 from synthfed.protocols.wire import Frame
@@ -68,6 +69,11 @@ def decoded(frame: bytes) -> tuple[Message, int]:
         return decode(frame)
 
 
+def policy_of(session: Mapping[str, Any]) -> Policy:
+    """Return the policy that all parties of a stored session pinned."""
+    return next(each.policy for each in SESSIONS.values() if each.policy.hash.hex() == session["policy"])
+
+
 class SiteParty:
     """The site under test, started from the bytes of the stored session."""
 
@@ -82,7 +88,7 @@ class SiteParty:
             start["journal_length"],
             raw(start["journal_head"]),
         )
-        self.machine = SiteMachine(POLICY, start["name"], identity)
+        self.machine = SiteMachine(policy_of(session), start["name"], identity)
 
     def hear(self, frame: bytes) -> bytes:
         """Return the answer to a frame of the coordinator; what refuses raises Refused."""
@@ -117,7 +123,7 @@ class CoordinatorParty:
     """An aggregator of the stored session."""
 
     def __init__(self, session: Mapping[str, Any]) -> None:
-        self.machine = Aggregator(POLICY, raw(session["session"]))
+        self.machine = Aggregator(policy_of(session), raw(session["session"]))
         self._round = raw(session["frames"]["round"])
         self.total: list[int] = []
 
@@ -173,11 +179,17 @@ def plain(value: object) -> object:
 Party = SiteParty | CoordinatorParty
 
 
-def party_of(inputs: Mapping[str, Any], session: Mapping[str, Any]) -> Party:
+def session_of(inputs: Mapping[str, Any], sessions: Mapping[str, Any]) -> Any:
+    """Return the stored session that a scenario departs from."""
+    return sessions[inputs.get("session", "session")]
+
+
+def party_of(inputs: Mapping[str, Any], sessions: Mapping[str, Any]) -> Party:
     """Return who hears a scenario's frames, with all that comes before heard, answered and compared with the session.
 
     An entry of ``after`` is a frame of the session by its name, or one of the scenario's own.
     """
+    session = session_of(inputs, sessions)
     is_site = inputs["party"] == "site"
     party = SiteParty(session, inputs.get("journal_floors", {})) if is_site else CoordinatorParty(session)
     for step in inputs["after"]:

@@ -32,5 +32,10 @@ def to_site(after: str, message: Message | bytes) -> dict[str, Any]:
     return {"party": "site", "after": after.split(), "frame": frame_of(message)}
 
 
+def to_coordinator(after: list[Any], sender: str, message: Message) -> dict[str, Any]:
+    """Return the inputs of a coordinator that has taken these steps, and then hears a site."""
+    return {"party": "coordinator", "after": after, "from": sender, "frame": frame_of(message)}
+
+
 def frame_of(message: Message | bytes) -> str:
     return message.hex() if isinstance(message, bytes) else hexadecimal(message)

@@ -4,24 +4,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tests.vectors.scenario import Scenario, frame_of, to_site
-from tests.vectors.session import (
-    CONFIRMS,
-    HELLOS,
-    POLICY,
-    ROLL,
-    ROUND,
-    SEAL,
-    SITE,
-    confirm,
-    hello,
-    identity,
-    signed,
-)
+from tests.vectors.session import HYBRID, ROUND, SITE, identity
 
 from synthfed.protocols.secagg import keys
 from synthfed.protocols.secagg.messages import Confirm, Hello, Roll, Seal
 from synthfed.protocols.secagg.policy import Policy
 
+POLICY, HELLOS, ROLL, CONFIRMS, SEAL = HYBRID.policy, HYBRID.hellos, HYBRID.roll, HYBRID.confirms, HYBRID.seal
+hello, confirm, signed = HYBRID.hello, HYBRID.confirm, HYBRID.signed
 ORDER = 2**252 + 27742317777372353535851937790883648493
 """Of the group in which Ed25519's second half of a signature is a number."""
 LOW_ORDER = (1).to_bytes(32, "little")
@@ -84,6 +74,8 @@ def rolls() -> Iterator[Scenario]:
         yield Scenario(f"roll-{name}", "site", why, to_site("open", roll))
     rolled_back = to_site("open", roll_with(hello("north", journal_length=41))) | {"journal_floors": {"north": 42}}
     yield Scenario("roll-journal-rolled-back", "site", "a site restored from a backup may repeat coins", rolled_back)
+    leapt = to_site("open", roll_with(hello("north", journal_length=43 + 2**24))) | {"journal_floors": {"north": 42}}
+    yield Scenario("roll-journal-leapt", "site", "no true length would ever reach the floor again", leapt)
 
 
 def respelt(message: Hello) -> Hello:

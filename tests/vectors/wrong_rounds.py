@@ -6,28 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from tests.vectors.scenario import Scenario, frame_of, to_site
-from tests.vectors.session import (
-    CONFIRMS,
-    HELLOS,
-    MASKED,
-    PAYLOAD,
-    POLICY,
-    ROUND,
-    SITES,
-    STEPS,
-    VALUES,
-    confirm,
-    hello,
-    masked,
-    signed,
-)
+from tests.vectors.scenario import Scenario, frame_of, to_coordinator, to_site
+from tests.vectors.session import HYBRID, PAYLOAD, ROUND, SITES, STEPS, VALUES
 from tests.vectors.wrong_handshake import flipped, second_spelling, under
 
 from synthfed.protocols.privacy.plan import largest_entry
 from synthfed.protocols.secagg.messages import Masked, Message
 from synthfed.protocols.sums import GRID
 
+POLICY, HELLOS, CONFIRMS, MASKED = HYBRID.policy, HYBRID.hellos, HYBRID.confirms, HYBRID.maskeds
+hello, confirm, masked, signed = HYBRID.hello, HYBRID.confirm, HYBRID.masked, HYBRID.signed
 WINDOW = 2**10
 Changes = tuple[tuple[str, dict[str, Any], str], ...]
 """Name, fields of the round that differ, and why."""
@@ -78,10 +66,6 @@ HELLO_STAGE = joined("hello alps")
 CONFIRM_STAGE = joined("hellos", "roll", "confirm alps")
 ROUND_STAGE = joined("hellos", "roll", "confirms", "seal", "round", "masked alps")
 SUM_STAGE = joined("hellos", "roll", "confirms", "seal", "round", "maskeds", "sum")
-
-
-def to_coordinator(after: list[Any], sender: str, message: Message) -> dict[str, Any]:
-    return {"party": "coordinator", "after": after, "from": sender, "frame": frame_of(message)}
 
 
 def coordination() -> Iterator[Scenario]:

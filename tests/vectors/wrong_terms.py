@@ -23,6 +23,7 @@ def terms() -> Iterator[Scenario]:
         ("epsilon-nan", {"epsilon = 2": "epsilon = nan"}, "no comparison with NaN refuses anything"),
         ("delta-one", {"delta = 1e-6": "delta = 1.0"}, "such a delta promises nothing"),
         ("sample-rate-above-one", {"sample_rate = 0.1": "sample_rate = 1.5"}, "a rate is a probability"),
+        ("sigma-floor-zero", {"steps = 10": "steps = 10\nsigma_floor = 0.0"}, "a floor of nothing promises nothing"),
         ("steps-as-real", {"steps = 10": "steps = 10.5"}, "rounds are counted"),
         (
             "mode-unknown",
@@ -58,6 +59,16 @@ def terms() -> Iterator[Scenario]:
         (
             "cipher-unknown",
             {"[cohort]\n": '[aggregation]\nmask_cipher = "rc4"\n[cohort]\n'},
+            "what is not known is refused",
+        ),
+        (
+            "x25519-in-distributed",
+            {"[cohort]\n": '[aggregation]\nkey_agreement = "x25519"\n[cohort]\n'},
+            "traffic recorded now and X25519 broken later would leave one site's share of the noise",
+        ),
+        (
+            "key-agreement-unknown",
+            {"[cohort]\n": '[aggregation]\nkey_agreement = "p256"\n[cohort]\n'},
             "what is not known is refused",
         ),
         ("option-not-finite", {"rate = 0.5": "rate = inf"}, "JSON has no infinity, so the terms would have no hash"),

@@ -26,9 +26,10 @@ from synthfed.protocols.sums import SCALE_BITS, Kind, answer_time_s, noise_share
 
 from .channel import Clock, Reply
 from .data import UnitData
+from .entries import Charge
 from .gate import Gate
 from .train import clipped_sum, read_payload
-from .vault import Charge, Ledger
+from .vault import Ledger
 
 _LOG: Final = logging.getLogger(__name__)
 OVERRUNS_ALLOWED: Final = 10
@@ -99,7 +100,11 @@ class Agent:
 
     def _fresh(self) -> Fresh:
         return Fresh(
-            Ephemeral.generate(), secrets.token_bytes(32), secrets.token_bytes(32), self.ledger.length, self.ledger.head
+            Ephemeral.generate(self.policy.suite),
+            secrets.token_bytes(32),
+            secrets.token_bytes(32),
+            self.ledger.length,
+            self.ledger.head,
         )
 
     def _round(self, message: messages.Round, received_s: float) -> "_Answer":

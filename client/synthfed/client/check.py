@@ -19,7 +19,7 @@ from synthfed.plugins.pinning import Pinned, naming, pin
 from synthfed.protocols.errors import ConfigError, SynthfedError
 from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.study import Study
-from synthfed.protocols.sums import Family, answer_time_s
+from synthfed.protocols.sums import Family, answer_time_s, own_noise
 
 from .config import Home, SiteConfig, data_path, study_path
 from .data import load_units
@@ -94,10 +94,11 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
     yield finding
     if pinned is None:
         return
+    yield _own_noise(pinned)
     yield _ceiling(home, config, pinned)
     path = data_path(home, config)
     _, finding = _try(
-        "data", lambda: load_units(path, study, pinned.domain, pinned.model.private()), "the table fits the schema"
+        "data", lambda: load_units(path, study, pinned.domain, pinned.model.private()), "the records fit the schema"
     )
     yield finding
     took_s, finding = _try("timing", lambda: _measured(pinned), "")
@@ -107,6 +108,14 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
 def _pinned(home: Home, config: SiteConfig, study: Study) -> Pinned:
     with naming(str(study_path(home, config))):
         return pin(study)
+
+
+def _own_noise(pinned: Pinned) -> Finding:
+    """Tell what hides this site's units if every other site works with the coordinator."""
+    study, kinds = pinned.policy.study, pinned.policy.plan.kinds
+    least = min(kinds, key=lambda kind: own_noise(study, kind))
+    detail = f"this site alone adds noise of {own_noise(study, least):.3g} clip norms or more (sum {least.sum.name!r})"
+    return Finding("plan", True, detail)
 
 
 def _try(topic: str, look: Callable[[], _Result], well: str) -> tuple[_Result | None, Finding]:
@@ -163,7 +172,7 @@ def _ceiling(home: Home, config: SiteConfig, pinned: Pinned) -> Finding:
     """Look whether the whole study fits under what is left of the site's ceiling."""
 
     def look() -> str:
-        ledger = Ledger(home.ledger)
+        ledger = Ledger(home.ledger, load_identity(home.identity))
         try:
             gate = Gate(pinned.policy, config.ceiling, ledger)
             spent, whole = gate.spent(), gate.spent_after_study()

@@ -35,7 +35,9 @@ _HOME = Path("site")
 def init(
     invitation: Annotated[Path, typer.Option(help="The coordinator's invitation file.")],
     site: Annotated[str, typer.Option(help="This site's name in the study, such as hospital-a.")],
-    data: Annotated[str, typer.Option(help="The site's table (CSV), absolute or relative to the home.")] = "data.csv",
+    data: Annotated[
+        str, typer.Option(help="The site's data (a file or folder), absolute or relative to the home.")
+    ] = "data.csv",
     controller: Annotated[str, typer.Option(help="The legal entity or operator that runs this site.")] = "",
     home: HomeOption = _HOME,
 ) -> None:
@@ -113,7 +115,7 @@ def node(home: HomeOption = _HOME, allow_unconfined: UnconfinedOption = False) -
     """Run the Flower node alone: it has the network, and sees nothing of the home but its own folder.
 
     A Flower coordinator can make a node run code of its choice. So this process hides the home and
-    the table from itself, for good, before it becomes the node.
+    the data from itself, for good, before it becomes the node.
     """
     from synthfed.plugins.processes import flower_environment
 
@@ -140,20 +142,22 @@ def clear(home: HomeOption = _HOME) -> None:
     """Let the agent serve again after it died inside a step; its charges stand."""
     from synthfed.plugins.processes import exclusive
 
-    from .vault import Ledger
+    from .vault import Ledger, load_identity
 
     place = Home(home)
     with exclusive(place.lock, "agent"):
-        ledger = Ledger(place.ledger)
+        ledger = Ledger(place.ledger, load_identity(place.identity))
         count = ledger.clear()
         ledger.close()
     Console(highlight=False).print(f"{count} interrupted or overrun step(s) cleared; their charges stand")
 
 
 def _stopped() -> Callable[[], bool]:
-    """Return a function that tells whether SIGINT or SIGTERM has come."""
+    """Return a function that tells whether this program was asked to end."""
+    from synthfed.plugins.processes import interruptions
+
     came: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in interruptions():
         # Not an Event: its lock would deadlock when a second signal interrupts the first one's handler.
         signal.signal(number, lambda received, _: came.append(received))
     return lambda: bool(came)

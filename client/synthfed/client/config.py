@@ -127,7 +127,7 @@ class Home:
 
 
 def data_path(home: Home, config: SiteConfig) -> Path:
-    """Return where the site's table lies; a relative path starts at the home."""
+    """Return where the site's data lie, a file or a folder; a relative path starts at the home."""
     return home.path.absolute() / Path(config.data).expanduser()
 
 
@@ -143,7 +143,7 @@ def draft_config(site: str, controller: str, data: str, address: str) -> str:
 format = 1
 site = {json.dumps(site)}
 controller = {json.dumps(controller)}   # the legal entity or operator that runs this site
-data = {json.dumps(data)}   # the table, CSV; only the study's columns are read
+data = {json.dumps(data)}   # a file (.csv, .csv.gz, .npz) or a folder of images; only the study's columns are read
 study = "study.toml"          # the agreed study: putting the file here is this site's consent
 
 # The most that this site's records may ever spend, over all studies that run in this home.

@@ -36,7 +36,7 @@ def init_home(home: Home, invitation: Path, site: str, controller: str, data: st
     write_secret(home.node_key, node_pem(node))
     enrolment = Enrolment.signed(site, controller, identity, node_public(node))
     write_whole(home.node / "ca.crt", [invited.ca.encode()])
-    Ledger(home.ledger, create=True).close()
+    Ledger(home.ledger, identity, create=True).close()
     write_whole(home.config, [draft_config(site, controller, data, invited.address).encode()])
     write_whole(home.enrolment, [enrolment.model_dump_json(indent=2).encode(), b"\n"])
     return enrolment, invited

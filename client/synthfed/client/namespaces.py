@@ -42,7 +42,7 @@ def hide_files(home: Path, visible: Path, hidden: Sequence[Path]) -> bool:
     Args:
         home: a folder that becomes empty, but for ``visible``.
         visible: a folder inside the home that stays as it is.
-        hidden: further files that read as empty.
+        hidden: further files that read as empty, and folders that become empty.
 
     What the process executes afterwards cannot undo it: the view belongs to a user namespace that
     it is then taken out of. Root should not run a node: it could read the disk itself.
@@ -68,7 +68,9 @@ def _mount_view(libc: ctypes.CDLL, home: Path, visible: Path, hidden: Sequence[P
         is_whole = mount(str(aside), visible, None, _BIND)
         libc.umount2(os.fsencode(aside), 0)
     outside = [path.resolve() for path in hidden if path.exists()]
-    return is_whole and all(mount("/dev/null", path, None, _BIND) for path in outside if path.is_file())
+    return is_whole and all(
+        mount("tmpfs", path, "tmpfs", 0) if path.is_dir() else mount("/dev/null", path, None, _BIND) for path in outside
+    )
 
 
 def _enter(libc: ctypes.CDLL, flags: int) -> bool:

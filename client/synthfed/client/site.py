@@ -35,7 +35,7 @@ def open_agent(home: Home) -> Iterator[Agent]:
     check_roster(home, config, study, identity)
     with exclusive(home.lock, "agent"):
         pinned = pin(study)
-        with contextlib.closing(Ledger(home.ledger)) as ledger:
+        with contextlib.closing(Ledger(home.ledger, identity)) as ledger:
             agent = _agent(
                 pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), time.monotonic
             )
@@ -82,10 +82,10 @@ class SimulatedSite:
     def __init__(self, folder: Path, site: str, data: Path) -> None:
         """Make the site's folder and identity."""
         folder.mkdir(mode=0o700)
-        self._ledger = Ledger(folder / "ledger.db", create=True)
+        self._identity = Ed25519PrivateKey.from_private_bytes(secrets.token_bytes(32))
+        self._ledger = Ledger(folder / "ledger.db", self._identity, create=True)
         self._site = site
         self._data = data
-        self._identity = Ed25519PrivateKey.from_private_bytes(secrets.token_bytes(32))
         self._agent: Agent | None = None
 
     @property

@@ -7,9 +7,8 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,76 +17,49 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.files import sync
 from synthfed.protocols.errors import ConfigError, PrivacyError
-from synthfed.protocols.ids import digest
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
-FORMAT: Final = 1
-GENESIS: Final = bytes(32)
+from .anchor import read_anchor, write_anchor
+from .conversion import TABLES, entries_of_format_1
+from .entries import GENESIS, Book, Charge, Note, chain_key, charged, cleared, mark, met, seal, settled
 
-# An entry is charge and journal at once, so that one commit makes both durable.
-_TABLES: Final = """
-CREATE TABLE entries (
+FORMAT: Final = 2
+
+# One table, so that one commit makes charge and journal durable, and one chain holds everything.
+_SCHEMA: Final = (
+    """CREATE TABLE entries (
     sequence INTEGER PRIMARY KEY,
     at_unix_s INTEGER NOT NULL,
-    study BLOB NOT NULL,
-    study_name TEXT NOT NULL,
     kind TEXT NOT NULL,
-    transcript BLOB NOT NULL,
-    counter INTEGER NOT NULL,
-    context BLOB NOT NULL,
-    sample_rate REAL NOT NULL,
-    noise_multiplier REAL NOT NULL,
-    previous BLOB NOT NULL,
-    hash BLOB NOT NULL
-) STRICT;
-CREATE TABLE outcomes (sequence INTEGER PRIMARY KEY REFERENCES entries, outcome TEXT NOT NULL) STRICT;
-CREATE TABLE clearances (length INTEGER NOT NULL) STRICT;
-CREATE TABLE peers (site TEXT PRIMARY KEY, journal_length INTEGER NOT NULL) STRICT;
-CREATE TRIGGER entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
-CREATE TRIGGER entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """One step as the ledger knows it.
-
-    Attributes:
-        study: hash of the study's terms.
-        study_name: for people.
-        kind: name of the sum.
-        transcript: hash that names the session.
-        counter: the step's counter in the session.
-        context: hash of everything the step was asked with.
-        event: what it costs; its count is 1.
-    """
-
-    study: bytes
-    study_name: str
-    kind: str
-    transcript: bytes
-    counter: int
-    context: bytes
-    event: SampledGaussian
-
-    def hash(self, sequence: int, at_unix_s: int, previous: bytes) -> bytes:
-        """Return the entry's hash, which chains it to all before it."""
-        numbers = f"{sequence}|{at_unix_s}|{self.counter}|{self.event.sample_rate!r}|{self.event.noise_multiplier!r}"
-        names = (self.study, self.study_name.encode(), self.kind.encode(), self.transcript, self.context)
-        return digest("ledger-entry", previous, numbers.encode(), *names)
+    content TEXT NOT NULL,
+    tag BLOB NOT NULL
+) STRICT""",
+    "CREATE TRIGGER entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END",
+    "CREATE TRIGGER entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END",
+    f"PRAGMA user_version = {FORMAT}",
+)
 
 
 class Ledger:
-    """Every charge this home's records have paid, hash-chained, in one SQLite file."""
+    """Every charge this home's records have paid, and what became of it, chained under a key, in one SQLite file."""
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, identity: Ed25519PrivateKey, *, create: bool = False) -> None:
         """Open the file and verify the whole chain against the head noted beside it; create it only on demand.
+
+        A ledger of format 1 is verified as such and then converted, in one transaction.
+
+        Args:
+            path: where it lies.
+            identity: the site's, from which the chain's key is derived.
+            create: make a new ledger where there is none.
 
         Raises:
             PrivacyError: the ledger is missing, changed, shorter than it was, or cannot be used.
         """
         self._path = path
+        self._key = chain_key(identity)
         self._anchor = path.with_suffix(".head")
+        self._book, self._position, self._tip = Book(), 0, GENESIS
         is_new = create and not path.exists()
         if not is_new and not path.exists():
             raise PrivacyError(f"{path}: the ledger is missing; restore it, a new one would forget what was spent")
@@ -96,17 +68,7 @@ class Ledger:
         except sqlite3.Error as error:
             raise PrivacyError(f"{path}: the ledger cannot be opened ({error}); restore it or its folder") from None
         try:
-            if not is_new:
-                self._check_format()
-            self._write_ahead()
-            self._db.execute("PRAGMA foreign_keys = ON")
-            if is_new:
-                path.chmod(0o600)
-                self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
-            self.length, self.head = self._verify(self._noted(is_new))
-            if is_new:
-                self._note_head()
-                sync(self._anchor)
+            self._open(is_new)
         except sqlite3.Error as error:
             self._db.close()
             raise PrivacyError(f"{path}: the ledger cannot be used ({error}); restore it, never replace it") from None
@@ -114,94 +76,131 @@ class Ledger:
             self._db.close()
             raise
 
+    @property
+    def length(self) -> int:
+        """How many charges there are."""
+        return self._book.length
+
+    @property
+    def head(self) -> bytes:
+        """The tag of the last charge, 32 bytes; it tells nobody without the key what became of any step."""
+        return self._book.head
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
     def charge(self, charge: Charge) -> int:
-        """Append a charge durably and return its sequence number; on any failure nothing may be sampled."""
-        sequence, now = self.length + 1, int(time.time())
-        entry = charge.hash(sequence, now, self.head)
-        row = (
-            sequence,
-            now,
-            charge.study,
-            charge.study_name,
-            charge.kind,
-            charge.transcript,
-            charge.counter,
-            charge.context,
-            charge.event.sample_rate,
-            charge.event.noise_multiplier,
-            self.head,
-            entry,
-        )
-        with self._transaction():
-            self._db.execute(f"INSERT INTO entries VALUES ({','.join('?' * len(row))})", row)  # noqa: S608
-        self.length, self.head = sequence, entry
-        self._note_head()
-        return sequence
+        """Append a charge durably and return its number, from 1; on any failure nothing may be sampled."""
+        self._append([charged(charge)])
+        return self.length
 
-    def settle(self, sequence: int, outcome: str) -> None:
+    def settle(self, number: int, outcome: str) -> None:
         """Note what became of a charged step: ``sent``, ``abandoned``, ``failed`` or ``cleared``; the charge stands."""
-        with self._transaction():
-            self._db.execute("INSERT INTO outcomes VALUES (?, ?)", (sequence, outcome))
+        if number not in self._book.unsettled:
+            raise PrivacyError(f"{self._path}: charge {number} was never made or has an outcome; stop the agent")
+        self._append([settled(number, outcome)])
 
     def unsettled(self) -> tuple[int, ...]:
-        """Return the charged steps with no outcome: the agent died inside them."""
-        rows = self._db.execute("SELECT sequence FROM entries WHERE sequence NOT IN (SELECT sequence FROM outcomes)")
-        return tuple(sequence for (sequence,) in rows)
+        """Return the numbers of the charged steps with no outcome: the agent died inside them."""
+        return tuple(sorted(self._book.unsettled))
 
     def overruns(self) -> int:
         """Return how many steps overran their answer time since a person last cleared the ledger."""
-        return self._count_since_clearance("abandoned")
+        return self._book.overruns
 
     def failures(self) -> int:
         """Return how many steps failed on records since a person last cleared the ledger."""
-        return self._count_since_clearance("failed")
-
-    def _count_since_clearance(self, outcome: str) -> int:
-        row = self._db.execute(
-            "SELECT COUNT(*) FROM outcomes WHERE outcome = ? "
-            "AND sequence > (SELECT coalesce(max(length), 0) FROM clearances)",
-            (outcome,),
-        ).fetchone()
-        return int(row[0])
+        return self._book.failures
 
     def clear(self) -> int:
         """Note that a person has looked: settle interrupted steps, forget the others; return how many there were."""
         interrupted = self.unsettled()
         count = len(interrupted) + self.overruns() + self.failures()
-        for sequence in interrupted:
-            self.settle(sequence, "cleared")
-        with self._transaction():
-            self._db.execute("INSERT INTO clearances VALUES (?)", (self.length,))
+        self._append([*(settled(number, "cleared") for number in interrupted), cleared()])
         return count
 
     def count(self, study: bytes, kind: str) -> int:
         """Return how many rounds of a kind were charged to a study, over all sessions and restarts."""
-        row = self._db.execute("SELECT COUNT(*) FROM entries WHERE study = ? AND kind = ?", (study, kind)).fetchone()
-        return int(row[0])
+        return self._book.rounds[study, kind]
 
     def events(self) -> list[SampledGaussian]:
         """Return every charge of every study, equal ones counted together."""
-        rows = self._db.execute(
-            "SELECT sample_rate, noise_multiplier, COUNT(*) FROM entries GROUP BY sample_rate, noise_multiplier"
-        )
-        return [SampledGaussian(rate, noise, count) for rate, noise, count in rows]
+        return [SampledGaussian(rate, noise, count) for (rate, noise), count in sorted(self._book.costs.items())]
 
     def journal_floors(self) -> dict[str, int]:
         """Return the longest journal ever seen from each peer, by its identity key in hexadecimal."""
-        return dict(self._db.execute("SELECT site, journal_length FROM peers"))
+        return dict(self._book.floors)
 
     def remember_peers(self, lengths: dict[str, int]) -> None:
         """Remember peers' journal lengths, so that a rolled-back journal is refused later."""
+        grown = {peer: length for peer, length in lengths.items() if length > self._book.floors.get(peer, 0)}
+        if grown:
+            self._append([met(grown)])
+
+    def _open(self, is_new: bool) -> None:
+        version = FORMAT if is_new else self._version()
+        self._write_ahead()
+        # Before the entries are read: an agent may be adding some.
+        noted = (0, mark(self._key, 0, GENESIS)) if is_new else read_anchor(self._anchor)
+        if is_new:
+            self._path.chmod(0o600)
+            self._db.execute("BEGIN")
+            self._make([])
+        elif version == 1:
+            self._convert(noted)
+        self._verify(noted)
+        if is_new or version != FORMAT:
+            self._note_head()
+            sync(self._anchor)
+
+    def _version(self) -> int:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version not in (1, FORMAT):
+            raise PrivacyError(f"{self._path}: ledger format {version} is not supported; this program writes {FORMAT}")
+        return int(version)
+
+    def _convert(self, noted: tuple[int, bytes]) -> None:
+        """Replace the tables of format 1, after they were verified, by entries: all of it or nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        if self._version() != 1:  # another process was faster
+            self._db.execute("ROLLBACK")
+            return
+        entries = entries_of_format_1(self._db, self._path, self._key, noted, int(time.time()))
+        for table in TABLES:
+            self._db.execute(f"DROP TABLE {table}")
+        self._make(entries)
+
+    def _make(self, entries: Iterable[tuple[int, Note]]) -> None:
+        """Make the table, fill it with entries and their times, and commit what the caller has begun."""
+        for statement in _SCHEMA:
+            self._db.execute(statement)
+        tag = GENESIS
+        for sequence, (at_unix_s, note) in enumerate(entries, 1):
+            tag = self._insert(tag, sequence, at_unix_s, note)
+        self._db.execute("COMMIT")
+
+    def _append(self, notes: Iterable[Note]) -> None:
+        """Write entries in one transaction; if that fails, neither the file nor the book has moved."""
+        now, tip, written = int(time.time()), self._tip, []
         with self._transaction():
-            self._db.executemany(
-                "INSERT INTO peers VALUES (?, ?) ON CONFLICT (site) DO UPDATE "
-                "SET journal_length = max(journal_length, excluded.journal_length)",
-                sorted(lengths.items()),
-            )
+            for sequence, note in enumerate(notes, self._position + 1):
+                tip = self._insert(tip, sequence, now, note)
+                written.append((note, tip))
+        for note, tag in written:
+            self._take(note, tag)
+        self._note_head()
+
+    def _insert(self, previous: bytes, sequence: int, at_unix_s: int, note: Note) -> bytes:
+        tag = seal(self._key, previous, sequence, at_unix_s, note)
+        row = (sequence, at_unix_s, note.kind, note.content, tag)
+        self._db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", row)
+        return tag
+
+    def _take(self, note: Note, tag: bytes) -> None:
+        """Take an entry that stands in the file into the book."""
+        self._position, self._tip = self._position + 1, tag
+        self._book.add(note, tag)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -225,51 +224,33 @@ class Ledger:
             )
         self._db.execute("PRAGMA synchronous = FULL")
 
-    def _check_format(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version != FORMAT:
-            raise PrivacyError(f"{self._path}: ledger format {version} is not supported; this program writes {FORMAT}")
-
     def _note_head(self) -> None:
-        """Note length and head in a file of their own, so that a cut ledger is noticed.
+        write_anchor(self._anchor, self._position, mark(self._key, self._position, self._tip))
 
-        Not synced: after a power cut an older head may stand here, and the chain passes through that one, too.
+    def _verify(self, noted: tuple[int, bytes]) -> None:
+        """Read every entry into the book; the chain must pass through what was noted, and may be longer.
+
+        A ledger that was converted passes through the head of format 1, should the new one not be noted yet.
         """
-        try:
-            descriptor = os.open(self._anchor, os.O_WRONLY | os.O_CREAT, 0o600)
+        passed = noted == (0, mark(self._key, 0, GENESIS))
+        rows = self._db.execute("SELECT sequence, at_unix_s, kind, content, tag FROM entries ORDER BY sequence")
+        for sequence, at_unix_s, kind, content, tag in rows:
+            note, place = Note(kind, content), self._position + 1
+            if sequence != place or seal(self._key, self._tip, place, at_unix_s, note) != tag:
+                raise PrivacyError(
+                    f"{self._path}: entry {place} was changed, added or removed, or identity.key is not the one it was "
+                    "written under; restore ledger, head and key as they were"
+                )
             try:
-                os.pwrite(descriptor, self.length.to_bytes(8, "little") + self.head, 0)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise PrivacyError(f"{self._anchor}: cannot be written ({error.strerror}); free disk space") from None
-
-    def _noted(self, is_new: bool) -> tuple[int, bytes]:
-        if is_new:
-            return 0, GENESIS
-        try:
-            noted = self._anchor.read_bytes()
-        except OSError:
-            noted = b""
-        if len(noted) != 8 + len(GENESIS):
-            raise PrivacyError(f"{self._anchor}: is missing or damaged; restore it together with the ledger")
-        return int.from_bytes(noted[:8], "little"), noted[8:]
-
-    def _verify(self, noted: tuple[int, bytes]) -> tuple[int, bytes]:
-        """Return length and head; the chain must pass through the noted head, and may be longer."""
-        head, expected = GENESIS, 0
-        passed = noted == (0, GENESIS)
-        for row in self._db.execute("SELECT * FROM entries ORDER BY sequence"):
-            sequence, at, study, name, kind, transcript, counter, context, rate, noise, previous, entry = row
-            charge = Charge(study, name, kind, transcript, counter, context, SampledGaussian(rate, noise, 1))
-            expected += 1
-            if sequence != expected or previous != head or charge.hash(sequence, at, previous) != entry:
-                raise PrivacyError(f"{self._path}: entry {expected} was changed or removed; restore the true ledger")
-            head = entry
-            passed |= noted == (expected, head)
+                self._take(note, tag)
+            except ValueError:
+                raise PrivacyError(
+                    f"{self._path}: entry {place} is of a kind that this version does not know; install a newer one"
+                ) from None
+            passed |= noted[0] == place and noted[1] == mark(self._key, place, tag)
+            passed |= note.kind == "converted" and self._book.origin == mark(self._key, *noted)
         if not passed:
-            raise PrivacyError(f"{self._path}: entries were removed from its end; restore the true ledger")
-        return expected, head
+            raise PrivacyError(f"{self._path}: entries were removed from its end; restore ledger and head as they were")
 
 
 def write_secret(path: Path, content: bytes) -> None:

@@ -5,8 +5,9 @@ Never leaves a half-written file under its name, and never widens or narrows who
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from synthfed.protocols.errors import ConfigError
 
@@ -32,10 +33,21 @@ def write_whole(path: Path, parts: Iterable[bytes]) -> None:
     Raises:
         ConfigError: it cannot be written; an older file stands.
     """
+    with whole_file(path) as file:
+        file.writelines(parts)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write into, which replaces any older one when all went well, and not at all otherwise.
+
+    Raises:
+        ConfigError: it cannot be written; an older file stands.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            file.writelines(parts)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -1,6 +1,6 @@
 """Child processes that never outlive their parent, their environment, and the lock of a home.
 
-Never runs a shell, and never leaves a process or a port behind.
+Never runs a shell, never leaves a process or a port behind, and never signals a number that may be a stranger's.
 """
 
 import contextlib
@@ -24,7 +24,8 @@ GRACE_S: Final = 5.0
 """How long a child has to end by itself; one that has children of its own needs longer than they do."""
 
 _REAPED_S: Final = 1.0
-_INTERRUPTIONS: Final = (signal.SIGINT, signal.SIGTERM)
+_PORTS: Final = range(12_000, 30_000)  # outside the range from which kernels serve outgoing connections
+_PORT_TRIALS: Final = 200
 _LIBC: Final = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
@@ -32,6 +33,15 @@ def end_with_parent() -> None:
     """Ask the kernel to end this process when its parent ends (Linux; elsewhere nothing happens)."""
     if _LIBC is not None:
         _LIBC.prctl(_PARENT_DEATH, signal.SIGTERM)
+
+
+def interruptions() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask this program to end: Ctrl-C, SIGTERM, and the end of its terminal.
+
+    Not the last one where it is ignored already: ``nohup`` has asked for that.
+    """
+    is_deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *(() if is_deaf else (signal.SIGHUP,)))
 
 
 def flower_environment(home: Path) -> dict[str, str]:
@@ -69,22 +79,38 @@ def this_program(*arguments: str) -> list[str]:
 def held_port(host: str = "127.0.0.1") -> Iterator[int]:
     """Yield a port that no other caller is given meanwhile; a program of ours can listen on it.
 
-    Drawn outside the range from which the kernel serves outgoing connections. Only Linux lets two
-    sockets share a port of which one listens; elsewhere the port was merely free a moment ago.
+    Only Linux lets two sockets share a port of which one listens; elsewhere the port was merely free a moment ago.
+
+    Raises:
+        ConfigError: no port can be had at that address.
     """
-    while True:
-        with socket.socket() as holder:
-            try:
-                holder.bind((host, port := 12_000 + secrets.randbelow(18_000)))
-            except OSError:
-                continue
-            if sys.platform.startswith("linux"):
-                # Only now: before, it would let this bind succeed beside another holder's.
-                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            else:
-                holder.close()
-            yield port
-            return
+    with _bound(host) as holder:
+        port = int(holder.getsockname()[1])
+        if sys.platform.startswith("linux"):
+            # Only now: before, it would let the bind succeed beside another holder's.
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            holder.close()
+        yield port
+
+
+def _bound(host: str) -> socket.socket:
+    """Return a socket that is bound to a random port."""
+    reason = ""
+    for _ in range(_PORT_TRIALS):
+        holder = socket.socket()
+        try:
+            holder.bind((host, secrets.choice(_PORTS)))
+        except OSError as error:
+            holder.close()
+            reason = error.strerror or type(error).__name__
+        else:
+            return holder
+    raise ConfigError(
+        f"none of {_PORT_TRIALS} ports tried from {_PORTS[0]} to {_PORTS[-1]} can be had ({reason}); use an address of "
+        "this machine, or end programs that hold those ports",
+        where=host,
+    )
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -126,7 +152,11 @@ def exclusive(lock: Path, holder: str) -> Iterator[None]:
 
 
 class Child:
-    """One child process in a process group of its own, its output in a log file."""
+    """One child process in a process group of its own, its output in a log file.
+
+    The group has the process's number. One that has ended is not reaped before the group was signalled: as long as
+    it is not, the kernel gives that number to nobody else (Linux; elsewhere such a group is not signalled).
+    """
 
     def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         """Remember what to run."""
@@ -146,7 +176,7 @@ class Child:
     def start(self) -> None:
         """Start the process; only from the main thread, whose end the kernel would take for ours."""
         self.signal(signal.SIGKILL)  # what an earlier one that died had started would disturb this one
-        self._close_log()
+        self.reap()
         self._file = self.log.open("ab")
         self._had_part = False
         with _uninterrupted():  # a process that runs before it is remembered here would stay
@@ -161,12 +191,15 @@ class Child:
             )
 
     def exit_code(self) -> int | None:
-        """Return the exit code of a process that has ended, None while it runs."""
-        return self._process.poll() if self._process else None
+        """Return the exit code of a process that has ended, None while it runs; it is not reaped by that."""
+        if self._process is None:
+            return None
+        code: int | None = self._process.returncode  # known once it was reaped
+        return _ended(self._process) if code is None else code
 
     def is_running(self) -> bool:
         """Return whether the process was started and has not ended."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self.exit_code() is None
 
     def has_lost(self, part: str) -> bool:
         """Return whether the process runs on after a program that it had started has ended (Linux).
@@ -181,17 +214,18 @@ class Child:
         return self._had_part and not is_there
 
     def signal(self, number: int) -> bool:
-        """Send a signal to the process and everything it started; return whether there was anything."""
-        if self._process is None:
-            return False
-        try:
-            os.killpg(self._process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return True
+        """Send a signal to the process and everything it started; return whether there was anything.
+
+        Not once it was reaped: its number may then be a stranger's.
+        """
+        return self._process is not None and self._process.returncode is None and _reaches(self._process.pid, number)
+
+    def is_left(self) -> bool:
+        """Return whether the process or anything that it started is there; this only looks, also after the reaping."""
+        return self._process is not None and _reaches(self._process.pid, 0)
 
     def reap(self) -> None:
-        """Wait for a process that ends or was killed, and close its log."""
+        """Wait for a process that ends or was killed, and close its log; signal its group before, if it needs one."""
         if self._process is not None:
             self._process.wait()
         self._close_log()
@@ -217,7 +251,29 @@ def close_all(children: Sequence[Child], grace_s: float = GRACE_S) -> None:
     for child in children:
         child.reap()
     # What they had started is reaped by another process, which in a container may never do it.
-    _wait_while(lambda: any(child.signal(0) for child in children), _REAPED_S)
+    _wait_while(lambda: any(child.is_left() for child in children), _REAPED_S)
+
+
+def _ended(process: "subprocess.Popen[bytes]") -> int | None:
+    """Return the exit code of a process that has ended, None while it runs; on Linux it stays a zombie."""
+    if not sys.platform.startswith("linux"):
+        return process.poll()
+    try:
+        found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # this program was started so that the kernel reaps its children
+        return process.poll()
+    if found is None:
+        return None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def _reaches(group: int, number: int) -> bool:
+    """Send a signal to a process group and return whether it has a member that may be sent one."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _children(pid: int | None) -> list[str]:
@@ -245,7 +301,8 @@ def _wait_while(condition: Callable[[], bool], longest_s: float) -> None:
 def _uninterrupted() -> Iterator[None]:
     """Hold back an interruption until the end of the block."""
     came: list[int] = []
-    before = {number: signal.signal(number, lambda received, _: came.append(received)) for number in _INTERRUPTIONS}
+    numbers = interruptions()
+    before = {number: signal.signal(number, lambda received, _: came.append(received)) for number in numbers}
     try:
         yield
     finally:

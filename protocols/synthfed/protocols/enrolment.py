@@ -10,11 +10,12 @@ from typing import Annotated, Final, Literal, Self, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import AfterValidator, ValidationError
 
+from .cohort import Site
 from .errors import ConfigError, RemoteProtocolError, describe
 from .ids import digest, fingerprint
 from .schema import Strict
 from .secagg.keys import sign, verify
-from .study import Site, canonical_json
+from .study import canonical_json
 
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*:([0-9]{1,5})")
 _NODE: Final = re.compile(r"ecdsa-sha2-nistp384 [A-Za-z0-9+/=]+")

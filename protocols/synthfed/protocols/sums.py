@@ -119,6 +119,16 @@ def noise_shares(study: Study, present: int) -> int:
     return present - study.cohort.tolerated if study.privacy.mode == "distributed" else 1
 
 
+def own_noise(study: Study, kind: Kind) -> float:
+    """Return the standard deviation of one site's own noise where it is least, in units of the clip norm.
+
+    A site's share shrinks as the cohort grows, so this is its share when all sites take part: what
+    hides the site's own units if every other site works with the coordinator. In ``local`` it is the
+    whole noise.
+    """
+    return kind.noise_multiplier / math.sqrt(noise_shares(study, len(study.cohort.sites)))
+
+
 def answer_time_s(study: Study, family: Family) -> float:
     """Return the declared seconds from a round's charge to its answer, the same whatever the data are."""
     return study.privacy.statistic_time_s if family == "statistic" else study.privacy.answer_time_s

@@ -106,10 +106,10 @@ class Reader:
         """Return an unsigned 64-bit integer."""
         return int.from_bytes(self._take(8), "little")
 
-    def data(self, size: int | None = None, *, limit: int = MAX_BODY_BYTES) -> bytes:
-        """Return bytes; exactly ``size`` of them where given, at most ``limit`` otherwise."""
+    def data(self, *sizes: int, limit: int = MAX_BODY_BYTES) -> bytes:
+        """Return bytes; as many as one of ``sizes`` where given, at most ``limit`` otherwise."""
         length = int.from_bytes(self._take(4), "little")
-        if length > limit or (size is not None and length != size):
+        if length > limit or (sizes and length not in sizes):
             raise RemoteProtocolError("a field has the wrong length")
         return bytes(self._take(length))
 

@@ -4,15 +4,19 @@ Never computes anything itself: it reads arguments, calls the server's modules a
 """
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args, get_type_hints
 
 import typer
 from rich.console import Console
 
-from synthfed.protocols.errors import ConfigError, describe
+from synthfed.protocols.errors import ConfigError
+
+from .wishes import Wishes, flag_of, pairs
 
 app: Final = typer.Typer(help="Run a coordinator.", no_args_is_help=True, pretty_exceptions_enable=False)
 study: Final = typer.Typer(help="Draft and check a study file.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -96,12 +100,13 @@ def status(home: HomeOption = _HOME) -> None:
 
     from .home import ServerHome
     from .store import Run
+    from .unused import MARK
     from .watch import draw
 
     place = ServerHome(home)
     place.load()
     console = _console()
-    folders = sorted(path for path in (place.path / "runs").glob("*") if path.is_dir())
+    folders = sorted(path for path in (place.path / "runs").glob("*") if path.is_dir() and MARK not in path.name)
     if not folders:
         console.print("no run yet; start one with `synthfed server run STUDY`")
     for folder in folders:
@@ -112,101 +117,39 @@ def status(home: HomeOption = _HOME) -> None:
         console.print(draw(state))
 
 
+def _with_flags(command: Callable[[Wishes], None]) -> Callable[..., None]:
+    """Return the command with one flag for each wish, of the kind and with the explanation that it declares."""
+
+    def ask(**given: Any) -> None:
+        command(Wishes(**given))
+
+    flags, kinds = [], get_type_hints(Wishes, include_extras=True)
+    for wish in fields(Wishes):
+        kind, explanation = get_args(kinds[wish.name])
+        option = typer.Option(flag_of(wish.name), help=explanation)
+        flag = Annotated[kind, option]  # type: ignore[valid-type]  # known at run time only
+        default = Parameter.empty if wish.default is MISSING else wish.default
+        flags.append(Parameter(wish.name, Parameter.KEYWORD_ONLY, default=default, annotation=flag))
+    ask.__doc__ = command.__doc__
+    ask.__signature__ = Signature(flags)  # type: ignore[attr-defined]  # what typer reads
+    return ask
+
+
 @study.command("new")
-def study_new(
-    source: Annotated[Path, typer.Option("--from", help="A PUBLIC or DUMMY table; never a private one.")],
-    target: Annotated[str, typer.Option(help="The column that the data should help to predict.")],
-    epsilon: Annotated[float, typer.Option(help="Promised to one privacy unit, all rounds together.")],
-    out: Annotated[Path, typer.Option(help="The study file to write.")],
-    site: Annotated[list[str] | None, typer.Option(help="A site's name; repeat.")] = None,
-    enrolment: Annotated[list[Path] | None, typer.Option(help="A site's enrolment file; repeat.")] = None,
-    mode: Annotated[str, typer.Option(help="`distributed` or `local`.")] = "distributed",
-    delta: Annotated[float, typer.Option(help="Failure probability of the promise.")] = 1e-5,
-    unit: Annotated[str | None, typer.Option(help="The column that names a person or account.")] = None,
-    records_per_unit: Annotated[int, typer.Option(help="Records one unit may have.")] = 1,
-    sites_per_unit: Annotated[int, typer.Option(help="Sites that may hold records of one unit.")] = 1,
-    units_per_site: Annotated[int, typer.Option(help="Declared upper bound on a site's units.")] = 100_000,
-    sample_rate: Annotated[float, typer.Option(help="Chance of a unit to take part in a step.")] = 0.1,
-    steps: Annotated[int, typer.Option(help="Steps of the critic.")] = 300,
-    clip_norm: Annotated[float, typer.Option(help="L2 bound of one unit's gradient.")] = 1.0,
-    answer_time: Annotated[
-        float | None,
-        typer.Option(help="Fixed seconds after which a site answers; estimated, `client check` measures it."),
-    ] = None,
-    statistic_time: Annotated[float | None, typer.Option(help="The same for statistics, rarer and larger.")] = None,
-    domain: Annotated[str, typer.Option(help="Domain plugin, which reads the table.")] = "table",
-    model: Annotated[str, typer.Option(help="Model plugin.")] = "tabular-gan",
-    option: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE, an option of the model, the value as in TOML; repeat.")
-    ] = None,
-    tolerated: Annotated[
-        int | None, typer.Option(help="Bad sites allowed for; by default the largest controller's, or a third.")
-    ] = None,
-    quorum: Annotated[int | None, typer.Option(help="Sites each step needs; by default the least allowed.")] = None,
-    controller: Annotated[
-        list[str] | None, typer.Option(help="SITE=NAME, who controls a site if its enrolment does not say so; repeat.")
-    ] = None,
-    operator: Annotated[str, typer.Option(help="Who runs the coordinator, if a site has the same controller.")] = "",
-    epsilon_if_secagg_fails_at_most: Annotated[
-        float | None, typer.Option(help="Refuse a study that would promise less if secure aggregation failed.")
-    ] = None,
-    combine: Annotated[
-        str, typer.Option(help="`sum`, or in `local` `median` or `trimmed-mean`, against sites that lie.")
-    ] = "sum",
-    clip_total: Annotated[
-        float | None, typer.Option(help="Largest norm of a released gradient sum, in clip norms.")
-    ] = None,
-    mask_cipher: Annotated[str, typer.Option(help="`aes256-ctr`, or `chacha20` without AES hardware.")] = "aes256-ctr",
-    name: Annotated[str | None, typer.Option(help="The study's name; the file's by default.")] = None,
-    drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; repeat.")] = None,
-) -> None:
+@_with_flags
+def study_new(wishes: Wishes) -> None:
     """Draft a complete study file from a public or dummy table."""
     from synthfed.plugins.files import write_whole
-    from synthfed.protocols.study import Aggregation, ModelTerms, Privacy
 
-    from .drafting import draft_study, make_roster, read_options, render_study, with_enough_time
+    from .drafting import draft_study, with_enough_time
+    from .study_file import render_study
 
-    if out.exists():
-        raise ConfigError("already exists and is not overwritten", where=str(out))
-    privacy = {
-        "mode": mode,
-        "epsilon": epsilon,
-        "delta": delta,
-        "unit": unit,
-        "records_per_unit": records_per_unit,
-        "sites_per_unit": sites_per_unit,
-        "units_per_site": units_per_site,
-        "sample_rate": sample_rate,
-        "steps": steps,
-        "clip_norm": clip_norm,
-    }
-    times = {"answer_time_s": answer_time, "statistic_time_s": statistic_time}
-    privacy |= {field: value for field, value in times.items() if value is not None}
-    aggregation = {"combine": combine, "clip_total": clip_total, "mask_cipher": mask_cipher}
-    options = read_options(_pairs(option or [], "NAME=VALUE", where="--option"))
-    controllers = _pairs(controller or [], "SITE=NAME", where="--controller")
-    sites = make_roster(site or [], enrolment or [], controllers)
-    if len(sites) < 2:
-        raise ConfigError("give at least two sites with --site NAME or --enrolment FILE")
-    drafted = draft_study(
-        source,
-        name=name or out.stem,
-        target=target,
-        domain=domain,
-        privacy=_from_flags(Privacy, privacy),
-        model=_from_flags(ModelTerms, {"plugin": model, "options": options}),
-        sites=sites,
-        drop=drop or [],
-        tolerated=tolerated,
-        quorum=quorum,
-        operator=operator,
-        epsilon_if_secagg_fails_at_most=epsilon_if_secagg_fails_at_most,
-        aggregation=_from_flags(Aggregation, aggregation),
-    )
-    drafted = with_enough_time(drafted)
-    write_whole(out, [render_study(drafted).encode()])
-    console = _console()
-    console.print(f"study: {out}   ({len(drafted.columns)} columns, {len(drafted.cohort.sites)} sites, mode {mode})")
+    if wishes.out.exists():
+        raise ConfigError("already exists and is not overwritten", where=str(wishes.out))
+    drafted = with_enough_time(draft_study(wishes))
+    write_whole(wishes.out, [render_study(drafted).encode()])
+    console, size = _console(), f"{len(drafted.columns)} columns, {len(drafted.cohort.sites)} sites"
+    console.print(f"study: {wishes.out}   ({size}, mode {wishes.mode})")
     console.print(
         "Bounds and categories were read from the given file: it must be public or made up, never private records."
     )
@@ -241,7 +184,7 @@ def simulate_study(
     from .simulate import simulate as run_simulation
     from .watch import watching
 
-    tables = {name: Path(table) for name, table in _pairs(site, "NAME=FILE", where="--site").items()}
+    tables = {name: Path(table) for name, table in pairs(site, "NAME=FILE", where="--site").items()}
     if len(tables) < 2:
         raise ConfigError("give at least two sites", where="--site")
     console, loaded = _console(), _load_study(file)
@@ -253,16 +196,20 @@ def simulate_study(
 @sample.command()
 def sample_release(
     release: Annotated[Path, typer.Argument(help="A release folder.")],
-    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
+    out: Annotated[Path, typer.Option(help="The file to write, of the kind of the release's own.")],
     rows: RowsOption = 10_000,
     seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Fixes the rows.")] = 0,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="`column = value`, `column in low..high` or `column is missing`, of every row; repeat."),
+    ] = None,
 ) -> None:
     """Draw more synthetic rows from a release; costs no privacy."""
     from .release import sample_to
 
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError("must be a file in a folder that exists", where=f"--out {out}")
-    sample_to(release, rows, seed, out)
+    sample_to(release, rows, seed, out, where or [])
     _console().print(f"{rows} rows: {out}")
 
 
@@ -291,8 +238,10 @@ def _console() -> Console:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn SIGTERM into the same orderly end as Ctrl-C, and let nothing interrupt that end."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """Turn SIGTERM and the end of the terminal into the same orderly end as Ctrl-C; nothing interrupts that end."""
+    from synthfed.plugins.processes import interruptions
+
+    numbers = interruptions()
 
     def interrupt(*_: object) -> None:
         for number in numbers:
@@ -312,30 +261,3 @@ def _load_study(file: Path) -> Any:
     from synthfed.protocols.study import parse_study
 
     return parse_study(read_text(file), where=str(file))
-
-
-def _pairs(texts: Iterable[str], form: str, *, where: str) -> dict[str, str]:
-    """Return what stands before and after the first `=` of every text."""
-    pairs: dict[str, str] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if not name or not value or name in pairs:
-            raise ConfigError(f"{text!r} must be {form}, each name once", where=where)
-        pairs[name] = value
-    return pairs
-
-
-_FLAGS: Final = {"plugin": "model", "options": "option"}
-
-
-def _from_flags(model: Any, fields: dict[str, Any]) -> Any:
-    """Return a part of a study's terms; what is wrong with a field is said of its flag."""
-    from pydantic import ValidationError
-
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        field, _, problem = describe(error).partition(": ")
-        if field not in fields:  # something about several of them
-            raise ConfigError(describe(error)) from None
-        raise ConfigError(problem, where="--" + _FLAGS.get(field, field).removesuffix("_s").replace("_", "-")) from None

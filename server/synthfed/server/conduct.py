@@ -4,6 +4,7 @@ Never loses a run: whatever ends it, its checkpoint stands and ``--resume`` goes
 """
 
 import errno
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -19,9 +20,12 @@ from synthfed.protocols.study import Study, parse_study
 
 from .finish import check_place, finish
 from .home import ServerConfig, ServerHome
+from .pictures import check_drawing
 from .store import Run, Status
 from .superlink import SuperLink, flower_app
+from .unused import put_aside
 
+_LOG: Final = logging.getLogger(__name__)
 _POLL_S: Final = 0.2
 _PASSING: Final = (errors.TransportError, errors.QuorumLost)
 _SILENT_S: Final = 120.0
@@ -77,8 +81,13 @@ def conduct(
         with superlink.running():
             with naming(str(request.study)):  # while the SuperLink is up: sites can connect in the meantime
                 pinned = pin(study)
+            check_drawing(pinned.domain, study.columns)
             # Only now: a port in use or wrong terms must not leave a run behind that was never begun.
-            run = Run.begin(home.run_folder(study.name), text, _settings(home, config, request), resume=request.resume)
+            folder = home.run_folder(study.name)
+            aside = None if request.resume else put_aside(folder)  # nobody writes there: the ports are ours
+            if aside is not None:
+                _LOG.warning("%s: an earlier run had asked no site for anything; it is now %s", folder, aside.name)
+            run = Run.begin(folder, text, _settings(home, config, request), resume=request.resume)
             superlink.register(_node_keys(home, study))
             when_listening()
             number = superlink.submit(flower_app(), run.folder, request.transport)

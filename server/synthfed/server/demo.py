@@ -19,17 +19,19 @@ from rich.table import Table
 
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import GRACE_S, Child, close_all, flower_environment, held_port, this_program
+from synthfed.protocols.cohort import Site
 from synthfed.protocols.errors import ConfigError, QuorumLost, TransportError
-from synthfed.protocols.study import ModelTerms, Privacy, Site, Study
+from synthfed.protocols.study import ModelTerms, Privacy, Study
 
 from .conduct import Request, conduct
 from .demo_data import COLUMNS, RECORDS_PER_PERSON, TARGET, UNIT, DemoTables, write_demo_tables
-from .drafting import make_study, render_study
+from .drafting import make_study
 from .evidence import Evidence
 from .home import ServerHome, enrol, init_home
 from .release import audit_release
 from .report import Finding
 from .store import Status
+from .study_file import render_study
 
 _ROWS: Final = 16_000
 _MEASURES: Final = {
@@ -37,6 +39,8 @@ _MEASURES: Final = {
     "tvd2": "pair distance",
     "auc": "AUC on real rows",
     "utility-kept": "gain kept",
+    "coverage": "real rows reached",
+    "density": "density near real rows",
 }
 _WAIT_S: Final = 180.0
 _POLL_S: Final = 0.05
@@ -62,9 +66,7 @@ def demo_study(sites: Sequence[Site], epsilon: float, steps: int) -> Study:
         domain="table",
         privacy=privacy,
         model=ModelTerms(plugin="tabular-gan", options={"bins": 60}),
-        sites=sites,
-        tolerated=1,
-        quorum=4,
+        cohort={"sites": sites, "tolerated": 1, "quorum": 4},
         columns=COLUMNS,
     )
 

@@ -11,9 +11,11 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from synthfed.protocols.cohort import Mode
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Strict
-from synthfed.protocols.study import Combination, Mode, describe
+from synthfed.protocols.secagg.suites import KeyAgreement
+from synthfed.protocols.study import Combination, describe
 
 FORMAT: Final = 1
 
@@ -32,13 +34,15 @@ Curve = tuple[tuple[Count, Epsilon | None], ...]
 class SumEvidence(Strict):
     """One kind of private sum: its mechanism and how often it was released.
 
-    ``cap`` is the number of rounds the promise pays for, ``rounds_released`` how many were used.
+    ``cap`` is the number of rounds the promise pays for, ``rounds_released`` how many were used;
+    ``own_noise`` is the least noise of one site alone, in units of ``clip_norm`` (None: not stated).
     """
 
     name: Text
     family: Literal["statistic", "gradient"]
     dim: Annotated[int, Field(ge=1)]
     noise_multiplier: Annotated[float, Field(gt=0)]
+    own_noise: Annotated[float, Field(gt=0)] | None = None
     sample_rate: Annotated[float, Field(gt=0, le=1)]
     clip_norm: Annotated[float, Field(gt=0)]
     cap: Annotated[int, Field(ge=1)]
@@ -76,6 +80,7 @@ class Evidence(Strict):
             no finite bound is known.
         epsilon_by_bad_sites: the same by number of sites that work with the coordinator.
         epsilon_by_sites_of_unit: the same by number of sites that hold a unit.
+        sigma_floor: what no sum's ``own_noise`` may be below, if the terms say so.
         versions: of the software that trained, by distribution.
         started: ISO 8601 with a time zone; ``ended`` likewise.
         seed_note: where the public seeds came from, and that the noise was not drawn from them.
@@ -87,6 +92,7 @@ class Evidence(Strict):
     study_hash: Hash
     mode: Mode
     combine: Combination
+    key_agreement: KeyAgreement = "hybrid"
     tolerated: Count
     quorum: Count
     delta: Delta
@@ -96,6 +102,7 @@ class Evidence(Strict):
     epsilon_by_bad_sites: Curve
     epsilon_by_sites_of_unit: Curve
     clip_norm: Annotated[float, Field(gt=0)]
+    sigma_floor: Annotated[float, Field(gt=0)] | None = None
     sums: tuple[SumEvidence, ...]
     sites: tuple[SiteEvidence, ...]
     plugin: PluginEvidence

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -26,10 +26,13 @@ from synthfed.protocols.errors import ConfigError, LocalProtocolError
 from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.privacy.plan import epsilon_by_sites
 from synthfed.protocols.study import Study, parse_study
+from synthfed.protocols.sums import own_noise
 
 from .evidence import Evidence, PluginEvidence, Setting, SiteEvidence, SumEvidence
-from .release import Manifest, draw, write_report
+from .pictures import FOLDER, draw_pictures
+from .release import Manifest, write_report
 from .report import report
+from .sampling import draw
 from .store import Run, Tally
 from .training import spent
 
@@ -72,6 +75,7 @@ def finish(
         study=pinned.policy.study,
         study_text=run.study_text(),
         trainer=trainer,
+        conditions=pinned.model.conditions,
         domain=pinned.domain,
         evidence=gather(pinned, tally, setting),
         history=tally.history,
@@ -90,6 +94,7 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
             family=kind.sum.family,
             dim=kind.sum.dim,
             noise_multiplier=kind.noise_multiplier,
+            own_noise=own_noise(study, kind),
             sample_rate=kind.sum.sample_rate,
             clip_norm=kind.sum.clip_norm,
             cap=kind.sum.rounds,
@@ -114,6 +119,7 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
         study_hash=study.hash.hex(),
         mode=study.privacy.mode,
         combine=study.aggregation.combine,
+        key_agreement=study.aggregation.key_agreement,
         tolerated=study.cohort.tolerated,
         quorum=study.cohort.quorum,
         delta=study.privacy.delta,
@@ -123,6 +129,7 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
         epsilon_by_bad_sites=tuple((bad, _finite(epsilon)) for bad, epsilon in plan.curve),
         epsilon_by_sites_of_unit=tuple((held, _finite(epsilon)) for held, epsilon in epsilon_by_sites(study, plan)),
         clip_norm=study.privacy.clip_norm,
+        sigma_floor=study.privacy.sigma_floor,
         sums=sums,
         sites=sites,
         plugin=PluginEvidence(
@@ -146,6 +153,7 @@ def write_release(
     study: Study,
     study_text: str,
     trainer: Trainer,
+    conditions: Collection[str],
     domain: Domain,
     evidence: Evidence,
     history: Sequence[Mapping[str, float]],
@@ -159,7 +167,8 @@ def write_release(
         study: the signed terms.
         study_text: the file they were read from, kept as it is.
         trainer: the trained model.
-        domain: writes the synthetic records.
+        conditions: the columns whose category it can fix.
+        domain: writes the synthetic records and draws them.
         evidence: what was promised and spent.
         history: public numbers of the training, each with its ``step``.
         rows: how many synthetic rows to publish.
@@ -175,18 +184,22 @@ def write_release(
     weights = save({name: np.asarray(array, order="C") for name, array in trainer.state().items()})
     digest = hashlib.sha256(weights).hexdigest()
     manifest = Manifest(plugin=evidence.plugin, rows=rows, seed=seed, weights_sha256=digest)
-    first = next(draw(trainer, rows, seed))
+    first = next(draw(trainer, study.columns, rows, seed))
     document = report(study=study, evidence=evidence, synthetic=first, rows=rows, seed=seed, history=history)
+    pictures = draw_pictures(study, domain, conditions, trainer, first, document["history"], seed)
+    document["pictures"] = [{"name": each.name, "title": each.title, "alt": each.alt} for each in pictures]
     with _new_folder(folder) as part:
-        (part / "model").mkdir()
+        for name in ("model", *([FOLDER] if pictures else [])):
+            (part / name).mkdir()
         for name, content in {
+            **{f"{FOLDER}/{each.name}.png": [each.png] for each in pictures},
             "model/weights.safetensors": [weights],
             "model/model.json": [manifest.model_dump_json(indent=2).encode() + b"\n"],
             "study.toml": [study_text.encode()],
             "evidence.json": [evidence.to_json().encode()],
         }.items():
             write_whole(part / name, content)
-        domain.write(part / f"synthetic{domain.suffix}", study.columns, draw(trainer, rows, seed))
+        domain.write(part / f"synthetic{domain.suffix}", study.columns, draw(trainer, study.columns, rows, seed))
         write_report(part, document)
 
 

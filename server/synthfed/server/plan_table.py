@@ -8,7 +8,7 @@ from rich.table import Table
 
 from synthfed.protocols.privacy.plan import Plan, epsilon_by_sites
 from synthfed.protocols.study import Study
-from synthfed.protocols.sums import answer_time_s
+from synthfed.protocols.sums import answer_time_s, own_noise
 
 
 def print_plan(console: Console, study: Study, plan: Plan) -> None:
@@ -21,6 +21,8 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
     console.print(f"terms            {study.hash.hex()[:16]}")
     console.print(f"promise          epsilon {plan.epsilon:.3f} of {privacy.epsilon}, delta {privacy.delta}, to {unit}")
     console.print(f"mode             {privacy.mode}, {len(cohort.sites)} sites, every round needs {cohort.quorum}")
+    keys = "X25519 with ML-KEM-768" if study.aggregation.key_agreement == "hybrid" else "X25519 alone"
+    console.print(f"keys             {keys}")
     console.print(
         f"if masks fail    epsilon {plan.epsilon_if_secagg_fails:.3f} (every other site works with the coordinator)"
     )
@@ -28,7 +30,7 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
         console.print(
             "note             with three sites every round needs all, and two bad ones leave one share of noise"
         )
-    table = Table("sum", "values", "rounds", "rate", "clip", "noise", "slots", "ring", box=None, padding=(0, 2))
+    table = Table("sum", "values", "rounds", "rate", "clip", "noise", "own", "slots", "ring", box=None, padding=(0, 1))
     for kind in plan.kinds:
         table.add_row(
             kind.sum.name,
@@ -37,10 +39,13 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
             f"{kind.sum.sample_rate:g}",
             f"{kind.sum.clip_norm:g}",
             f"{kind.noise_multiplier:.4f}",
+            f"{own_noise(study, kind):.4f}",
             str(kind.slots),
             f"{kind.ring_bits} bit",
         )
     console.print(table)
+    floor = "" if privacy.sigma_floor is None else f", at least {privacy.sigma_floor:g} by privacy.sigma_floor"
+    console.print(f"own: noise of one site alone when all take part, in clip norms{floor}")
     if privacy.mode == "distributed":
         curve = ",  ".join(f"{bad}: {value:.2f}" for bad, value in plan.curve)
         console.print(f"epsilon by number of bad sites   {curve}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from synthfed.plugins.api import Audit, Domain, Source, Trainer
+from synthfed.plugins.api import Audit, Domain, Model, Source, Trainer
 from synthfed.plugins.files import read_text, write_whole
 from synthfed.plugins.registry import Plugin, find, installed
 from synthfed.protocols.errors import ConfigError, PluginError, SynthfedError
@@ -26,11 +26,11 @@ from synthfed.protocols.schema import Records, Strict, places
 from synthfed.protocols.study import Study, describe, parse_study
 
 from .evidence import Evidence, PluginEvidence
+from .pictures import read_pictures
 from .report import FORMAT as REPORT_FORMAT
 from .report import Document, Finding, render, with_audits
-
-CHUNK: Final = 100_000
-"""Rows sampled and written at a time; part of the format, because each chunk has a seed of its own."""
+from .sampling import draw
+from .where import parse_conditions
 
 _ADVICE: Final = "is this the folder of a release?"
 
@@ -49,7 +49,8 @@ class Manifest(Strict):
 class Release:
     """A release that was read back, its trainer restored.
 
-    ``plugin`` is the one installed here; `has_same_plugin` tells whether it is the one that trained.
+    ``plugin`` is the one installed here, and ``model`` made from it; `has_same_plugin` tells whether it
+    is the one that trained.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Release:
     evidence: Evidence
     manifest: Manifest
     plugin: Plugin
+    model: Model
     trainer: Trainer
 
     @property
@@ -66,22 +68,7 @@ class Release:
 
     def sample(self, rows: int, seed: int) -> Records:
         """Return synthetic records, shape ``(rows, width)``; the release's own rows and seed give its file."""
-        return np.concatenate(list(draw(self.trainer, rows, seed)))
-
-
-def draw(trainer: Trainer, rows: int, seed: int) -> Iterator[Records]:
-    """Yield synthetic records in chunks, so that memory does not grow with their number.
-
-    Raises:
-        ConfigError: ``rows`` or ``seed`` is out of range.
-    """
-    if rows < 1:
-        raise ConfigError(f"cannot sample {rows} rows; ask for at least one")
-    if seed < 0:
-        raise ConfigError(f"cannot sample with seed {seed}; choose one that is not negative")
-    for index, start in enumerate(range(0, rows, CHUNK)):
-        own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-        yield trainer.sample(min(CHUNK, rows - start), own, {})
+        return np.concatenate(list(draw(self.trainer, self.study.columns, rows, seed)))
 
 
 def open_release(folder: Path) -> Release:
@@ -102,21 +89,32 @@ def open_release(folder: Path) -> Release:
     state = _read_weights(folder / "model" / "weights.safetensors", manifest.weights_sha256)
     plugin = find("synthfed.models", study.model.plugin)
     with _foreign(plugin, "cannot restore the release"):
-        trainer: Trainer = plugin.load()(study).trainer(manifest.seed)
+        model: Model = plugin.load()(study)
+        trainer = model.trainer(manifest.seed)
         trainer.load(state)
-    return Release(folder, study, evidence, manifest, plugin, trainer)
+    return Release(folder, study, evidence, manifest, plugin, model, trainer)
 
 
-def sample_to(folder: Path, rows: int, seed: int, out: Path) -> None:
+def sample_to(folder: Path, rows: int, seed: int, out: Path, where: Sequence[str] = ()) -> None:
     """Write new synthetic rows of a release into a file, replacing it all or nothing.
 
+    Args:
+        folder: the release.
+        rows: how many rows.
+        seed: of the draws.
+        out: the file.
+        where: conditions that every row meets; see `parse_conditions`.
+
     Raises:
-        ConfigError: the release cannot be read, ``out`` not written, or rows or seed is out of range.
+        ConfigError: the release cannot be read, ``out`` not written, rows or seed is out of range, or a
+            condition is none of this study's or too rarely met.
         PluginError: the model plugin is not installed.
     """
     release = open_release(folder)
+    columns = release.study.columns
+    conditions = parse_conditions(where, columns)
     domain: Domain = find("synthfed.domains", release.study.domain).make()
-    domain.write(out, release.study.columns, draw(release.trainer, rows, seed))
+    domain.write(out, columns, draw(release.trainer, columns, rows, seed, conditions, release.model.conditions))
 
 
 def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) -> tuple[Finding, ...]:
@@ -139,7 +137,7 @@ def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) 
     for name, table in (("train", train), ("holdout", holdout)):
         if table.ndim != 2 or len(table) == 0 or table.shape[1] != places(release.study.columns)[-1]:
             raise ConfigError(f"the {name} rows of an audit must be records of the study's columns, at least one")
-    published = next(draw(release.trainer, release.manifest.rows, release.manifest.seed))
+    published = next(draw(release.trainer, release.study.columns, release.manifest.rows, release.manifest.seed))
     rows: dict[Source, Records] = {"synthetic": published, "train": train, "holdout": holdout}
     findings = tuple(_audit(plugin, release.study, rows, seed) for plugin in installed("synthfed.audits"))
     write_report(folder, with_audits(document, findings, train=len(train), holdout=len(holdout), seed=seed))
@@ -147,13 +145,13 @@ def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) 
 
 
 def write_report(folder: Path, document: Document) -> None:
-    """Write a release's report, for programs and for people.
+    """Write a release's report, for programs and for people; its pictures are in the folder already.
 
     Raises:
         ConfigError: a file cannot be written.
     """
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    page = render(document)
+    page = render(document, read_pictures(folder, document))
     write_whole(folder / "report.json", [text.encode()])
     write_whole(folder / "report.html", [page.encode()])
 

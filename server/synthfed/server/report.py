@@ -5,6 +5,7 @@ Never calls data anonymous or a study compliant: it lays out evidence, and says 
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 
 from synthfed.plugins.audits.estimate import Estimate
 from synthfed.plugins.audits.fidelity import BINS, count_bins, place
-from synthfed.protocols.schema import ArrayColumn, Categorical, Integer, Real, Records, places
+from synthfed.protocols.schema import ArrayColumn, Categorical, Column, Real, Records, Scalar, places, width_of
 from synthfed.protocols.study import Study
 
 from .evidence import Evidence
@@ -27,6 +28,7 @@ MUCH_EPSILON: Final = 8.0
 
 _MAX_POINTS = 400  # of a training curve
 _MAX_BARS = 12  # of a categorical column's plot
+_MAX_ARRAYS = 1000  # whose numbers are counted
 _GUESSING: Final = {"auc": 0.5, "r2": 0.0}  # scores of a model that knows nothing
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -36,6 +38,7 @@ Document = dict[str, Any]
 Keys: ``format``; ``study`` (terms a reader needs); ``rows`` and ``seed`` of the published table;
 ``privacy`` (the promise and what it means); ``evidence`` (`Evidence` as JSON); ``distributions``
 (per column: labels and shares of the synthetic rows); ``history`` (per curve: steps and values);
+``pictures`` (per file in the folder of that name: its name, title and what it shows in words);
 ``audits`` (None, or the findings, each estimate with interval, baseline and control); ``warnings``.
 """
 
@@ -77,9 +80,8 @@ def report(
         "privacy": _promise(study, evidence),
         "evidence": evidence.model_dump(mode="json"),
         "distributions": [
-            _distribution(column, synthetic[:, first])
+            _distribution(column, synthetic[:, first : first + width_of(column)])
             for column, first in zip(study.columns, places(study.columns), strict=False)
-            if not isinstance(column, ArrayColumn)
         ],
         "history": _curves(history),
         "audits": None,
@@ -107,8 +109,16 @@ def with_audits(document: Document, findings: Sequence[Finding], *, train: int, 
     return audited | {"warnings": warn(audited)}
 
 
-def render(document: Document) -> str:
-    """Return the report as one HTML page that needs no network and no other file."""
+def render(document: Document, pictures: Mapping[str, bytes] | None = None) -> str:
+    """Return the report as one HTML page that needs no network and no other file.
+
+    Args:
+        document: the report.
+        pictures: the PNG of each picture that it names.
+    """
+    drawn = {name: base64.b64encode(png).decode() for name, png in (pictures or {}).items()}
+    # Not the curves: the page draws them itself.
+    named = [each for each in document.get("pictures", []) if each["name"] in drawn and each["name"] != "curves"]
     # S701 asks for autoescape: names of columns and categories may be hostile text.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "strip": strip, "polyline": polyline}
@@ -121,6 +131,7 @@ def render(document: Document) -> str:
     }
     return page.render(
         r=document,
+        pictures=[each | {"png": drawn[each["name"]]} for each in named],
         curves=list(curves.items()),
         curve_sites=sorted({sites for curve in curves.values() for sites in curve}),
         whole=[each for each in estimates if not each["column"]],
@@ -175,6 +186,10 @@ def _doubts(estimate: Mapping[str, Any]) -> list[str]:
         )
     if estimate["name"] in _GUESSING and estimate["low"] <= max(estimate["baseline"], _GUESSING[estimate["name"]]):
         doubts.append("A model trained on these rows is not shown to predict the target better than chance.")
+    if estimate["name"] == "accuracy" and estimate["low"] <= estimate["baseline"]:
+        doubts.append("A classifier trained on these rows is not shown to recognise more than class means teach.")
+    if estimate["name"] == "coverage" and estimate["low"] <= estimate["baseline"]:
+        doubts.append("These rows are not shown to reach more kinds of real rows than a trivial model would.")
     return doubts
 
 
@@ -218,8 +233,16 @@ def _meaning(epsilon: float, delta: float) -> dict[str, float | None]:
     return {"odds_factor": factor, "right_guess": min(1.0, (factor + delta) / (factor + 1))}
 
 
-def _distribution(column: Categorical | Integer | Real, values: Records) -> Document:
-    """Return labels and shares of a column's bins; the last label is for missing values."""
+def _distribution(column: Column, values: Records) -> Document:
+    """Return labels and shares of a column's bins, of all numbers of an array together; the last label is missing."""
+    if isinstance(column, ArrayColumn):
+        bounds = Real(name=column.name, lower=column.lower, upper=column.upper, decimals=column.decimals)
+        shape = " by ".join(map(str, column.shape))
+        return _shares(bounds, values[:_MAX_ARRAYS].ravel()) | {"kind": f"array, {shape}"}
+    return _shares(column, values[:, 0])
+
+
+def _shares(column: Scalar, values: Records) -> Document:
     counts = np.bincount(place(column, values), minlength=count_bins(column))
     shares = (counts / max(1, len(values))).tolist()
     if isinstance(column, Categorical):

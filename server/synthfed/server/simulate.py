@@ -15,14 +15,17 @@ from typing import Final, Protocol
 import torch
 
 from synthfed.plugins.pinning import Pinned, pin
+from synthfed.protocols.cohort import Site
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import SITE_ID
-from synthfed.protocols.study import Site, Study
+from synthfed.protocols.study import Study
 
-from .drafting import render_study, with_sites
+from .drafting import with_sites
 from .finish import check_place, finish
 from .link import MemoryLink
+from .pictures import check_drawing
 from .store import Run, Status
+from .study_file import render_study
 from .training import Training, Waiting
 
 GROUP: Final = "synthfed.sites"
@@ -83,6 +86,7 @@ def simulate(
             stack.callback(each.close)
         study = with_sites(study, [_entry(study, site, each) for site, each in sites.items()])
         pinned = pin(study)
+        check_drawing(pinned.domain, study.columns)
         for each in sites.values():
             each.open(pinned)
         run = Run.begin(folder / "run", render_study(study), {}, resume=False, watch=watch)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from synthfed.plugins.files import sync, write_whole
-from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.errors import ConfigError, SynthfedError
 from synthfed.protocols.ids import digest
 from synthfed.protocols.schema import Strict
 from synthfed.protocols.study import Study, parse_study
@@ -104,13 +104,14 @@ class Run:
             ConfigError: there is a run already (without ``resume``), none (with it), or another study's.
         """
         run = cls(folder, watch)
-        exists = run._study_file.exists()
         if resume:
-            if not exists:
+            if not run.exists():
                 raise ConfigError("holds no run to resume; leave out --resume", where=str(folder))
             if run.study_text() != study_text:
-                raise ConfigError("holds a run of other terms; a changed study needs a new name", where=str(folder))
-        elif exists:
+                asked = run.may_have_asked()
+                advice = "a changed study needs a new name" if asked else "it asked no site yet: leave out --resume"
+                raise ConfigError(f"holds a run of other terms; {advice}", where=str(folder))
+        elif run.exists():
             raise ConfigError(
                 "already holds a run of this study, whose charges stand; go on with --resume, or rename the study",
                 where=str(folder),
@@ -123,6 +124,23 @@ class Run:
             raise ConfigError(f"cannot be written: {error.strerror}", where=str(folder)) from None
         run.report(Status(message="starting"))
         return run
+
+    def exists(self) -> bool:
+        """Return whether the folder holds a run."""
+        return self._study_file.exists()
+
+    def may_have_asked(self) -> bool:
+        """Return False only where it is certain that no site was ever asked for a sum, and so charged, in this run.
+
+        What cannot be read may have said so.
+        """
+        try:
+            if self._asked_file.exists() and self._asked_file.stat().st_size:
+                return True  # torn or not
+            checkpoint = self.load(self.study())
+        except (SynthfedError, OSError):
+            return True
+        return self.status().step > 0 or (checkpoint is not None and checkpoint[1].attempts.total() > 0)
 
     def study_text(self) -> str:
         """Return the study file's text; ConfigError where there is none."""
@@ -156,7 +174,7 @@ class Run:
 
     def save(self, study: Study, state: Mapping[str, npt.NDArray[Any]], tally: Tally) -> None:
         """Write the checkpoint: all or nothing, durable when this returns."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in state.items()}  # keeps single numbers single
         counts = json.dumps(_fields(tally))
         header = {"format": str(FORMAT), "study": study.hash.hex(), "tally": counts, "hash": _hash(arrays, counts)}
         self._write("checkpoint.safetensors", save(arrays, metadata=header))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from synthfed.plugins.api import Array, Source
 from synthfed.protocols.errors import DataError
-from synthfed.protocols.schema import Categorical, Integer, Real, Records, Scalar
+from synthfed.protocols.schema import Categorical, Records, Scalar
 from synthfed.protocols.study import Study
 
 from ..domains.encoding import scalars
@@ -27,6 +27,7 @@ from .estimate import (
     subsample,
     unfit_for_tables,
 )
+from .features import unit_scale
 
 BINS = 20
 _REPLICATES = 100
@@ -36,17 +37,6 @@ _MAX_CELLS = 128  # of one column in a pair: later categories share the last cel
 
 Cells = npt.NDArray[np.int64]
 """Each value's bin, shape ``(rows, columns)``."""
-
-
-def unit_scale(column: Integer | Real, values: Array) -> Array:
-    """Return values on the column's scale, 0 at its lower bound and 1 at its upper; NaN stays NaN.
-
-    >>> unit_scale(Integer(name="age", lower=0, upper=10), np.array([0.0, 5.0, 99.0])).tolist()
-    [0.0, 0.5, 1.0]
-    """
-    above = np.clip(values, column.lower, column.upper) - column.lower
-    width = float(column.upper - column.lower)
-    return np.log1p(above) / np.log1p(width) if column.scale == "log" else above / width
 
 
 def count_bins(column: Scalar) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,11 @@ from synthfed.protocols.study import Study
 
 from ..domains.encoding import scalars
 from .estimate import LEVEL, Estimate, independent_columns, interval, subsample, unfit_for_tables
-from .fidelity import unit_scale
+from .features import one_thread, scalar_features, unit_scale
 
 _REPLICATES = 200
 _MAX_ROWS = 20_000  # of each table
 _SHUFFLES = 4  # a model of shuffled columns is a random direction: one alone can look good by luck
-_MAX_ONE_HOT = 64  # of one column: later categories share the last place
 _LEAST_GAIN = 0.05  # of the real rows over guessing: below it, what share of it is kept means nothing
 _ONE_VALUE = "the synthetic target has one value only, so nothing can be learned from it"
 
@@ -108,7 +106,7 @@ class Trial:
         if not self.varies(records):
             return np.full((1, len(self.truth), max(1, self.classes)), truth[0])
         models = _models(self.seed, classify=self.classes > 0)
-        with warnings.catch_warnings(), _one_thread():
+        with warnings.catch_warnings(), one_thread():
             # A linear model short of convergence is still the same competitor for every table.
             warnings.filterwarnings("ignore", message=".*failed to converge.*")
             return np.stack([self._outcome(model.fit(features, truth)) for model in models])
@@ -121,7 +119,7 @@ class Trial:
     def _split(self, records: Records) -> tuple[Array, Array]:
         column, values = self.columns[self.target], records[:, self.target]
         truth = values if isinstance(column, Categorical) else unit_scale(column, values)
-        others = (_features(each, records[:, i]) for i, each in enumerate(self.columns) if i != self.target)
+        others = (scalar_features(each, records[:, i]) for i, each in enumerate(self.columns) if i != self.target)
         # The constant keeps a table of one column valid: then nothing but guessing is left.
         return np.concatenate([np.ones((len(records), 1)), *others], axis=1), truth
 
@@ -167,24 +165,6 @@ def r_squared(truth: Array, scores: Array) -> float:
     """Return the explained part of the target's variance, at most 1; 0 if the target does not vary."""
     spread = float(((truth - truth.mean()) ** 2).sum())
     return 1 - float(((truth - scores[:, 0]) ** 2).sum()) / spread if spread > 0 else 0.0
-
-
-def _features(column: Categorical | Integer | Real, values: Array) -> Array:
-    """Return a column as features: one-hot categories, or the scaled number and whether it is missing."""
-    missing = np.isnan(values)
-    if not isinstance(column, Categorical):
-        return np.stack([np.where(missing, 0.0, unit_scale(column, values)), missing], axis=1)
-    width = min(len(column.values), _MAX_ONE_HOT)
-    place = np.where(missing, -1, np.minimum(values, width - 1)).astype(np.int64)
-    return np.equal(place[:, None], np.arange(width)).astype(np.float64)
-
-
-def _one_thread() -> AbstractContextManager[Any]:
-    """Return a limit to one thread: the same sums on every machine, and no spinning on a busy one."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    limit: AbstractContextManager[Any] = threadpool_limits(1)
-    return limit
 
 
 def _models(seed: int, *, classify: bool) -> tuple[Any, Any]:

@@ -29,13 +29,18 @@ def draft_columns(path: Path, cells: Mapping[str, Sequence[str]], *, exclude: Co
     Raises:
         ConfigError: naming a column that cannot be learnt (a free text, a key, nothing) or is not there.
     """
-    unknown = [name for name in exclude if name not in cells]
-    if unknown:
-        raise ConfigError(f"has no column {unknown[0]!r} to drop; check the spelling", where=str(path))
+    check_dropped(path, cells, exclude)
     kept = {name: column for name, column in cells.items() if name not in exclude}
     if not kept:
         raise ConfigError("has no columns left; drop fewer", where=str(path))
     return tuple(_draft(path, name, column) for name, column in kept.items())
+
+
+def check_dropped(path: Path, names: Collection[str], exclude: Collection[str]) -> None:
+    """Refuse to drop, with a ConfigError, a column that is not among the names."""
+    unknown = [name for name in exclude if name not in names]
+    if unknown:
+        raise ConfigError(f"has no column {unknown[0]!r} to drop; check the spelling", where=str(path))
 
 
 def _draft(path: Path, name: str, cells: Sequence[str]) -> Scalar:
@@ -59,8 +64,8 @@ def _draft(path: Path, name: str, cells: Sequence[str]) -> Scalar:
 
 
 def _draft_number(name: str, values: npt.NDArray[np.float64], texts: Collection[str], *, missing: bool) -> Scalar:
-    low, high = _outward(float(values.min()), -1), _outward(float(values.max()), 1)
-    scale: Literal["linear", "log"] = "log" if _is_long_tailed(values) else "linear"
+    low, high = outward(float(values.min()), -1), outward(float(values.max()), 1)
+    scale: Literal["linear", "log"] = "log" if is_long_tailed(values) else "linear"
     if np.all(values == np.rint(values)):
         return Integer(name=name, lower=math.floor(low), upper=math.ceil(high), scale=scale, missing=missing)
     decimals = min(MAX_DECIMALS, max(len(text.partition(".")[2]) for text in texts))
@@ -76,10 +81,10 @@ def _numbers(texts: Collection[str]) -> list[float] | None:
     return numbers if all(map(math.isfinite, numbers)) else None
 
 
-def _outward(value: float, direction: Literal[-1, 1]) -> float:
+def outward(value: float, direction: Literal[-1, 1]) -> float:
     """Return the next number with two significant digits below (-1) or above (1) the value.
 
-    >>> _outward(39182.0, 1), _outward(-0.123, -1), _outward(0.0, 1)
+    >>> outward(39182.0, 1), outward(-0.123, -1), outward(0.0, 1)
     (40000.0, -0.13, 0.0)
     """
     if value == 0.0:
@@ -89,7 +94,7 @@ def _outward(value: float, direction: Literal[-1, 1]) -> float:
     return round((math.floor(steps) if direction < 0 else math.ceil(steps)) / 10.0**places, max(places, 0))
 
 
-def _is_long_tailed(values: npt.NDArray[np.float64]) -> bool:
+def is_long_tailed(values: npt.NDArray[np.float64]) -> bool:
     """Return whether non-negative values have a maximum or a skewness far beyond that of a bell."""
     if values.min() < 0:
         return False

@@ -3,31 +3,21 @@
 Never shows a value of a private table: an error names file, column and number of rows.
 """
 
-import csv
-import gzip
-import io
-import zlib
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Final, TextIO
 
-import numpy as np
-import numpy.typing as npt
-
-from synthfed.protocols.errors import ConfigError, DataError
-from synthfed.protocols.schema import Categorical, Column, Integer, Real, Records, Scalar
+from synthfed.protocols.schema import Column, Records, Scalar
 
 from ..api import Table
 from ..files import write_whole
+from .cells import Parsed, as_table, every_record, parse_cells, parse_units
+from .csv_files import Strings, read_cells
 from .draft import draft_columns
 from .encoding import OneHotEncoder, scalars
 from .lines import csv_bytes
 
-Strings = Sequence[str]
-
-MISSING: Final = ""
+Parse = Callable[[Scalar, Strings], tuple[Records, str]]
+"""From a column's cells to its values and what is wrong with them, empty if nothing."""
 
 
 class TableDomain:
@@ -65,7 +55,9 @@ class TableDomain:
         return OneHotEncoder(scalars(columns, "domain 'table'"), bins)
 
 
-def read_csv(path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
+def read_csv(
+    path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int, parse: Parse = parse_cells
+) -> Table:
     """Return the records and privacy units of a ``.csv`` or ``.csv.gz`` file; further columns are ignored.
 
     Args:
@@ -73,6 +65,7 @@ def read_csv(path: Path, columns: Sequence[Column], *, unit: str | None, records
         columns: the schema.
         unit: the column that names each record's person or account; None if every record is a unit.
         records_per_unit: how many records one unit may have.
+        parse: how cells become values.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -81,142 +74,9 @@ def read_csv(path: Path, columns: Sequence[Column], *, unit: str | None, records
     names = [column.name for column in columns] + ([] if unit is None else [unit])
     header, cells = read_cells(path, names)
     by_name = dict(zip(header, cells, strict=True))
-    parsed = [_parse(column, by_name[column.name]) for column in scalars(columns, "domain 'table'")]
-    found = zip(columns, parsed, strict=True)
-    problems = [f"column {column.name!r} {problem}" for column, (_, problem) in found if problem]
-    groups, problem = _units(by_name[unit], records_per_unit) if unit is not None else (np.arange(len(cells[0])), "")
-    problems += [f"unit column {unit!r} {problem}"] if problem else []
-    if problems:
-        more = f" ({len(problems) - 1} further column(s) have problems)" if len(problems) > 1 else ""
-        raise DataError(f"{path}: {problems[0]}{more}")
-    if len(groups) < records_per_unit:
-        raise DataError(
-            f"{path}: the site is smaller than its contribution bound ({len(groups)} rows, records_per_unit is "
-            f"{records_per_unit}); add records or lower the bound in the study"
-        )
-    return Table(np.stack([values for values, _ in parsed], axis=1), groups)
-
-
-def read_cells(path: Path, names: Collection[str] | None = None) -> tuple[list[str], list[Strings]]:
-    """Return the names and cells of a file's columns, or of those in ``names`` only, in the file's order.
-
-    Raises:
-        ConfigError: the file cannot be read.
-        DataError: it is not a table with these columns, each once, and at least one row.
-    """
-    with _opened(path) as file:
-        reader = csv.reader(file, strict=True)
-        header = next(reader, [])
-        _check_header(path, header, header if names is None else names)
-        kept = [i for i, name in enumerate(header) if names is None or name in names]
-        rows = list(_nonempty(reader))
-    ragged = sum(len(row) != len(header) for row in rows)
-    if ragged:
-        raise DataError(
-            f"{path}: {ragged} row(s) have more or fewer cells than the header's {len(header)}; mend these rows"
-        )
-    if not rows:
-        raise DataError(f"{path}: has no rows below its header; give a file with records")
-    return [header[i] for i in kept], [[row[i] for row in rows] for i in kept]
-
-
-def _nonempty(rows: Iterable[list[str]]) -> Iterator[list[str]]:
-    return (row for row in rows if row)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    """Open a file as text; turn every way in which that fails into an error that says what to do."""
-    where = str(path)
-    if not path.exists():
-        raise ConfigError("does not exist; check the path", where=where)
-    if not path.is_file():
-        raise ConfigError("is not a regular file; give the path of a .csv or .csv.gz file", where=where)
-    try:
-        with path.open("rb") as raw:
-            plain = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-            with io.TextIOWrapper(plain, encoding="utf-8-sig", newline="") as text:
-                yield text
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is not UTF-8 text; save it with that encoding") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise ConfigError("is not a complete gzip file; copy it again", where=where) from None
-    except csv.Error:
-        raise DataError(f"{path}: is not valid CSV (a quote, a NUL or a huge cell); export it again") from None
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}; check its permissions", where=where) from None
-
-
-def _check_header(path: Path, header: Sequence[str], names: Collection[str]) -> None:
-    if not header:
-        raise DataError(f"{path}: is empty; give a file with a header line and records")
-    missing = [name for name in names if name not in header]
-    if missing:
-        more = f" and {len(missing) - 1} further column(s)" if len(missing) > 1 else ""
-        raise DataError(f"{path}: lacks column {missing[0]!r}{more}; add it, or check the header's spelling")
-    counts = Counter(header)
-    twice = [name for name in names if counts[name] > 1]
-    if twice:
-        raise DataError(f"{path}: names column {twice[0]!r} twice in its header; keep one")
-
-
-def _parse(column: Scalar, cells: Strings) -> tuple[Records, str]:
-    """Return a column's values and what is wrong with them, empty if nothing."""
-    values, unreadable = _categories(column, cells) if isinstance(column, Categorical) else _numbers(cells)
-    checks: list[tuple[int, str]] = []
-    if not column.missing:
-        empty = sum(cell == MISSING for cell in cells)
-        checks.append((empty, "an empty cell; fill it, or set `missing = true` in the schema"))
-    if isinstance(column, Categorical):
-        checks.append((unreadable, "a value that is not among its categories; mend it, or add it to the schema"))
-    else:
-        checks += [(unreadable, "a cell that is not a number; mend it"), *_number_checks(column, values)]
-    return values, next((f"has {count} row(s) with {what}" for count, what in checks if count), "")
-
-
-def _number_checks(column: Integer | Real, values: Records) -> Iterator[tuple[int, str]]:
-    if isinstance(column, Integer):
-        known = values[~np.isnan(values)]
-        yield int(np.sum(known != np.rint(known))), 'a number that is not whole; round it, or use kind = "real"'
-    outside = int(np.sum((values < column.lower) | (values > column.upper)))
-    yield outside, "a value out of bounds; mend it, or widen the bounds in the schema"
-
-
-def _categories(column: Categorical, cells: Strings) -> tuple[Records, int]:
-    index = {value: float(i) for i, value in enumerate(column.values)}
-    index[MISSING] = np.nan
-    values = np.array([index.get(cell, -1.0) for cell in cells])
-    return values, int(np.sum(values == -1.0))
-
-
-def _numbers(cells: Strings) -> tuple[Records, int]:
-    """Return the numbers, NaN where a cell is empty or unreadable, and how many are unreadable."""
-    try:
-        values = np.array([float(cell or "nan") for cell in cells])
-    except ValueError:
-        values = np.array([_number(cell) for cell in cells])
-    values[np.isinf(values)] = np.nan
-    return values, int(np.isnan(values).sum()) - sum(cell == MISSING for cell in cells)
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return np.nan
-
-
-def _units(cells: Strings, records_per_unit: int) -> tuple[npt.NDArray[np.int64], str]:
-    """Return each record's unit, numbered in order of appearance, and what is wrong, empty if nothing."""
-    numbers: dict[str, int] = {}
-    units = np.array([numbers.setdefault(cell, len(numbers)) for cell in cells], dtype=np.int64)
-    empty = sum(cell == MISSING for cell in cells)
-    if empty:
-        return units, f"has {empty} row(s) with an empty cell; name every record's unit"
-    large = int(np.sum(np.bincount(units) > records_per_unit))
-    if large:
-        return units, (
-            f"has {large} unit(s) with more than {records_per_unit} rows; remove rows, "
-            "or raise records_per_unit in the study"
-        )
-    return units, ""
+    parsed = [
+        Parsed(f"column {column.name!r}", *parse(column, by_name[column.name]))
+        for column in scalars(columns, "domain 'table'")
+    ]
+    units = every_record(len(cells[0])) if unit is None else parse_units(unit, by_name[unit], records_per_unit)
+    return as_table(path, parsed, units, records_per_unit)

@@ -49,7 +49,7 @@ class InfoganOptions(TableGanOptions):
     categories: Annotated[int, Field(ge=0, le=64)] = 4
     codes: Annotated[int, Field(ge=0, le=16)] = 2
     head_hidden: Annotated[int, Field(ge=1, le=4096)] = 64
-    information: Weight = 0.1
+    information: Weight = 1.0
 
 
 class CodedGenerator(Generator):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .moment_anchor import MomentAnchor
 
 MEANS_REACH: Final = 1.1  # radii of the clipping balls, in units of what is expected of a norm
-BASIS_REACH: Final = 0.87
-MOMENTS_REACH: Final = 0.78
+BASIS_REACH: Final = 0.8
+MOMENTS_REACH: Final = 0.65
 STRENGTH: Final = 0.85  # of the correction of levels
 
 

@@ -140,10 +140,7 @@ class TableAnchor:
         return tuple(sums)
 
     def contributions(self, name: str, batch: Array, payload: Payload) -> Array:
-        """Return contributions to the marginals or combinations (of norm 1) or to the two-way moments.
-
-        The shape is ``(rows, dim)``.
-        """
+        """Return contributions to marginals, combinations (norm 1) or two-way moments, shape ``(rows, dim)``."""
         if name == CONDITIONS and self.conditions is not None:
             return self.conditions.contributions(batch)
         if name == PAIRS and self.layout is not None:

@@ -11,8 +11,8 @@ from typing import Final
 from ..errors import ConfigError, UnsupportedMechanism
 from ..study import Study
 from ..sums import GRID, SLOTS_AT_ONCE, TILE, Kind, Sum, noise_shares
-from ..wire import MAX_BODY_BYTES
 from .accountant import OVERFLOW_SHARE, SampledGaussian, epsilon, overflow_probability
+from .limits import check_ceiling, check_floor, check_frames
 
 _LEAST_NOISE: Final = 0.3  # below this no mechanism deserves the name private
 _LEAST_MU: Final = 1e-4
@@ -20,7 +20,6 @@ _TOLERANCE: Final = 2e-3
 _SLACK: Final = 1e-6  # what a few more slots may add through float rounding
 _LARGEST_EXPONENT: Final = 600.0
 _UNIT_ROUNDOFF: Final = 2.0**-53
-_ENVELOPE_BYTES: Final = 2**14  # cohort, context, canary, signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,8 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
     found by bisection.
 
     Raises:
-        ConfigError: the promise cannot be met, or falls too far if secure aggregation fails.
+        ConfigError: the promise cannot be met, falls too far if secure aggregation fails, or leaves one
+            site's own noise below the study's floor.
         UnsupportedMechanism: there is no sum, or two have one name.
     """
     names = [each.name for each in sums]
@@ -96,7 +96,7 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
         raise UnsupportedMechanism("a model must declare at least one sum, each under a name of its own")
     promise, delta = study.privacy.epsilon, study.privacy.delta
     kinds = _strongest(study, sums)
-    _check_frames(kinds)
+    check_frames(kinds)
     # An overflowing batch costs more where epsilon is larger: room for the worst case that is reported.
     kinds = _roomy(study, kinds, _curve(study, kinds)[-1][1])
     reached = _epsilon_of(study, kinds, 1.0)
@@ -106,16 +106,9 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
             "epsilon, or ask for fewer steps"
         )
     curve = _curve(study, kinds)
-    plan = Plan(kinds, reached, curve[-1][1], curve)
-    ceiling = study.cohort.epsilon_if_secagg_fails_at_most
-    if ceiling is not None and plan.epsilon_if_secagg_fails > ceiling:
-        # In `local` nothing hangs on secure aggregation, so the promise itself is above the ceiling.
-        advice = "" if study.privacy.mode == "local" else 'privacy.mode = "local" or '
-        raise ConfigError(
-            f"epsilon would be {plan.epsilon_if_secagg_fails:.3g} if secure aggregation failed, above "
-            f"cohort.epsilon_if_secagg_fails_at_most = {ceiling}; use {advice}a smaller privacy.epsilon"
-        )
-    return plan
+    check_ceiling(study, curve[-1][1])
+    check_floor(study, kinds)
+    return Plan(kinds, reached, curve[-1][1], curve)
 
 
 def slots(study: Study, each: Sum, allowance: float) -> int:
@@ -187,17 +180,6 @@ def _epsilon_of(study: Study, kinds: Sequence[Kind], strength: float, sites: int
     costs = [charge(kind, study, kind.sum.rounds) for kind in kinds]
     events = [SampledGaussian(e.sample_rate, e.noise_multiplier * strength, e.count, held) for e in costs]
     return epsilon(events, study.privacy.delta)
-
-
-def _check_frames(kinds: Sequence[Kind]) -> None:
-    """Refuse a sum whose messages would be longer than a frame: every round of it would be charged and lost."""
-    for kind in kinds:
-        payload = 4 * sum(math.prod(shape) for _, shape in kind.sum.payload)
-        if max(kind.sum.dim * kind.ring_bits // 8, payload) + _ENVELOPE_BYTES > MAX_BODY_BYTES:
-            raise UnsupportedMechanism(
-                f"sum {kind.sum.name!r}: {kind.sum.dim} values of {kind.ring_bits} bits do not fit into one message "
-                f"of {MAX_BODY_BYTES} bytes; use a smaller model"
-            )
 
 
 def _curve(study: Study, kinds: Sequence[Kind]) -> tuple[tuple[int, float], ...]:

@@ -31,6 +31,7 @@ class Aggregator:
         """Start a session named by 32 fresh bytes."""
         self._policy = policy
         self._hash = policy.hash
+        self._suite = policy.suite
         self._keys = policy.study.cohort.keys
         self._session = session
         self._hellos: dict[str, Hello] = {}
@@ -57,6 +58,8 @@ class Aggregator:
         if not is_wanted or hello.site != site or hello.session != self._session:
             raise RemoteProtocolError("its Hello is not for this session and site", peer=site)
         keys.verify(self._keys[site], hello.signed(self._hash), hello.signature, peer=site)
+        if not self._suite.fits(hello.kem):
+            raise RemoteProtocolError("its Hello has not the keys of the study's key agreement", peer=site)
         self._hellos[site] = hello
 
     def roll(self) -> Roll:
@@ -72,6 +75,8 @@ class Aggregator:
         if not is_wanted or confirm.site != site or confirm.transcript != self._transcript:
             raise RemoteProtocolError("it confirmed another transcript", peer=site)
         keys.verify(self._keys[site], confirm.signed(), confirm.signature, peer=site)
+        if confirm.receivers != self._suite.receivers(site, self._hellos):
+            raise RemoteProtocolError("its ciphertexts are not those of the study's key agreement", peer=site)
         self._confirms[site] = confirm
 
     def seal(self) -> Seal:

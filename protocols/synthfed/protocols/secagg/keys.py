@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..ids import digest
+from .suites import Suite
 
 KEY_BYTES: Final = 32
 
@@ -65,17 +66,18 @@ class Ephemeral:
     """One session's private keys of one site; dropped when the session's shared keys are agreed."""
 
     x25519: X25519PrivateKey
-    kem: MLKEM768PrivateKey
+    kem: MLKEM768PrivateKey | None
 
     @classmethod
-    def generate(cls) -> Self:
-        """Return fresh keys; the library draws them from the operating system."""
-        return cls(X25519PrivateKey.generate(), MLKEM768PrivateKey.generate())
+    def generate(cls, suite: Suite) -> Self:
+        """Return fresh keys of a suite; the library draws them from the operating system."""
+        return cls(X25519PrivateKey.generate(), MLKEM768PrivateKey.generate() if suite.has_kem else None)
 
     @property
     def public(self) -> tuple[bytes, bytes]:
-        """The raw X25519 (32 bytes) and ML-KEM-768 (1184 bytes) public keys."""
-        return self.x25519.public_key().public_bytes_raw(), self.kem.public_key().public_bytes_raw()
+        """The raw X25519 (32 bytes) and ML-KEM-768 (1184 bytes, or none) public keys."""
+        kem = self.kem.public_key().public_bytes_raw() if self.kem else b""
+        return self.x25519.public_key().public_bytes_raw(), kem
 
 
 def encapsulate(kem_public: bytes, *, peer: str) -> tuple[bytes, bytes]:
@@ -89,19 +91,40 @@ def encapsulate(kem_public: bytes, *, peer: str) -> tuple[bytes, bytes]:
 
 def decapsulate(own: Ephemeral, ciphertext: bytes, *, peer: str) -> bytes:
     """Return the shared secret that a peer encapsulated to this session's ML-KEM key."""
+    if own.kem is None:
+        raise LocalProtocolError("nothing can be encapsulated to a session without an ML-KEM key")
     try:
         return own.kem.decapsulate(ciphertext)
     except ValueError:
         raise RemoteProtocolError("its ML-KEM ciphertext is malformed", peer=peer) from None
 
 
-def pair_key(own: Ephemeral, peer_x25519: bytes, kem_secret: bytes, salt: bytes, info: bytes, *, peer: str) -> bytes:
-    """Return the key two sites share: HKDF over both agreements, so that either one alone keeps it secret."""
+def pair_key(
+    suite: Suite, own: Ephemeral, peer_x25519: bytes, kem_secret: bytes, salt: bytes, info: bytes, *, peer: str
+) -> bytes:
+    """Return the key two sites share: HKDF over the suite's agreements, so that either one alone keeps it secret.
+
+    Args:
+        suite: its name is part of the derivation: no two suites share a key.
+        own: this site's keys of the session.
+        peer_x25519: the peer's X25519 public key.
+        kem_secret: what one of them encapsulated to the other; empty without ML-KEM-768.
+        salt: the session's transcript.
+        info: names of the pair, and the ciphertext.
+        peer: the peer's name, for the error.
+
+    Raises:
+        RemoteProtocolError: the peer's key is of low order or has a wrong length.
+        LocalProtocolError: a hybrid key without its second half.
+    """
+    if bool(kem_secret) != suite.has_kem:
+        raise LocalProtocolError("a pair's key rests on exactly the agreements of its suite")
     try:
         agreed = own.x25519.exchange(X25519PublicKey.from_public_bytes(peer_x25519))
     except ValueError:  # a point of low order gives the all-zero secret, which the library refuses
         raise RemoteProtocolError("its X25519 public key is malformed", peer=peer) from None
-    return HKDF(hashes.SHA256(), KEY_BYTES, salt, b"synthfed/1/pair" + info).derive(agreed + kem_secret)
+    domain = b"synthfed/1/pair/" + suite.name.encode("ascii") + b"/"
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt, domain + info).derive(agreed + kem_secret)
 
 
 def self_key(entropy: bytes, identity: Ed25519PrivateKey, salt: bytes) -> bytes:

@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
+from ..cohort import MAX_SITES
 from ..errors import RemoteProtocolError
 from ..ids import SITE_ID, digest
-from ..study import MAX_SITES
 from ..wire import Frame, Reader, Writer
+from .suites import KEM_CIPHERTEXT_BYTES, KEM_KEY_BYTES
 
 HASH_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
 X25519_BYTES: Final = 32
-KEM_KEY_BYTES: Final = 1184
-KEM_CIPHERTEXT_BYTES: Final = 1088
 CANARY_WORDS: Final = 8
-PROBE_BITS: Final = 32
-"""Width of a probe's words."""
+PROBE_BITS: Final = 32  # width of a probe's words
 
 
 class Code(IntEnum):
@@ -41,7 +39,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Site to coordinator: fresh keys for this session, and how far the site's journal has come."""
+    """Site to coordinator: fresh keys for this session (``kem`` may be empty), and its journal's state."""
 
     site: str
     session: bytes
@@ -54,8 +52,7 @@ class Hello:
 
     def signed(self, policy_hash: bytes) -> bytes:
         """Return what the site's identity key signs."""
-        fields = Writer().text(self.site).data(self.session).data(self.x25519).data(self.kem).data(self.nonce)
-        return digest("hello", policy_hash, fields.number(self.journal_length).data(self.journal_head).finish())
+        return digest("hello", policy_hash, _unsigned(self).finish())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +69,17 @@ class Roll:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Site to coordinator: the transcript as the site sees it, and KEM ciphertexts for later names."""
+    """Site to coordinator: the transcript as the site sees it, and its suite's KEM ciphertexts for later names."""
 
     site: str
     transcript: bytes
     ciphertexts: tuple[tuple[str, bytes], ...]
     signature: bytes
+
+    @property
+    def receivers(self) -> tuple[str, ...]:
+        """To whom there is a ciphertext, in the order of the message."""
+        return tuple(site for site, _ in self.ciphertexts)
 
     def signed(self) -> bytes:
         """Return what the site's identity key signs."""
@@ -141,8 +143,7 @@ class Refusal:
     code: Code
 
 
-Request = Open | Roll | Seal | Round
-"""What a coordinator sends."""
+Request = Open | Roll | Seal | Round  # what a coordinator sends
 
 Message = Request | Hello | Confirm | Ready | Masked | Refusal
 
@@ -191,9 +192,13 @@ def _length(reader: Reader) -> int:
     return length
 
 
-def _write_hello(hello: Hello) -> bytes:
+def _unsigned(hello: Hello) -> Writer:
     writer = Writer().text(hello.site).data(hello.session).data(hello.x25519).data(hello.kem).data(hello.nonce)
-    return writer.number(hello.journal_length).data(hello.journal_head).data(hello.signature).finish()
+    return writer.number(hello.journal_length).data(hello.journal_head)
+
+
+def _write_hello(hello: Hello) -> bytes:
+    return _unsigned(hello).data(hello.signature).finish()
 
 
 def _read_hello(reader: Reader) -> Hello:
@@ -201,7 +206,7 @@ def _read_hello(reader: Reader) -> Hello:
         site=_site(reader),
         session=reader.data(HASH_BYTES),
         x25519=reader.data(X25519_BYTES),
-        kem=reader.data(KEM_KEY_BYTES),
+        kem=reader.data(0, KEM_KEY_BYTES),  # which of them is right, the policy says
         nonce=reader.data(HASH_BYTES),
         journal_length=_length(reader),
         journal_head=reader.data(HASH_BYTES),
@@ -247,8 +252,7 @@ def _read_round(reader: Reader) -> Round:
 
 
 def _write_masked(masked: Masked) -> bytes:
-    writer = Writer().data(masked.context).data(masked.words).data(masked.canary)
-    return writer.data(masked.signature).finish()
+    return Writer().data(masked.context).data(masked.words).data(masked.canary).data(masked.signature).finish()
 
 
 def _read_masked(reader: Reader) -> Masked:

@@ -4,14 +4,11 @@ Never takes anything from the coordinator: every field was agreed out of band.
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 from ..ids import digest
 from ..privacy.plan import Plan
 from ..study import Study, canonical_json
-
-SUITE: Final = "ed25519+x25519+mlkem768+hkdf-sha256/1"
-"""The suite of keys; the cipher of masks is a term of the study."""
+from .suites import SUITES, Suite
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,12 @@ class Policy:
         return self.study.aggregation.combine == "sum"
 
     @property
+    def suite(self) -> Suite:
+        """What two sites agree on a key by."""
+        return SUITES[self.study.aggregation.key_agreement]
+
+    @property
     def hash(self) -> bytes:
         """The digest of everything pinned, 32 bytes."""
         kinds = canonical_json([kind.declaration() for kind in self.plan.kinds])
-        return digest("policy", self.study.canonical, kinds, self.code, SUITE.encode())
+        return digest("policy", self.study.canonical, kinds, self.code, self.suite.name.encode())

@@ -32,6 +32,8 @@ from .policy import Policy
 from .ring import to_words
 
 COUNTER_WINDOW: Final = 2**10  # a gap is walked key by key; the coordinator must not buy time with it
+JOURNAL_STRIDE: Final = 2**24
+"""By how many charges a journal may have grown since it was last seen (docs/adr/0013): 167 of the longest studies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class _Session:
     transcript: bytes = b""
     confirm: Confirm | None = None
     peers: dict[str, Hello] = field(default_factory=dict)
-    kem_secrets: dict[str, bytes] = field(default_factory=dict)
+    encapsulated: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # secret and ciphertext
     ratchets: dict[str, keys.Ratchet] = field(default_factory=dict)
     own: keys.Ratchet = field(default_factory=lambda: keys.Ratchet(b""))
     counter: int = 0
@@ -87,6 +89,7 @@ class SiteMachine:
         """Start idle."""
         self._policy = policy
         self._hash = policy.hash
+        self._suite = policy.suite
         self._site = site
         self._identity = identity
         self._session: _Session | None = None
@@ -101,6 +104,8 @@ class SiteMachine:
         """Return the answer to S1; any earlier session's keys are forgotten."""
         following = table.site_next(self.state, table.Heard.OPEN)
         x25519, kem = fresh.ephemeral.public
+        if not self._suite.fits(kem):
+            raise LocalProtocolError("fresh keys must be those of the study's key agreement")
         unsigned = Hello(
             self._site,
             message.session,
@@ -118,24 +123,24 @@ class SiteMachine:
         return hello
 
     def confirm(self, message: Roll, journal_floors: Mapping[str, int]) -> Confirm:
-        """Return the answer to S2, with a KEM ciphertext for every later name.
+        """Return the answer to S2, with a KEM ciphertext for every later name where the suite has them.
 
         Args:
             message: everyone's Hello.
-            journal_floors: the longest journal ever seen from each site; a shorter one was rolled back.
+            journal_floors: the longest journal ever seen from each site, 0 from one never met. A shorter one was
+                rolled back, and one that is longer by more than ``JOURNAL_STRIDE`` is no ledger's.
         """
         following = table.site_next(self.state, table.Heard.ROLL)
         session = self._open_session()
         self._check_roll(session, message, journal_floors)
         transcript = message.transcript(self._hash)
         peers = {hello.site: hello for hello in message.hellos if hello.site != self._site}
-        later = sorted(site for site in peers if site > self._site)
-        sent = {site: keys.encapsulate(peers[site].kem, peer=site) for site in later}
-        ciphertexts = tuple((site, sent[site][1]) for site in later)
+        receivers = self._suite.receivers(self._site, peers)
+        sent = {site: keys.encapsulate(peers[site].kem, peer=site) for site in receivers}
+        ciphertexts = tuple((site, ciphertext) for site, (_, ciphertext) in sent.items())
         unsigned = Confirm(self._site, transcript, ciphertexts, bytes(SIGNATURE_BYTES))
         confirm = replace(unsigned, signature=keys.sign(self._identity, unsigned.signed()))
-        session.peers, session.transcript, session.confirm = peers, transcript, confirm
-        session.kem_secrets = {site: secret for site, (secret, _) in sent.items()}
+        session.peers, session.transcript, session.confirm, session.encapsulated = peers, transcript, confirm, sent
         self.state = following
         return confirm
 
@@ -150,7 +155,7 @@ class SiteMachine:
         ratchets = {site: keys.Ratchet(self._agree(session, fresh, confirms[site])) for site in session.peers}
         session.ratchets = ratchets
         session.own = keys.Ratchet(keys.self_key(fresh.entropy, self._identity, session.transcript))
-        session.fresh, session.kem_secrets = None, {}
+        session.fresh, session.encapsulated = None, {}
         self.state = following
         return Ready()
 
@@ -249,14 +254,20 @@ class SiteMachine:
             raise _refuse("the roll is below the quorum")
         if session.hello not in hellos:  # also stops a swap of this site's own keys
             raise _refuse("the roll does not carry this site's own Hello")
-        if len({hello.x25519 for hello in hellos}) != len(names) or len({hello.kem for hello in hellos}) != len(names):
+        kem_keys = [hello.kem for hello in hellos if hello.kem]
+        if len({hello.x25519 for hello in hellos}) != len(names) or len(set(kem_keys)) != len(kem_keys):
             raise _refuse("two sites of the roll share a key")
         for hello in hellos:
             if hello.session != session.hello.session:
                 raise _refuse("a Hello belongs to another session")
             keys.verify(roster[hello.site], hello.signed(self._hash), hello.signature, peer=hello.site)
-            if hello.journal_length < journal_floors.get(hello.site, 0):
+            if not self._suite.fits(hello.kem):  # a downgrade, or keys that nobody asked for
+                raise _refuse("a Hello has not the keys of the study's key agreement")
+            grown = hello.journal_length - journal_floors.get(hello.site, 0)
+            if grown < 0:
                 raise _refuse(f"the journal of {hello.site} is shorter than before: it was rolled back")
+            if grown > JOURNAL_STRIDE:  # once remembered, no true length would ever reach it
+                raise _refuse(f"the journal of {hello.site} is longer than before by more than a ledger can grow")
 
     def _check_seal(self, session: _Session, message: Seal) -> dict[str, Confirm]:
         confirms = {confirm.site: confirm for confirm in message.confirms}
@@ -269,22 +280,20 @@ class SiteMachine:
             if confirm.transcript != session.transcript:
                 raise _refuse(f"{site} confirmed another transcript")
             keys.verify(roster[site], confirm.signed(), confirm.signature, peer=site)
+            if confirm.receivers != self._suite.receivers(site, confirms):
+                raise _refuse(f"the ciphertexts of {site} are not those of the study's key agreement")
         return confirms
 
     def _agree(self, session: _Session, fresh: Fresh, confirm: Confirm) -> bytes:
-        """Return the key shared with a peer: the earlier name encapsulates to the later one."""
+        """Return the key shared with a peer: where there is a KEM, the earlier name encapsulates to the later one."""
         peer = confirm.site
-        if peer > self._site:
-            ciphertext = dict(session.confirm.ciphertexts)[peer] if session.confirm else b""
-            secret = session.kem_secrets[peer]
-        else:
-            ciphertext = dict(confirm.ciphertexts).get(self._site, b"")
-            if not ciphertext:
-                raise _refuse(f"{peer} sent no KEM ciphertext for this site")
+        secret, ciphertext = session.encapsulated.get(peer, (b"", b""))
+        if not secret and self._suite.has_kem:
+            ciphertext = dict(confirm.ciphertexts)[self._site]
             secret = keys.decapsulate(fresh.ephemeral, ciphertext, peer=peer)
         info = "|".join(sorted((peer, self._site))).encode() + ciphertext
         x25519 = session.peers[peer].x25519
-        return keys.pair_key(fresh.ephemeral, x25519, secret, session.transcript, info, peer=peer)
+        return keys.pair_key(self._suite, fresh.ephemeral, x25519, secret, session.transcript, info, peer=peer)
 
 
 def _refuse(reason: str) -> RemoteProtocolError:

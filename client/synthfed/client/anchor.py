@@ -1,0 +1,45 @@
+"""The file beside a ledger in which the length and the mark of its chain are noted, so that a cut ledger is noticed.
+
+Never holds anything that stands in the ledger itself.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from synthfed.protocols.errors import PrivacyError
+
+_MARK_BYTES: Final = 32
+
+
+def write_anchor(path: Path, length: int, mark: bytes) -> None:
+    """Note a chain's length and mark (format 1: its last hash).
+
+    Not synced: after a power cut an older mark may stand here, and the chain passes through that place, too.
+
+    Raises:
+        PrivacyError: the file cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(descriptor, length.to_bytes(8, "little") + mark, 0)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise PrivacyError(f"{path}: cannot be written ({error.strerror}); free disk space") from None
+
+
+def read_anchor(path: Path) -> tuple[int, bytes]:
+    """Return the length and the mark that were noted.
+
+    Raises:
+        PrivacyError: the file is missing or damaged.
+    """
+    try:
+        noted = path.read_bytes()
+    except OSError:
+        noted = b""
+    if len(noted) != 8 + _MARK_BYTES:
+        raise PrivacyError(f"{path}: is missing or damaged; restore it together with the ledger")
+    return int.from_bytes(noted[:8], "little"), noted[8:]

@@ -1,0 +1,180 @@
+"""What a ledger holds: entries as text, the tags that chain them, and the book they add up to.
+
+Never touches a file, and never adds up an entry whose tag its caller has not checked.
+"""
+
+import hmac
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from synthfed.protocols.ids import digest
+from synthfed.protocols.privacy.accountant import SampledGaussian
+from synthfed.protocols.secagg.keys import KEY_BYTES, identity_secret
+
+GENESIS: Final = bytes(32)
+"""What stands for the tag before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One step as the ledger knows it.
+
+    Attributes:
+        study: hash of the study's terms.
+        study_name: for people.
+        kind: name of the sum.
+        transcript: hash that names the session.
+        counter: the step's counter in the session.
+        context: hash of everything the step was asked with.
+        event: what it costs; its count is 1.
+    """
+
+    study: bytes
+    study_name: str
+    kind: str
+    transcript: bytes
+    counter: int
+    context: bytes
+    event: SampledGaussian
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An entry before it has its place: what kind it is, and its content as text.
+
+    Attributes:
+        kind: charge, outcome, clearance, peers or converted.
+        content: a JSON object; the tag covers these very characters, whatever other spelling would mean the same.
+    """
+
+    kind: str
+    content: str
+
+
+def charged(charge: Charge) -> Note:
+    """Return the entry of a charge; Python writes a float so that reading it gives the same bits."""
+    return _note(
+        "charge",
+        study=charge.study.hex(),
+        study_name=charge.study_name,
+        sum=charge.kind,
+        transcript=charge.transcript.hex(),
+        counter=charge.counter,
+        context=charge.context.hex(),
+        sample_rate=charge.event.sample_rate,
+        noise_multiplier=charge.event.noise_multiplier,
+    )
+
+
+def settled(charge: int, outcome: str) -> Note:
+    """Return the entry that says what became of the charge of this number."""
+    return _note("outcome", charge=charge, outcome=outcome)
+
+
+def cleared() -> Note:
+    """Return the entry that says that a person has looked."""
+    return _note("clearance")
+
+
+def met(lengths: dict[str, int]) -> Note:
+    """Return the entry of peers' journal lengths, by identity key in hexadecimal."""
+    return _note("peers", lengths=lengths)
+
+
+def converted(origin: bytes) -> Note:
+    """Return the entry that ends what was taken over from a ledger of format 1, with the mark of that one's end."""
+    return _note("converted", origin=origin.hex())
+
+
+def _note(kind: str, **content: object) -> Note:
+    return Note(kind, json.dumps(content, sort_keys=True, separators=(",", ":")))
+
+
+def chain_key(identity: Ed25519PrivateKey) -> bytes:
+    """Return the key of a site's chain, 32 bytes: without the identity nobody can write an entry that holds."""
+    return HKDF(hashes.SHA256(), KEY_BYTES, None, b"synthfed/1/ledger").derive(identity_secret(identity))
+
+
+def seal(key: bytes, previous: bytes, sequence: int, at_unix_s: int, note: Note) -> bytes:
+    """Return an entry's tag, 32 bytes: HMAC-SHA256 over its place, time and content, and all entries before it.
+
+    Args:
+        key: of the chain.
+        previous: the tag before, ``GENESIS`` for the first.
+        sequence: the entry's place, from 1.
+        at_unix_s: when it was written.
+        note: the entry; whatever types an edited file gave its parts.
+    """
+    # str() because a table rebuilt by an editor may hold other types; they make another tag, not an error.
+    parts = (str(sequence), str(at_unix_s), str(note.kind), str(note.content))
+    message = digest("ledger-entry-2", previous, *(part.encode() for part in parts))
+    return hmac.digest(key, message, "sha256")
+
+
+def mark(key: bytes, length: int, tip: bytes) -> bytes:
+    """Return what is noted beside a chain of this length and last tag, 32 bytes.
+
+    It stands nowhere in the chain: who cuts that without the key cannot note an earlier place.
+    """
+    return hmac.digest(key, digest("ledger-head", length.to_bytes(8, "little"), tip), "sha256")
+
+
+@dataclass(slots=True)
+class Book:
+    """What all entries add up to. Decisions rest on it and not on the file, which could change behind the agent.
+
+    Attributes:
+        length: how many charges there are.
+        head: tag of the last charge. With the length it is all that others are told: a tag of a later entry would
+            tell them that there was one, and what became of a step can depend on records.
+        rounds: how often each sum of each study was charged, by the study's hash and the sum's name.
+        costs: how many charges there are of each sample rate and noise multiplier.
+        unsettled: numbers of the charges without an outcome.
+        overruns: steps given up since a person last looked.
+        failures: steps that failed on records since a person last looked.
+        floors: the longest journal that each peer has stated, by its identity key in hexadecimal.
+        origin: mark of the end of the ledger of format 1 that this one goes on from; empty without one.
+    """
+
+    length: int = 0
+    head: bytes = GENESIS
+    rounds: Counter[tuple[bytes, str]] = field(default_factory=Counter)
+    costs: Counter[tuple[float, float]] = field(default_factory=Counter)
+    unsettled: set[int] = field(default_factory=set)
+    overruns: int = 0
+    failures: int = 0
+    floors: dict[str, int] = field(default_factory=dict)
+    origin: bytes = b""
+
+    def add(self, note: Note, tag: bytes) -> None:
+        """Add an entry that holds.
+
+        Raises:
+            ValueError: it is of a kind that this version does not know.
+        """
+        content: dict[str, Any] = json.loads(note.content)
+        match note.kind:
+            case "charge":
+                self.length, self.head = self.length + 1, tag
+                self.rounds[bytes.fromhex(content["study"]), content["sum"]] += 1
+                self.costs[content["sample_rate"], content["noise_multiplier"]] += 1
+                self.unsettled.add(self.length)
+            case "outcome":
+                self.unsettled.discard(content["charge"])
+                self.overruns += content["outcome"] == "abandoned"
+                self.failures += content["outcome"] == "failed"
+            case "clearance":
+                self.overruns = self.failures = 0
+            case "peers":
+                for peer, length in content["lengths"].items():
+                    self.floors[peer] = max(length, self.floors.get(peer, 0))
+            case "converted":
+                self.origin = bytes.fromhex(content["origin"])
+            case _:
+                raise ValueError(note.kind)

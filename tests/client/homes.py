@@ -1,0 +1,48 @@
+"""A real home of site a, whose study two further sites have agreed to."""
+
+import base64
+from pathlib import Path
+
+from synthfed.client.config import Home
+from synthfed.client.enrol import init_home
+from synthfed.protocols.enrolment import Invitation
+from synthfed.protocols.study import Study
+from synthfed.server.study_file import render_study
+
+ROWS = "x,ill\n" + "".join(f"{i / 30},{'yes' if i % 3 else 'no'}\n" for i in range(30))
+SMALL = {"bins": 8, "fit_steps": 40, "fakes": 128, "generator_hidden": 32, "critic_hidden": 8}
+
+
+def make_home(folder: Path, address: str, ca: str) -> Home:
+    """Return a home in which everything is well, for a coordinator at an address with a certificate of ``ca``."""
+    invitation = folder / "invitation.json"
+    invitation.write_text(Invitation(address=address, ca=ca).model_dump_json(), encoding="utf-8")
+    home = Home(folder / "a")
+    enrolment, _ = init_home(home, invitation, "a", "", "data.csv")
+    (home.path / "data.csv").write_text(ROWS, encoding="utf-8")
+    keys = {"a": enrolment.identity, **{site: base64.b64encode(site.encode() * 32).decode() for site in ("b", "c")}}
+    study = Study.model_validate(
+        {
+            "format": 1,
+            "name": "first",
+            "target": "ill",
+            "privacy": {
+                "mode": "distributed",
+                "epsilon": 5.0,
+                "delta": 1e-5,
+                "units_per_site": 40,
+                "sample_rate": 0.5,
+                "steps": 6,
+                "answer_time_s": 5.0,
+                "statistic_time_s": 5.0,
+            },
+            "model": {"plugin": "tabular-gan", "options": SMALL},
+            "cohort": {"tolerated": 1, "quorum": 3, "sites": [{"id": site, "key": key} for site, key in keys.items()]},
+            "columns": [
+                {"name": "x", "kind": "real", "lower": 0, "upper": 1},
+                {"name": "ill", "kind": "categorical", "values": ["no", "yes"]},
+            ],
+        }
+    )
+    (home.path / "study.toml").write_text(render_study(study), encoding="utf-8")
+    return home
