@@ -273,7 +273,7 @@ def test_progress_tells_gradient_and_noise() -> None:
     progress = trainer.progress()
     assert progress["steps"] == 6
     lot = 0.3 * progress["units_per_site"] * SITES * float(trainer.state()["scale"][0])
-    assert progress["gradient_noise"] == pytest.approx(core.noise / lot * core.sums[NETWORK].dim ** 0.5)
+    assert progress["gradient_noise"] == pytest.approx(core.noise[NETWORK] / lot * core.sums[NETWORK].dim ** 0.5)
     assert 0 < progress["gradient"] <= 20
     assert np.isfinite(progress["public_loss"])
 
