@@ -53,7 +53,7 @@ class Loopback:
         """Start a site's agent and return its socket."""
         path = self.folder / f"{site}.sock"
         path.unlink(missing_ok=True)
-        thread = threading.Thread(target=serve, args=(FunctionAgent(answer), path, self._stop.is_set))
+        thread = threading.Thread(target=serve, args=(FunctionAgent(answer), path, self._stop.is_set, time.monotonic))
         thread.start()
         self._agents.append(thread)
         wait_for(lambda: listens(path))  # the file is there a moment before anyone listens

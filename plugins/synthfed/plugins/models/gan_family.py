@@ -6,6 +6,7 @@ A family is one class. Its private part is `encode`, `critic` and `losses.real` 
 anchor's contributions); everything else runs at the coordinator on fakes. The engine is `adversarial.py`.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -221,6 +222,8 @@ class GanAtSite:
     def __init__(self, family: GanFamily[F]) -> None:
         """Serve a family; nothing of a record is ever kept."""
         self._family = family
+        # Made here, as a site lets nothing draw, not even first weights, while records are seen.
+        self._fresh = family.fresh_critic(0).double()
 
     def encode(self, records: Records) -> Array:
         """Return encoded records, shape ``(rows, width)``."""
@@ -230,7 +233,7 @@ class GanAtSite:
         """Return contributions to one of the anchor's statistics, or to the critic's mean features."""
         if name != FEATURES:
             return self._family.anchor.contributions(name, batch, payload)
-        critic = self._family.fresh_critic(0).double()
+        critic = copy.deepcopy(self._fresh)
         with torch.no_grad():
             for each, values in zip(critic.parameters(), payload.values(), strict=True):
                 each.copy_(torch.from_numpy(values.astype(np.float64)))
