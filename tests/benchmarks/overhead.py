@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from synthfed.client.train import seconds_per_step
-from synthfed.plugins.models.adversarial import CRITIC
+from synthfed.plugins.models.adversarial.engine import CRITIC
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import Child, close_all, flower_environment, free_port, this_program
 from synthfed.protocols.schema import Categorical

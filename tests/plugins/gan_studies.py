@@ -5,12 +5,12 @@ from typing import Any
 
 from tests.plugins.core import COLUMNS, Core, made_up, study
 
-from synthfed.plugins.models.adversarial import Adversarial
+from synthfed.plugins.models.adversarial.engine import Adversarial
+from synthfed.plugins.models.adversarial.table_gan import TableGan
 from synthfed.plugins.models.cgan import Cgan
 from synthfed.plugins.models.gan import Gan
 from synthfed.plugins.models.infogan import Infogan
-from synthfed.plugins.models.table_anchor import TableFitting
-from synthfed.plugins.models.table_gan import TableGan
+from synthfed.plugins.models.tables.table_anchor import TableFitting
 from synthfed.plugins.models.wgan import Wgan
 from synthfed.protocols.study import Study
 

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from tests.plugins.core import COLUMNS, Core, made_up, study
 
-from synthfed.plugins.models.likelihood import Family
+from synthfed.plugins.models.likelihoods.likelihood import Family
+from synthfed.plugins.models.likelihoods.refinement import Refinement
 from synthfed.plugins.models.made import Made
 from synthfed.plugins.models.pixelcnn import PixelCnn
 from synthfed.plugins.models.realnvp import RealNvp
-from synthfed.plugins.models.refinement import Refinement
 from synthfed.plugins.models.vae import Cvae, Vae
 
 PICTURES: list[dict[str, Any]] = [

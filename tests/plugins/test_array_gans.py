@@ -10,14 +10,14 @@ from tests.plugins.array_studies import DIGITS, SERIES, Core, digits, series, st
 
 from synthfed.client.train import clipped_sum
 from synthfed.plugins.api import Model, PrivatePart, Trainer
-from synthfed.plugins.models.adversarial import Adversarial
-from synthfed.plugins.models.array_gan import ArrayGan
-from synthfed.plugins.models.convolutions import ArrayCritic, Refiner, held
+from synthfed.plugins.models.adversarial.array_gan import ArrayGan
+from synthfed.plugins.models.adversarial.convolutions import ArrayCritic, Refiner, held
+from synthfed.plugins.models.adversarial.engine import Adversarial
+from synthfed.plugins.models.adversarial.losses import LOGISTIC
+from synthfed.plugins.models.adversarial.unit_gradients import clipped_gradient
+from synthfed.plugins.models.arrays.moment_fitting import MomentFitting
 from synthfed.plugins.models.dcgan import Dcgan
-from synthfed.plugins.models.losses import LOGISTIC
-from synthfed.plugins.models.moment_fitting import MomentFitting
 from synthfed.plugins.models.signal_gan import SignalGan
-from synthfed.plugins.models.unit_gradients import clipped_gradient
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.sums import TILE, Kind
 

@@ -9,7 +9,7 @@ from tests.plugins.core import COLUMNS, made_up
 from tests.plugins.gan_studies import make, trained
 
 from synthfed.plugins.models.cgan import Cgan
-from synthfed.plugins.models.conditions import ConditionalGenerator, Conditions
+from synthfed.plugins.models.tables.conditions import ConditionalGenerator, Conditions
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Categorical
 

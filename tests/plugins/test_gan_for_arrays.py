@@ -14,11 +14,12 @@ from tests.plugins.core import Core, study
 from torch import nn
 
 from synthfed.plugins.api import Answer, Array, Ask, Given, Model, Payload
-from synthfed.plugins.models.critics import Critic, dropped
-from synthfed.plugins.models.gan_family import Fakes, GanFamily
-from synthfed.plugins.models.gan_options import GanOptions, read_options
-from synthfed.plugins.models.losses import LOGISTIC
-from synthfed.plugins.models.networks import Adam, flat_gradient, flatten, set_flat
+from synthfed.plugins.models.adam import Adam, flat_gradient, flatten, set_flat
+from synthfed.plugins.models.adversarial.critics import Critic
+from synthfed.plugins.models.adversarial.gan_family import Fakes, GanFamily
+from synthfed.plugins.models.adversarial.gan_options import GanOptions, read_options
+from synthfed.plugins.models.adversarial.losses import LOGISTIC
+from synthfed.plugins.models.dropout import dropped
 from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum

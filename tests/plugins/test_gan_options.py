@@ -10,13 +10,14 @@ from tests.plugins.gan_studies import SMALL, make, trained
 from torch import nn
 from torch.nn.functional import softplus
 
-from synthfed.plugins.models.critics import Critic, DenseCritic, Mixed, dropped, limit_spectra, limit_weights
-from synthfed.plugins.models.diversity import Diversity, log_diversity
-from synthfed.plugins.models.feature_matching import bounded
+from synthfed.plugins.models.adam import flatten, set_flat
+from synthfed.plugins.models.adversarial.critics import Critic, DenseCritic, Mixed, limit_spectra, limit_weights
+from synthfed.plugins.models.adversarial.diversity import Diversity, log_diversity
+from synthfed.plugins.models.adversarial.feature_matching import bounded
+from synthfed.plugins.models.adversarial.ladder import Ladder
+from synthfed.plugins.models.dropout import dropped
 from synthfed.plugins.models.gan import Gan
-from synthfed.plugins.models.ladder import Ladder
-from synthfed.plugins.models.networks import flatten, set_flat
-from synthfed.plugins.models.table_anchor import TableFitting
+from synthfed.plugins.models.tables.table_anchor import TableFitting
 
 
 def sent(payload: Any) -> list[np.ndarray]:

@@ -12,8 +12,8 @@ from tests.plugins.likelihood_studies import FAMILIES, PICTURES, make, records_o
 
 from synthfed.client.train import clipped_sum
 from synthfed.plugins.api import Answer, Array, Model, Payload, PrivatePart, Trainer
-from synthfed.plugins.models.likelihood import Family
-from synthfed.plugins.models.refinement import NETWORK
+from synthfed.plugins.models.likelihoods.likelihood import Family
+from synthfed.plugins.models.likelihoods.refinement import NETWORK
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import places
 from synthfed.protocols.sums import Kind

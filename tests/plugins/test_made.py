@@ -10,8 +10,8 @@ from tests.plugins.core import study
 from tests.plugins.likelihood_studies import TABLE, make, trained
 from torch.nn import functional
 
+from synthfed.plugins.models.likelihoods.refinement import Public
 from synthfed.plugins.models.made import Autoregression, Made, Walk
-from synthfed.plugins.models.refinement import Public
 from synthfed.protocols.errors import ConfigError
 
 TINY: list[dict[str, Any]] = [

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from synthfed.plugins.models.dct import CosineBasis
-from synthfed.plugins.models.grey_levels import Levels, level_shares
-from synthfed.plugins.models.moment_sums import (
+from synthfed.plugins.models.arrays.dct import CosineBasis
+from synthfed.plugins.models.arrays.grey_levels import Levels, level_shares
+from synthfed.plugins.models.arrays.moment_sums import (
     clipped,
     mean_parts,
     moment_parts,
@@ -15,7 +15,7 @@ from synthfed.plugins.models.moment_sums import (
     read_moments,
     square,
 )
-from synthfed.plugins.models.shrinkage import positive, shrink_matrices, shrink_means
+from synthfed.plugins.models.arrays.shrinkage import positive, shrink_matrices, shrink_means
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 12), (1, 5, 7), (3, 4, 4), (1, 3, 4, 5)])

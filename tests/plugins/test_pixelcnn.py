@@ -9,8 +9,8 @@ import torch
 from tests.plugins.core import study
 from tests.plugins.likelihood_studies import ARRAY, make
 
+from synthfed.plugins.models.likelihoods.refinement import Public
 from synthfed.plugins.models.pixelcnn import PixelCnn, PixelNetwork, Raster
-from synthfed.plugins.models.refinement import Public
 from synthfed.protocols.errors import ConfigError
 
 LABEL: dict[str, Any] = {"name": "side", "kind": "categorical", "values": ["left", "right"]}

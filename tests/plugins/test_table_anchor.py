@@ -8,13 +8,13 @@ import torch
 from tests.plugins.core import COLUMNS, SITES, UNITS, Core, made_up, study
 
 from synthfed.plugins.api import Answer
-from synthfed.plugins.models.adversarial import Adversarial
+from synthfed.plugins.models.adversarial.engine import Adversarial
 from synthfed.plugins.models.gan import Gan
 from synthfed.plugins.models.marginals import Released, probabilities, project_to_simplex, units_per_site
-from synthfed.plugins.models.networks import Generator
-from synthfed.plugins.models.pairs import MAX_DIM, PairLayout, shrink
-from synthfed.plugins.models.sampling import draw, sample_codes
-from synthfed.plugins.models.table_anchor import TableFitting
+from synthfed.plugins.models.tables.generator import Generator
+from synthfed.plugins.models.tables.pairs import MAX_DIM, PairLayout, shrink
+from synthfed.plugins.models.tables.sampling import draw, sample_codes
+from synthfed.plugins.models.tables.table_anchor import TableFitting
 
 SMALL: dict[str, Any] = {
     "bins": 8,

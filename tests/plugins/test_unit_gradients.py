@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from synthfed.plugins.models.critics import Critic, DenseCritic, dropped
-from synthfed.plugins.models.losses import Loss
-from synthfed.plugins.models.unit_gradients import clipped_gradient
+from synthfed.plugins.models.adversarial.critics import Critic, DenseCritic
+from synthfed.plugins.models.adversarial.losses import Loss
+from synthfed.plugins.models.adversarial.unit_gradients import clipped_gradient
+from synthfed.plugins.models.dropout import dropped
 
 WIDTH = 12
 

@@ -7,11 +7,11 @@ from tests.plugins.core import COLUMNS, made_up, study
 from tests.plugins.likelihood_studies import TABLE, make, pictures, trained
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from synthfed.plugins.models.coefficients import Coefficients, Levels
-from synthfed.plugins.models.dct import CosineBasis
-from synthfed.plugins.models.held_columns import HeldColumns
-from synthfed.plugins.models.layout import table_ground
-from synthfed.plugins.models.table_anchor import TableAnchorOptions
+from synthfed.plugins.models.arrays.dct import CosineBasis
+from synthfed.plugins.models.likelihoods.coefficients import Coefficients, Levels
+from synthfed.plugins.models.likelihoods.held_columns import HeldColumns
+from synthfed.plugins.models.likelihoods.layout import table_ground
+from synthfed.plugins.models.tables.table_anchor import TableAnchorOptions
 from synthfed.plugins.models.vae import Vae
 from synthfed.protocols.errors import ConfigError
 

@@ -8,9 +8,9 @@ import torch
 from tests.plugins.core import COLUMNS, study
 from tests.plugins.gan_studies import SMALL, make, trained
 
-from synthfed.plugins.models.critics import DenseCritic
+from synthfed.plugins.models.adam import Adam, flat_gradient, flatten, set_flat
+from synthfed.plugins.models.adversarial.critics import DenseCritic
 from synthfed.plugins.models.infogan import REACH, CodedGenerator, Infogan
-from synthfed.plugins.models.networks import Adam, flat_gradient, flatten, set_flat
 from synthfed.plugins.models.wgan import Wgan
 from synthfed.protocols.errors import ConfigError
 

@@ -21,11 +21,11 @@ from pydantic import BaseModel, Field
 
 from synthfed.protocols.study import Study
 
-from .conditions import ConditionalGenerator
-from .gan_options import Part, read_options
-from .losses import LOGISTIC
-from .networks import Generator
-from .table_gan import TableGan, TableGanOptions
+from .adversarial.gan_options import Part, read_options
+from .adversarial.losses import LOGISTIC
+from .adversarial.table_gan import TableGan, TableGanOptions
+from .tables.conditions import ConditionalGenerator
+from .tables.generator import Generator
 
 
 class CganOptions(TableGanOptions):

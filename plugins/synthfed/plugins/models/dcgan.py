@@ -20,8 +20,8 @@ from pydantic import BaseModel
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.study import Study
 
-from .array_gan import ArrayGan, ArrayGanOptions
-from .gan_options import read_options
+from .adversarial.array_gan import ArrayGan, ArrayGanOptions
+from .adversarial.gan_options import read_options
 
 
 class DcganOptions(ArrayGanOptions):

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 from synthfed.protocols.study import Study
 
-from .gan_options import read_options
-from .losses import LOGISTIC
-from .table_gan import TableGan, TableGanOptions
+from .adversarial.gan_options import read_options
+from .adversarial.losses import LOGISTIC
+from .adversarial.table_gan import TableGan, TableGanOptions
 
 
 class Gan(TableGan):

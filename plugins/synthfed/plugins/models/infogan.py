@@ -26,12 +26,12 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.study import Study
 
 from ..api import Given
-from .gan_family import Fakes
-from .gan_options import Weight, read_options
-from .losses import LOGISTIC
-from .networks import Generator
-from .table_anchor import TableFitting
-from .table_gan import TableGan, TableGanOptions
+from .adversarial.gan_family import Fakes
+from .adversarial.gan_options import Weight, read_options
+from .adversarial.losses import LOGISTIC
+from .adversarial.table_gan import TableGan, TableGanOptions
+from .tables.generator import Generator
+from .tables.table_anchor import TableFitting
 
 REACH = 3**0.5  # of a continuous code to either side, which makes its variance 1 as the noise's is
 

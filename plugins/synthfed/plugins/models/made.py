@@ -17,11 +17,11 @@ from synthfed.protocols.study import Study
 
 from ..api import Array, Given
 from ..domains.encoding import Codes
-from .held_columns import HeldColumns, drawn, held_names
-from .layout import TableOptions, table_ground
-from .likelihood import Family, RefinementOptions
-from .refinement import AT_ONCE, Public
-from .table_anchor import Width
+from .likelihoods.held_columns import HeldColumns, drawn, held_names
+from .likelihoods.layout import TableOptions, table_ground
+from .likelihoods.likelihood import Family, RefinementOptions
+from .likelihoods.refinement import AT_ONCE, Public
+from .tables.table_anchor import Width
 
 
 class MadeOptions(TableOptions, RefinementOptions):

@@ -4,7 +4,7 @@ Never asks for a gradient: real records are touched by the sums of the moment an
 
 Records: one array, `(channels, height, width)` or `(leads, steps)`, and any categories. Loss: none;
 the sampler is a mixture of Gaussians over cosine coefficients, one or a few for each combination of
-categories, with the released means and covariances (`moment_anchor.py`), its levels brought to the
+categories, with the released means and covariances (`arrays/moment_anchor.py`), its levels brought to the
 released histogram. Moment matching under privacy goes back to Harder, Adamczewski and Park (2021,
 arXiv:2002.11603), who use random features in place of cosines. Private part: all five statistics.
 """
@@ -24,7 +24,7 @@ from synthfed.protocols.study import Study, describe
 from synthfed.protocols.sums import Sum
 
 from ..api import Answer, Array, Ask, Given, Payload
-from .moment_anchor import MomentAnchor, MomentAnchorOptions
+from .arrays.moment_anchor import MomentAnchor, MomentAnchorOptions
 
 AT_ONCE: Final = 4096  # records drawn in one piece, so that memory stays bounded
 

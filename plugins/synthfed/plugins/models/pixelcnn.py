@@ -16,12 +16,12 @@ from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 
 from ..api import Given
-from .held_columns import HeldColumns, drawn
-from .layout import array_ground
-from .likelihood import Family, RefinementOptions
-from .moment_anchor import MomentAnchorOptions
-from .refinement import Public
-from .table_anchor import Rate
+from .arrays.moment_anchor import MomentAnchorOptions
+from .likelihoods.held_columns import HeldColumns, drawn
+from .likelihoods.layout import array_ground
+from .likelihoods.likelihood import Family, RefinementOptions
+from .likelihoods.refinement import Public
+from .tables.table_anchor import Rate
 
 MOST_PIXELS = 4096
 AT_ONCE = 1024  # images drawn together

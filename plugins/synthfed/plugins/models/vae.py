@@ -19,12 +19,12 @@ from synthfed.protocols.study import Study
 
 from ..api import Array, Given
 from ..domains.encoding import Codes
-from .coefficients import Coefficients, Levels
-from .held_columns import HeldColumns, drawn, held_names
-from .layout import AnchorOptions, ground
-from .likelihood import Family, RefinementOptions, dense
-from .refinement import AT_ONCE, Public
-from .table_anchor import Depth, Width
+from .likelihoods.coefficients import Coefficients, Levels
+from .likelihoods.held_columns import HeldColumns, drawn, held_names
+from .likelihoods.layout import AnchorOptions, ground
+from .likelihoods.likelihood import Family, RefinementOptions, dense
+from .likelihoods.refinement import AT_ONCE, Public
+from .tables.table_anchor import Depth, Width
 
 LONGEST_LOG: Final = 6.0  # of a latent's standard deviation's logarithm, either way
 LONGEST_LOG_SPREAD: Final = 3.0  # of a coefficient's spread's

@@ -21,10 +21,10 @@ from pydantic import BaseModel, Field
 
 from synthfed.protocols.study import Study
 
-from .critics import Critic, limit_weights
-from .gan_options import Weight, read_options
-from .losses import WASSERSTEIN
-from .table_gan import TableGan, TableGanOptions
+from .adversarial.critics import Critic, limit_weights
+from .adversarial.gan_options import Weight, read_options
+from .adversarial.losses import WASSERSTEIN
+from .adversarial.table_gan import TableGan, TableGanOptions
 
 
 class WganOptions(TableGanOptions):

@@ -8,7 +8,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from ..api import Array
+from ...api import Array
 
 SURE: Final = 2.0  # standard deviations of the noise
 

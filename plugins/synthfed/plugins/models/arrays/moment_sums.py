@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..api import Array
+from ...api import Array
 
 Group = npt.NDArray[np.int64]
 

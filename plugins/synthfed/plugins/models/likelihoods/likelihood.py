@@ -24,12 +24,12 @@ from synthfed.protocols.schema import Records, Strict
 from synthfed.protocols.study import Study, describe
 from synthfed.protocols.sums import Sum
 
-from ..api import Array, Given, Payload
-from .anchor import Anchor
+from ...api import Array, Given, Payload
+from ..anchor import Anchor
+from ..tables.table_anchor import Rate
 from .layout import Layout
 from .refinement import NETWORK, Public, Refinement
 from .scaled import Scaled
-from .table_anchor import Rate
 
 
 class RefinementOptions(Strict):

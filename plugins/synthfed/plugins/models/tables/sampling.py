@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 import torch
 
-from ..api import Given
-from ..domains.encoding import Codes
-from .networks import Generator
+from ...api import Given
+from ...domains.encoding import Codes
+from .generator import Generator
 
 BATCH: Final = 4096  # records at a time: many for one call, few enough for the processor's cache
 CENTRING_RECORDS: Final = 8192

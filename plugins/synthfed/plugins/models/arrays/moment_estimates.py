@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from ..api import Array
-from .marginals import Released, project_to_simplex
+from ...api import Array
+from ..marginals import Released, project_to_simplex
 from .moment_sums import (
     COUNT_OF_MEANS,
     COUNT_OF_MOMENTS,

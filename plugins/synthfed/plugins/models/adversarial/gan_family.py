@@ -3,7 +3,7 @@
 Never lets a loss on real records see anything but one record's score, the payload and that unit's coins.
 
 A family is one class. Its private part is `encode`, `critic` and `losses.real` (and the
-anchor's contributions); everything else runs at the coordinator on fakes. The engine is `adversarial.py`.
+anchor's contributions); everything else runs at the coordinator on fakes. The engine is `engine.py`.
 """
 
 import copy
@@ -22,10 +22,10 @@ from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum
 
-from ..api import Array, Given, Payload
-from .adversarial import CRITIC, Adversarial
-from .anchor import Anchor, Fitting
+from ...api import Array, Given, Payload
+from ..anchor import Anchor, Fitting
 from .critics import MIXING_COINS, Critic, Mixed
+from .engine import CRITIC, Adversarial
 from .feature_matching import FEATURES, bounded
 from .gan_options import GanOptions
 from .losses import Losses

@@ -16,16 +16,16 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 
-from ..api import Array, Given
-from .conditions import check_given
+from ...api import Array, Given
+from ..arrays.moment_anchor import MomentAnchor, MomentAnchorOptions
+from ..arrays.moment_fitting import MomentFitting
+from ..tables.conditions import check_given
 from .convolutions import GROUPS, ArrayCritic, Refiner
 from .critics import Critic
 from .gan_family import Fakes, GanFamily
 from .gan_options import GanOptions, Part, Rate, Weight
 from .gan_options import Records as Batch
 from .losses import LOGISTIC
-from .moment_anchor import MomentAnchor, MomentAnchorOptions
-from .moment_fitting import MomentFitting
 
 AT_ONCE: Final = 1024  # records refined in one piece, so that memory stays bounded
 LEAST_VARIANCE: Final = 1e-4  # draws without any spread must not make the change endless

@@ -5,7 +5,7 @@ Never uses more than released sums and the known size of their noise.
 
 import numpy as np
 
-from ..api import Array
+from ...api import Array
 
 
 def shrink_means(means: Array, weights: Array, noise: Array) -> Array:

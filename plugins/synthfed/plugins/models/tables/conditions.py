@@ -14,8 +14,8 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Categorical, Column
 from synthfed.protocols.sums import Sum
 
-from ..api import Array, Given
-from .networks import Generator
+from ...api import Array, Given
+from .generator import Generator
 
 CONDITIONS: Final = "conditions"
 MAX_COMBINATIONS: Final = 4096

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from .networks import flat_gradient
+from ..adam import flat_gradient
 
 if TYPE_CHECKING:
     from .likelihood import Family

@@ -14,9 +14,9 @@ import torch
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.study import Study
 
-from ..api import Array, Given
-from ..domains.encoding import Codes
-from .conditions import check_given
+from ...api import Array, Given
+from ...domains.encoding import Codes
+from ..tables.conditions import check_given
 from .layout import Layout
 
 MOST_COMBINATIONS: Final = 4096

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..api import Array
+from ...api import Array
 
 MAX_DIM: Final = 2**15
 NORM_QUANTILE: Final = 0.9  # of independent draws: few real records are clipped, little of the range is wasted

@@ -14,13 +14,13 @@ import torch
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Records
 
-from ..api import Answer, Ask, Given
-from .anchor import Fitting, tensor
+from ...api import Answer, Ask, Given
+from ..adam import Adam, flat_gradient, flatten, set_flat
+from ..anchor import Fitting, tensor
 from .critics import limit_spectra
 from .diversity import RECORDS, Diversity
 from .feature_matching import FEATURES, FeatureMatching
 from .ladder import Ladder
-from .networks import Adam, flat_gradient, flatten, set_flat
 from .unit_gradients import clipped_gradient
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Final, Self
 import numpy as np
 import torch
 
-from ..api import Array
-from .anchor import Anchor
-from .moment_anchor import MomentAnchor
+from ...api import Array
+from ..anchor import Anchor
+from ..arrays.moment_anchor import MomentAnchor
 
 PARTS: Final = np.linspace(0, 1, 257)
 

@@ -15,12 +15,12 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import ArrayColumn, Categorical, Records
 from synthfed.protocols.study import Study
 
-from ..api import Array
-from ..domains.arrays import ArrayEncoder
-from ..domains.encoding import Codes, OneHotEncoder
-from .anchor import Anchor
-from .moment_anchor import MomentAnchor, MomentAnchorOptions
-from .table_anchor import Share, TableAnchor, TableAnchorOptions
+from ...api import Array
+from ...domains.arrays import ArrayEncoder
+from ...domains.encoding import Codes, OneHotEncoder
+from ..anchor import Anchor
+from ..arrays.moment_anchor import MomentAnchor, MomentAnchorOptions
+from ..tables.table_anchor import Share, TableAnchor, TableAnchorOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,15 @@ from torch import nn
 from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 
-from ..api import Array, Given
-from .conditions import check_given
+from ...api import Array, Given
+from ..adam import flatten, set_flat
+from ..tables.conditions import check_given
+from ..tables.generator import Generator
+from ..tables.sampling import sample_codes, walk_codes
+from ..tables.table_anchor import MakeGenerator, TableAnchor, TableAnchorOptions, TableFitting, Width
 from .critics import Critic, DenseCritic
 from .gan_family import Fakes, GanFamily
 from .gan_options import GanOptions, Weight
-from .networks import Generator, flatten, set_flat
-from .sampling import sample_codes, walk_codes
-from .table_anchor import MakeGenerator, TableAnchor, TableAnchorOptions, TableFitting, Width
 
 
 class TableGanOptions(GanOptions, TableAnchorOptions):

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..dropout import dropped
+
 MIXING_COINS: Final = 2
 
 
@@ -94,14 +96,6 @@ class Mixed(nn.Module):
         chosen = (coins[:, 1] * len(self.partners)).long().clamp_max(len(self.partners) - 1)
         mixed = torch.lerp(batch, self.partners[chosen], part)
         return torch.cat([self.critic(mixed, coins[:, MIXING_COINS:]), part], 1)
-
-
-def dropped(signal: torch.Tensor, coins: torch.Tensor | None, rate: float) -> torch.Tensor:
-    """Return a signal without the units whose coin is below ``rate``, the others scaled to the same mean.
-
-    Inverted dropout (Srivastava et al. 2014, JMLR 15) with the chance as an argument.
-    """
-    return signal if coins is None else signal * (coins >= rate) / (1.0 - rate)
 
 
 @torch.no_grad()

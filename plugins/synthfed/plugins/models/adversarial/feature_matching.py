@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..api import Answer
-from .anchor import tensor
+from ...api import Answer
+from ..adam import set_flat
+from ..anchor import tensor
 from .critics import Critic
-from .networks import set_flat
 
 FEATURES: Final = "features"
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .critics import Critic, dropped
+from ..dropout import dropped
+from .critics import Critic
 
 SLOPE: Final = 0.2
 OUTSIDE: Final = 0.1  # slope of a number beyond the bounds, so that it can find its way back

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..api import Array
+from ...api import Array
 
 
 class CosineBasis:

@@ -13,11 +13,11 @@ import torch
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Records
 
-from ..api import Answer, Ask, Given
-from ..domains.encoding import Codes
-from .anchor import tensor
+from ...api import Answer, Ask, Given
+from ...domains.encoding import Codes
+from ..adam import Adam, flat_gradient, flatten, set_flat
+from ..anchor import tensor
 from .held_columns import HeldColumns
-from .networks import Adam, flat_gradient, flatten, set_flat
 from .scaled import Scaled, scale_for
 
 if TYPE_CHECKING:

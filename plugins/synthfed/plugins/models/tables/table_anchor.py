@@ -16,13 +16,14 @@ from synthfed.protocols.schema import Strict
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum
 
-from ..api import Answer, Array, Ask, Payload
-from ..domains.encoding import OneHotEncoder, scalars
-from .anchor import tensor
+from ...api import Answer, Array, Ask, Payload
+from ...domains.encoding import OneHotEncoder, scalars
+from ..adam import Adam, flat_gradient, flatten, set_flat
+from ..anchor import tensor
+from ..marginals import Released, probabilities, units_per_site
 from .conditions import CONDITIONS, ConditionalGenerator, Conditions
-from .marginals import Released, probabilities, units_per_site
+from .generator import Generator
 from .misfit import PairMisfit
-from .networks import Adam, Generator, flat_gradient, flatten, set_flat
 from .pairs import PairLayout
 from .sampling import sample_codes
 

@@ -24,8 +24,8 @@ from synthfed.protocols.schema import Strict
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum
 
-from ..api import Array, Payload
-from ..domains.arrays import ArrayEncoder
+from ...api import Array, Payload
+from ...domains.arrays import ArrayEncoder
 from .dct import CosineBasis
 from .grey_levels import level_shares
 from .moment_fitting import MomentFitting

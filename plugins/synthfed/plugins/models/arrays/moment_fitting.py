@@ -12,9 +12,9 @@ import torch
 
 from synthfed.protocols.errors import ConfigError
 
-from ..api import Answer, Array, Ask
+from ...api import Answer, Array, Ask
+from ..marginals import Released
 from .grey_levels import Levels
-from .marginals import Released
 from .moment_estimates import cell_moments, class_means, directions, first_centres, moved_centres, probabilities_of
 from .moment_mixture import Correction, Mixture
 from .moment_sums import Group

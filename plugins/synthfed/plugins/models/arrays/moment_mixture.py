@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..api import Array
+from ...api import Array
 from .dct import CosineBasis
 from .grey_levels import Levels
 from .moment_sums import Group
