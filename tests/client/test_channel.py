@@ -300,15 +300,17 @@ def test_a_peer_that_trickles_is_dropped_and_the_sessions_time_is_looked_at_agai
 def test_a_peer_that_trickles_holds_up_neither_a_new_connection_nor_the_end_of_the_agent(tmp_path: Path) -> None:
     server = Served(tmp_path / "agent.sock", QUICK)
     server.start()
-    with opened(server.path) as slow, opened(server.path) as other:
+    with opened(server.path) as slow:
         trickling = trickles(slow)
-        other.sendall(FRAME)
+        next(trickling)  # before the other dials, which would end this connection as the older one
         feed = threading.Thread(target=lambda: [None for _ in trickling])
         feed.start()
-        assert read_frame(other) == FRAME
-        feed.join(10)
-        other.sendall(LONGEST + b"x")
-        server.stop()
+        with opened(server.path) as other:
+            other.sendall(FRAME)
+            assert read_frame(other) == FRAME
+            feed.join(10)
+            other.sendall(LONGEST + b"x")
+            server.stop()
     assert server.ended is None
     assert not server.path.exists()
 
