@@ -66,7 +66,7 @@ def test_the_list_tells_of_names_that_two_distributions_have(install: Install) -
 def test_a_model_shows_its_words_options_sums_and_hash() -> None:
     output = call("show", "tabular-gan").output
     assert "the original GAN, for tables" in output
-    assert "cells of a numeric column." in output
+    assert "cells of a numeric column; if not set" in output
     assert "sums for a table of mixed columns" in output
     assert "marginals" in output
     digest = next(line.split()[1] for line in output.splitlines() if line.startswith("hash"))

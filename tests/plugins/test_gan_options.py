@@ -124,7 +124,7 @@ def test_the_mean_of_the_critics_features_is_asked_for_every_so_many_steps() -> 
         trainer.receive(core.answer(core.sums[ask.sum], ask.payload))
     assert asked == ["features", *["critic"] * 4, "features", *["critic"] * 2]
     assert core.sums["features"].rounds == 2
-    assert core.sums["critic"].share == pytest.approx(0.2)
+    assert core.sums["critic"].share == pytest.approx(0.05)
 
 
 def test_the_released_features_are_those_of_the_records_and_draw_the_fakes_to_them() -> None:
@@ -230,6 +230,7 @@ def test_the_diversity_loss_brings_a_collapsed_generator_back() -> None:
     found = {}
     for weight in (0.0, 1000.0):
         options: dict[str, Any] = {
+            "generator": "network",
             "generator_rate": 0.03,
             "generator_steps": 30,
             "marginals_anchor": 0.0,
@@ -258,7 +259,7 @@ def test_a_critic_with_dropout_and_mixup_declares_all_its_coins() -> None:
 
 
 def test_dropout_of_the_generator_ends_with_training() -> None:
-    model, trainer, _ = trained("gan", generator_dropout=0.5)
+    model, trainer, _ = trained("gan", generator="network", generator_dropout=0.5)
     generator = model.generator(seed=0)
     model.warm_start(generator, model.fitting(seed=0))
     rng = torch.Generator().manual_seed(0)
@@ -291,7 +292,7 @@ def test_pretraining_teaches_a_generator_that_the_fit_gave_nothing() -> None:
     gaps = {}
     for steps in (0, 200):
         options = {"generator_rate": 0.02, "critic_rate": 0.02, "averaging": 0.5, "fit_steps": 150, "pairs_anchor": 0.0}
-        model = Bare(study(COLUMNS, SMALL | options | {"pretraining": steps}))
+        model = Bare(study(COLUMNS, SMALL | options | {"generator": "network", "pretraining": steps}))
         trainer, core = model.trainer(seed=3), Core(model, made_up())
         core.run(trainer, 5)
         drawn = trainer.sample(8000, seed=1, given={})

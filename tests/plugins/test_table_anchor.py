@@ -11,7 +11,7 @@ from synthfed.plugins.api import Answer
 from synthfed.plugins.models.adversarial.engine import Adversarial
 from synthfed.plugins.models.gan import Gan
 from synthfed.plugins.models.marginals import Released, probabilities, project_to_simplex, units_per_site
-from synthfed.plugins.models.tables.generator import Generator
+from synthfed.plugins.models.tables.network import NetworkGenerator
 from synthfed.plugins.models.tables.pairs import MAX_DIM, PairLayout, shrink
 from synthfed.plugins.models.tables.sampling import draw, sample_codes
 from synthfed.plugins.models.tables.table_anchor import TableFitting
@@ -112,7 +112,7 @@ def test_a_drawn_cell_is_the_one_whose_share_of_the_odds_holds_the_uniform_numbe
 
 def test_centring_brings_back_the_released_marginals_whatever_the_logits() -> None:
     sizes = (4, 2)
-    generator = Generator(latent=8, hidden=16, depth=1, sizes=sizes)
+    generator = NetworkGenerator(latent=8, hidden=16, depth=1, sizes=sizes)
     generator.spread(torch.Generator().manual_seed(0))
     generator.start.copy_(torch.tensor([60.0, 0.0, -60.0, 1.0, 3.0, 0.0]))
     released = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.05, 0.95])

@@ -3,7 +3,8 @@
 Never shows the generator a real record: it learns from the critic and released statistics alone.
 
 Shapes: a record is one-hot, ``(width,)``, one block of cells per column; the critic is an MLP from it
-to one score, the log odds of "real"; the generator is a residual MLP from ``(latent,)`` to logits.
+to one score, the log odds of "real"; the generator gives every latent the logits of all
+cells: a mixture of products, whose latent is a component, or a residual MLP.
 
 Private part: the anchor's statistics, and the gradient of -log sigmoid(score) of each real record.
 Public part: -log(1 - sigmoid(score)) of fakes for the critic, and -log sigmoid(score) of fakes, the

@@ -30,7 +30,7 @@ from .adversarial.gan_family import Fakes
 from .adversarial.gan_options import Weight, read_options
 from .adversarial.losses import LOGISTIC
 from .adversarial.table_gan import TableGan, TableGanOptions
-from .tables.generator import Generator
+from .tables.network import NetworkGenerator
 from .tables.table_anchor import TableFitting
 
 REACH = 3**0.5  # of a continuous code to either side, which makes its variance 1 as the noise's is
@@ -52,7 +52,7 @@ class InfoganOptions(TableGanOptions):
     information: Weight = 0.3
 
 
-class CodedGenerator(Generator):
+class CodedGenerator(NetworkGenerator):
     """A generator with codes in its input, and the head that reads them from its records."""
 
     def __init__(self, latent: int, hidden: int, depth: int, sizes: Sequence[int], options: InfoganOptions) -> None:
@@ -126,7 +126,7 @@ class Infogan(TableGan):
         if options.categories + options.codes == 0:
             raise ConfigError("categories and codes are both 0; give the latent a code", where="model.options")
 
-        def make(latent: int, hidden: int, depth: int, sizes: Sequence[int]) -> Generator:
+        def make(latent: int, hidden: int, depth: int, sizes: Sequence[int]) -> NetworkGenerator:
             return CodedGenerator(latent, hidden, depth, sizes, options)
 
         super().__init__(study, options, make=make)

@@ -4,7 +4,7 @@ Never takes a gradient at a real record's place: the penalty that keeps the crit
 between generated points, so it is public.
 
 Shapes: a record is one-hot, ``(width,)``; the critic is an MLP from it to one score of any size; the
-generator is a residual MLP from ``(latent,)`` to logits.
+generator gives every latent the logits of all cells, as in ``gan``.
 
 Private part: the anchor's statistics, and the gradient of -score of each real record.
 Public part: +score of fakes and the penalty for the critic, -score of fakes for the generator, with

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 
@@ -57,7 +58,7 @@ class TableGan(GanFamily[TableFitting]):
         study: Study,
         options: TableGanOptions,
         *,
-        make: MakeGenerator = Generator,
+        make: MakeGenerator | None = None,
         conditions: Sequence[str] = (),
     ) -> None:
         """Lay out the table.
@@ -69,9 +70,15 @@ class TableGan(GanFamily[TableFitting]):
             conditions: as of `TableAnchor`.
 
         Raises:
-            ConfigError: a column is an array, a condition cannot be one, or the shares leave nothing for the critic.
+            ConfigError: a column is an array, a condition cannot be one, the shares leave nothing for the critic,
+                or hidden units of a generator without any are to be dropped.
         """
         plugin = f"model {study.model.plugin!r}"
+        if options.generator_dropout > 0 and options.generator != "network" and make is None and not conditions:
+            raise ConfigError(
+                "a mixture has no hidden units to drop; set generator = 'network', or leave this out",
+                where="model.options.generator_dropout",
+            )
         super().__init__(study, options, TableAnchor(study, options, plugin, make=make, conditions=conditions))
         self.conditions = tuple(conditions)
 

@@ -15,7 +15,7 @@ from synthfed.protocols.schema import Categorical, Column
 from synthfed.protocols.sums import Sum
 
 from ...api import Array, Given
-from .generator import Generator
+from .network import NetworkGenerator
 
 CONDITIONS: Final = "conditions"
 MAX_COMBINATIONS: Final = 4096
@@ -79,7 +79,7 @@ class Conditions:
         return kept
 
 
-class ConditionalGenerator(Generator):
+class ConditionalGenerator(NetworkGenerator):
     """A generator that is told the categories of some columns and fills in the others.
 
     Its input is noise, followed by the one-hot categories of the conditions; its logits leave those

@@ -3,6 +3,7 @@
 Never sees more of a record than its contribution to a declared, clipped and noised sum.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -12,6 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch.nn import functional
 
+from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Strict
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum
@@ -24,6 +26,8 @@ from ..marginals import Released, probabilities, units_per_site
 from .conditions import CONDITIONS, ConditionalGenerator, Conditions
 from .generator import Generator
 from .misfit import PairMisfit
+from .mixture import MixtureGenerator
+from .network import NetworkGenerator
 from .pairs import PairLayout
 from .sampling import sample_codes
 
@@ -34,7 +38,12 @@ ROUNDS: Final = 2  # both statistics are averaged, so that one failed round cost
 FIT_MOMENTUM: Final = 0.9
 FIT_MARGINALS_WEIGHT: Final = 0.02  # of the marginals' divergence against the plain square error of the moments
 
-MakeGenerator = Callable[[int, int, int, Sequence[int]], Generator]
+# Least, most, and how many for each root of a unit: finer ones would hold more noise than units. Chosen on training
+# rows of Adult (12,500 declared units) and heart disease (1,280).
+BINS: Final = (8, 64, 0.6)
+GROUPS: Final = (4, 24, 0.22)
+
+MakeGenerator = Callable[[int, int, int, Sequence[int]], NetworkGenerator]
 """From the noise's length, hidden width, depth and the columns' cells to a generator."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -48,29 +57,33 @@ class TableAnchorOptions(Strict):
 
     Attributes:
         start: what is released first: the one-way marginals, or also the two-way moments.
-        bins: cells of a numeric column.
-        groups: most groups that a column's cells are pooled into for the two-way moments.
+        bins: cells of a numeric column; if not set, by the declared bound on all sites' units.
+        groups: most groups that a column's cells are pooled into for the two-way moments; likewise.
         marginals_share: the marginals' share of the budget.
         conditions_share: the share of the combinations of conditions, where a model takes several columns as such.
         pairs_share: the two-way moments' share; what follows the anchor gets the rest.
-        latent: dimensions of the generator's input.
+        generator: a mixture of products, if not set, or a network; always that in a model that tells it something.
+        components: of a mixture.
+        latent: dimensions of a network's input.
         generator_hidden: width of its layers.
         generator_depth: number of its residual blocks.
-        fit_rate: its first learning rate when it is fitted to the two-way moments.
+        fit_rate: the first learning rate of the fit to the two-way moments; if not set, the generator's own.
         fit_steps: steps of that fit.
-        fakes: records of one public batch.
+        fakes: records of one step of that fit; a mixture's are all its components.
     """
 
     start: Literal["marginals", "pairs"] = "pairs"
-    bins: Annotated[int, Field(ge=2, le=256)] = 32
-    groups: Annotated[int, Field(ge=2, le=64)] = 12
-    marginals_share: Share = 0.1
+    bins: Annotated[int, Field(ge=2, le=256)] | None = None
+    groups: Annotated[int, Field(ge=2, le=64)] | None = None
+    marginals_share: Share = 0.25
     conditions_share: Share = 0.02
     pairs_share: Share = 0.6
+    generator: Literal["mixture", "network"] | None = None
+    components: Annotated[int, Field(ge=2, le=16_384)] = 1024
     latent: Width = 32
     generator_hidden: Width = 128
     generator_depth: Depth = 2
-    fit_rate: Rate = 1e-2
+    fit_rate: Rate | None = None
     fit_steps: Annotated[int, Field(ge=1, le=100_000)] = 600
     fakes: Annotated[int, Field(ge=16, le=65_536)] = 1024
 
@@ -100,7 +113,7 @@ class TableAnchor:
         options: TableAnchorOptions,
         plugin: str,
         *,
-        make: MakeGenerator = Generator,
+        make: MakeGenerator | None = None,
         conditions: Sequence[str] = (),
     ) -> None:
         """Lay out the statistics of a study's columns.
@@ -109,15 +122,22 @@ class TableAnchor:
             study: whose columns they are.
             options: as the study sets them.
             plugin: who asks, for the error message.
-            make: what makes the generator.
+            make: what makes the generator, a network of its own kind; None for what the options say.
             conditions: categorical columns that the generator is told instead; it is a conditional one then.
 
         Raises:
-            ConfigError: a column is an array, which ``plugin`` cannot take, or a condition cannot be one.
+            ConfigError: a column is an array, which ``plugin`` cannot take, a condition cannot be one, or a
+                mixture is asked for where the generator has to be told something.
         """
-        self.encoder = OneHotEncoder(scalars(study.columns, plugin), options.bins)
+        if options.generator == "mixture" and (make is not None or conditions):
+            raise ConfigError(
+                f"{plugin} tells its generator something, which a mixture cannot hear; leave `generator` out",
+                where="model.options.generator",
+            )
+        units = study.privacy.units_per_site * len(study.cohort.sites)
+        self.encoder = OneHotEncoder(scalars(study.columns, plugin), options.bins or _resolution(units, *BINS))
         self.sizes = tuple(block.width for block in self.encoder.blocks)
-        layout = PairLayout(self.sizes, options.groups)
+        layout = PairLayout(self.sizes, options.groups or _resolution(units, *GROUPS))
         self.layout = layout if options.start == "pairs" and layout.dim else None
         self.target = [column.name for column in study.columns].index(study.target)
         self.most_units_per_site = study.privacy.units_per_site
@@ -156,7 +176,11 @@ class TableAnchor:
             torch.manual_seed(seed)
             if self.conditions is not None:
                 return ConditionalGenerator(*size, conditions=self.conditions)
-            return self._make(*size)
+            if self._make is not None:
+                return self._make(*size)
+            if options.generator == "network":
+                return NetworkGenerator(*size)
+            return MixtureGenerator(options.components, self.sizes)
 
     def fitting(self, seed: int) -> "TableFitting":
         """Return the coordinator's half."""
@@ -167,7 +191,7 @@ class TableFitting:
     """Released statistics of a table, and the generator fitted to them.
 
     Attributes:
-        generator: a mixture of products; its logits start at the released marginals.
+        generator: its logits start at the released marginals.
         target: every cell's released probability, shape ``(width,)``.
         joint: that of every combination of conditions, shape ``(combinations,)``; None without several.
     """
@@ -221,14 +245,15 @@ class TableFitting:
         if pairs_misfit is None:
             return
         adam, options = Adam.of(self.generator), self._anchor.options
+        rows, first_rate = self.generator.kinds or options.fakes, options.fit_rate or self.generator.fit_rate
         self.generator.spread(self._rng)
         for step in range(options.fit_steps):
-            latents = self.generator.latents(options.fakes, self._rng)
+            latents = self.generator.latents(rows, self._rng)
             expected = self.generator.probabilities(self.generator(latents))
             misfit, drift = pairs_misfit(expected), self.drift(expected)
             loss = misfit + FIT_MARGINALS_WEIGHT * pairs_misfit.scale * drift
             gradient = flat_gradient(loss + self.generator.fit_loss(latents, expected), self.generator)
-            rate = options.fit_rate * (1 + np.cos(np.pi * step / options.fit_steps)) / 2
+            rate = first_rate * (1 + np.cos(np.pi * step / options.fit_steps)) / 2
             adam.step(self.generator, gradient, float(rate), FIT_MOMENTUM)
             self._log = {"pairs_misfit": float(misfit.detach()), "marginals_drift": float(drift.detach())}
 
@@ -294,6 +319,11 @@ class TableFitting:
 
     def _embedding(self, layout: PairLayout) -> npt.NDArray[np.float64]:
         return layout.embedding(probabilities(self._marginals, self._anchor.sizes), self._anchor.target)
+
+
+def _resolution(units: int, least: int, most: int, per_root: float) -> int:
+    """Return how finely a column is told apart, by the public bound on the units of all sites."""
+    return min(max(round(per_root * math.sqrt(units)), least), most)
 
 
 def _released_state(name: str, released: Released) -> dict[str, npt.NDArray[Any]]:

@@ -1,0 +1,72 @@
+"""A generator of tables that is a mixture of products: its latent is which component a record comes from.
+
+Never draws a component more often than another: the components' differences carry the weights.
+
+A mixture of products with many components can match any two-way moments (Vietri et al. 2022,
+arXiv:2209.07400, fit one to private marginals), and the moments of all components together are exact
+sums, so that its fit has no chance in it, where a network's sees other draws in every step.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from ...api import Given
+from .generator import Generator
+
+
+class MixtureGenerator(Generator):
+    """A table of logits, one row a component.
+
+    A latent has three numbers: a component, another one, and how far the record is from the first to
+    the second; for records, as for all training, that is 0.
+
+    Attributes:
+        table: what each component adds to ``start``, shape ``(components, width)``.
+    """
+
+    fit_rate: ClassVar[float] = 5e-2
+
+    def __init__(self, components: int, sizes: Sequence[int]) -> None:
+        """Mix ``components`` products over columns with ``sizes`` cells; at first they are all alike."""
+        super().__init__(sizes)
+        self.kinds = components
+        self.table = nn.Parameter(torch.zeros(components, sum(sizes)))
+
+    def latents(self, rows: int, rng: torch.Generator, given: Given | None = None) -> torch.Tensor:  # noqa: ARG002
+        """Return components in any order, each as often as another up to one, shape ``(rows, 3)``."""
+        drawn = torch.randperm(self.kinds, generator=rng)[torch.randperm(rows, generator=rng) % self.kinds]
+        return _between(drawn, drawn, torch.zeros(rows))
+
+    def path(self, steps: int, rng: torch.Generator) -> torch.Tensor:
+        """Return the way from one component to another, on the straight line of their logits, shape ``(steps, 3)``."""
+        ends = torch.randint(self.kinds, (2,), generator=rng)
+        return _between(ends[0].expand(steps), ends[1].expand(steps), torch.linspace(0, 1, steps))
+
+    def spread(self, rng: torch.Generator) -> None:
+        """Draw what the components add."""
+        nn.init.normal_(self.table, generator=rng)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        rng: torch.Generator | None = None,  # noqa: ARG002
+        dropout: float = 0.0,  # noqa: ARG002
+    ) -> torch.Tensor:
+        """Return logits, shape ``(rows, width)``; there are no hidden units to drop."""
+        return self._added(latents) + self.start
+
+    def logits_by_cell(self, latents: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        """Return logits plus ``shift``, shape ``(width, rows)``: a cell's lie together."""
+        return (self._added(latents) + (self.start + shift)).T.contiguous()
+
+    def _added(self, latents: torch.Tensor) -> torch.Tensor:
+        first, part = self.table[latents[:, 0].long()], latents[:, 2:]
+        return torch.lerp(first, self.table[latents[:, 1].long()], part) if part.any() else first
+
+
+def _between(first: torch.Tensor, second: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    # A float32 counts exactly to 2^24, far beyond any number of components.
+    return torch.stack([first.float(), second.float(), part], 1)
