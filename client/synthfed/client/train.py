@@ -23,7 +23,7 @@ from synthfed.protocols.privacy.sampling import uniform_numbers
 from synthfed.protocols.schema import places
 from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, TILE, Kind, Sum
 
-from .coupling import batch_layers, check_apart, made_up
+from .coupling import batch_layers
 from .residue import NoCoins, changed, state_of
 
 LARGEST_WEIGHT: Final = 1e4
@@ -72,23 +72,6 @@ def seconds_per_step(pinned: Pinned, kind: Kind) -> float:
     return time.perf_counter() - start
 
 
-def check_uncoupled(private: PrivatePart, each: Sum, width: int) -> None:
-    """Try on made-up rows and weights whether a gradient sum's loss keeps the records of a batch apart.
-
-    Args:
-        private: the plugin's private part.
-        each: a gradient sum.
-        width: of an encoded row.
-
-    Raises:
-        UnsupportedMechanism: one record acts on another's loss, in the module or beside it.
-    """
-    payload, rows, coins = made_up(each, width, np.random.default_rng(0))
-    module = _load(private.module(each.name), payload)
-    _refuse_batch_layers(each, module)
-    check_apart(private, each, module, rows, coins)
-
-
 def row_width(pinned: Pinned, private: PrivatePart) -> int:
     """Return how many numbers an encoded row has."""
     return len(private.encode(np.zeros((1, places(pinned.policy.study.columns)[-1])))[0])
@@ -117,11 +100,17 @@ def read_payload(kind: Kind, data: bytes) -> dict[str, np.ndarray[Any, np.dtype[
     return {name: part.reshape(shape) for (name, shape), part in parts}
 
 
-def _statistics(private: PrivatePart, each: Sum, payload: Payload, batch: Array, real: np.ndarray[Any, Any]) -> Array:
+def contributions(private: PrivatePart, each: Sum, payload: Payload, batch: Array) -> Array:
+    """Return each row's contribution to a statistic, not yet clipped, shape ``(rows, dim)``."""
     with NoCoins():  # type: ignore[no-untyped-call]
         rows = np.asarray(private.statistic(each.name, batch, payload), dtype=np.float64)
     if rows.shape != (len(batch), each.dim):
         raise UnsupportedMechanism(f"statistic {each.name!r} has shape {rows.shape}, declared {(len(batch), each.dim)}")
+    return rows
+
+
+def _statistics(private: PrivatePart, each: Sum, payload: Payload, batch: Array, real: np.ndarray[Any, Any]) -> Array:
+    rows = contributions(private, each, payload, batch)
     scales = _scales(np.sqrt(np.einsum("ij,ij->i", rows, rows)), each.clip_norm, real)
     return np.asarray(scales @ np.where(scales[:, None] > 0, rows, 0.0))
 
@@ -129,13 +118,20 @@ def _statistics(private: PrivatePart, each: Sum, payload: Payload, batch: Array,
 def _gradients(
     private: PrivatePart, each: Sum, payload: Payload, batch: Array, coins: Array, real: np.ndarray[Any, Any]
 ) -> Array:
-    module = _load(private.module(each.name), payload)
+    taken = record_gradients(private, each, payload, batch, coins)
+    scales = _scales(taken.norms(len(batch)), each.clip_norm, real)
+    return taken.weighted_sum(torch.from_numpy(scales))
+
+
+def record_gradients(private: PrivatePart, each: Sum, payload: Payload, batch: Array, coins: Array) -> "_UnitGradients":
+    """Return every row's gradient of its loss, not yet clipped, as the core's hooks took it."""
+    module = load(private.module(each.name), payload)
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     if trained != each.dim:
         raise UnsupportedMechanism(
             f"the module of {each.name!r} has {trained} parameters to be trained, declared {each.dim}"
         )
-    _refuse_batch_layers(each, module)
+    refuse_batch_layers(each, module)
     with _refusals(), NoCoins():  # type: ignore[no-untyped-call]
         gradients = _UnitGradients(module)
         before = state_of(module)
@@ -145,14 +141,13 @@ def _gradients(
         if losses.shape != (len(batch),):
             raise UnsupportedMechanism(f"the loss of {each.name!r} has shape {tuple(losses.shape)}, not one per record")
         losses.sum().backward()  # type: ignore[no-untyped-call]
-    scales = _scales(gradients.norms(len(batch)), each.clip_norm, real)
-    total = gradients.weighted_sum(torch.from_numpy(scales))
     if residue := changed(before, state_of(module)):
         raise UnsupportedMechanism(f"the module of {each.name!r} changed its {residue} while it saw records")
-    return total
+    return gradients
 
 
-def _refuse_batch_layers(each: Sum, module: nn.Module) -> None:
+def refuse_batch_layers(each: Sum, module: nn.Module) -> None:
+    """Raise UnsupportedMechanism where a layer of a sum's module puts something of the whole batch into each record."""
     if layers := batch_layers(module):
         raise UnsupportedMechanism(
             f"the module of {each.name!r} normalises over the batch in {layers[0]}; use group or layer normalisation"
@@ -166,7 +161,7 @@ def _scales(norms: Array, clip_norm: float, real: np.ndarray[Any, Any]) -> Array
     return np.where(real & np.isfinite(norms), scales, 0.0)
 
 
-def _load(module: nn.Module, payload: Payload) -> nn.Module:
+def load(module: nn.Module, payload: Payload) -> nn.Module:
     """Return the module in double precision with the payload as its parameters, in their order.
 
     A parameter that asks for no gradient is loaded like the others and only takes part in the loss.
