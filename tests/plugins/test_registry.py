@@ -1,5 +1,7 @@
 """The plugin registry, on distributions that the tests lay out as pip would install them."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -14,6 +16,7 @@ from synthfed import plugins
 from synthfed.plugins.distributions import broken, core_version, fitting_range, points
 from synthfed.plugins.registry import _sources, find, installed
 from synthfed.protocols.errors import ConfigError, PluginError
+from synthfed.server.simulate import _site
 
 Install = Callable[..., Path]
 
@@ -245,3 +248,23 @@ def test_of_two_distributions_of_one_name_the_first_on_the_path_counts(install: 
         assert find("synthfed.models", "shadow").target == "shadow_dist:First"
     finally:
         sys.path.remove(str(second.parent))
+
+
+def test_no_other_distribution_stands_in_for_a_command_of_synthfed(install: Install) -> None:
+    install("usurping_dist", "[synthfed.commands]\nclient = usurping_dist:app\nown = usurping_dist:app\n", "")
+    named = [point.distribution for point in points("synthfed.commands") if point.name == "client"]
+    assert named == ["usurping_dist", "synthfed"]
+    program = [sys.executable, "-P", "-m", "synthfed.plugins.cli"]
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    shown = subprocess.run([*program, "client", "--help"], env=place, capture_output=True, text=True, check=True)
+    assert "enrolment" in shown.stdout or "init" in shown.stdout
+    listed = subprocess.run([*program, "--help"], env=place, capture_output=True, text=True, check=True)
+    assert "own" in listed.stdout
+
+
+def test_no_other_distribution_stands_in_for_a_simulated_site(install: Install, tmp_path: Path) -> None:
+    install("standing_in", "[synthfed.sites]\nmemory = standing_in:Site\n", "raise RuntimeError('imported')\n")
+    (tmp_path / "homes").mkdir()
+    made = _site(tmp_path / "homes" / "a", "a", tmp_path / "none.csv")
+    made.close()
+    assert type(made).__module__ == "synthfed.client.site"
