@@ -19,7 +19,7 @@ from synthfed.plugins.pinning import Pinned
 from synthfed.protocols.errors import RemoteProtocolError, UnsupportedMechanism
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
-from synthfed.protocols.privacy.sampling import uniform_numbers
+from synthfed.protocols.privacy.sampling import Indices, uniform_numbers
 from synthfed.protocols.schema import places
 from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, TILE, Kind, Sum
 
@@ -31,7 +31,14 @@ WIDE: Final = 2**16
 """Above so many numbers a contribution is formed a tile of slots at a time, so that memory stays bounded."""
 
 
-def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array, coins: Array | None = None) -> Array:
+def clipped_sum(
+    private: PrivatePart,
+    kind: Kind,
+    payload: Payload,
+    batch: Array,
+    coins: Array | None = None,
+    places: Indices | None = None,
+) -> Array:
     """Return the sum of the batch's contributions, each clipped to the kind's norm, shape ``(dim,)``.
 
     The work is that of ``kind.slots`` rows whatever the batch holds, so that its time says nothing
@@ -43,11 +50,12 @@ def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array
         payload: the round's arrays.
         batch: encoded records, at most ``kind.slots`` rows.
         coins: secret uniform numbers, shape ``(kind.slots, kind.sum.coins)``; None where a kind has none.
+        places: the slot of each row, drawn in secret for what is released; None puts them into the first ones.
     """
-    padded = np.zeros((kind.slots, batch.shape[1]))
-    padded[: len(batch)] = batch
+    padded, real = np.zeros((kind.slots, batch.shape[1])), np.zeros(kind.slots, dtype=np.bool_)
+    taken = np.arange(len(batch)) if places is None else places
+    padded[taken], real[taken] = batch, True
     tossed = np.empty((kind.slots, 0)) if coins is None else coins
-    real = np.arange(kind.slots) < len(batch)
     total = np.zeros(kind.sum.dim)
     at_once = SLOTS_AT_ONCE if kind.sum.dim <= WIDE else TILE
     with _flushed():
