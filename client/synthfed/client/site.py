@@ -143,7 +143,8 @@ def _agent(
     data: Path,
     clock: Clock,
 ) -> Agent:
-    policy, private = pinned.policy, pinned.model.private()
-    units = load_units(data, policy.study, pinned.domain, private)
+    policy, encoder = pinned.policy, pinned.model.private()
+    units = load_units(data, policy.study, pinned.domain, encoder)
     machine = SiteMachine(policy, site, identity)
-    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, private, clock)
+    # Another private part than that which met all records at once: what it may have kept must not act in a sum.
+    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, pinned.model.private(), clock)
