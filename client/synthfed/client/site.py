@@ -15,14 +15,14 @@ from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError, PluginError, SynthfedError
 from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import Study
-from synthfed.protocols.sums import Kind
 
 from .agent import Agent
 from .channel import Clock, since_boot_s
 from .config import Ceiling, Home, SiteConfig, data_path, study_path
 from .data import load_units
 from .gate import Gate
-from .train import check_uncoupled, row_width, seconds_per_step
+from .rehearsal import check_rows, check_uncoupled
+from .train import row_width, seconds_per_step
 from .vault import Ledger, load_identity
 
 
@@ -45,27 +45,30 @@ def _warm_up(pinned: Pinned) -> None:
     """Compute one gradient step on made-up rows: a process's first one is slow and would overrun its time."""
     for kind in pinned.policy.plan.kinds:
         if kind.sum.family == "gradient":
-            with _foreign(pinned, kind):
+            with _foreign(pinned, repr(kind.sum.name)):
                 seconds_per_step(pinned, kind)
-    check_losses(pinned)
+    check_records_apart(pinned)
 
 
-def check_losses(pinned: Pinned) -> None:
-    """Refuse a plugin whose loss lets the records of a batch act on each other, as made-up rows show.
+def check_records_apart(pinned: Pinned) -> None:
+    """Refuse a plugin that lets the records of a batch act on each other, as made-up rows show.
 
     Raises:
-        UnsupportedMechanism: naming the sum.
-        PluginError: the loss cannot be computed.
+        UnsupportedMechanism: naming the encoding or the sum.
+        PluginError: one of them cannot be computed.
     """
-    private = pinned.model.private()
-    for kind in pinned.policy.plan.kinds:
-        if kind.sum.family == "gradient":
-            with _foreign(pinned, kind):
-                check_uncoupled(private, kind.sum, row_width(pinned, private))
+    private, sums = pinned.model.private(), [kind.sum for kind in pinned.policy.plan.kinds]
+    with _foreign(pinned, "encoding or a statistic"):
+        statistics = [each for each in sums if each.family == "statistic"]
+        check_rows(private, statistics, pinned.policy.study.columns)
+    for each in sums:
+        if each.family == "gradient":
+            with _foreign(pinned, repr(each.name)):
+                check_uncoupled(private, each, row_width(pinned, private))
 
 
 @contextlib.contextmanager
-def _foreign(pinned: Pinned, kind: Kind) -> Iterator[None]:
+def _foreign(pinned: Pinned, what: str) -> Iterator[None]:
     """Put the plugin's name to what its code raises; made-up rows only, so that the text may be told."""
     try:
         yield
@@ -73,7 +76,7 @@ def _foreign(pinned: Pinned, kind: Kind) -> Iterator[None]:
         raise
     except Exception as error:  # the edge to foreign code; no record is near
         raise PluginError(
-            f"cannot compute {kind.sum.name!r} on made-up rows ({type(error).__name__}: {error})",
+            f"cannot compute {what} on made-up rows ({type(error).__name__}: {error})",
             plugin=pinned.plugin.name,
             distribution=pinned.plugin.distribution,
         ) from error
@@ -140,7 +143,8 @@ def _agent(
     data: Path,
     clock: Clock,
 ) -> Agent:
-    policy, private = pinned.policy, pinned.model.private()
-    units = load_units(data, policy.study, pinned.domain, private)
+    policy, encoder = pinned.policy, pinned.model.private()
+    units = load_units(data, policy.study, pinned.domain, encoder)
     machine = SiteMachine(policy, site, identity)
-    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, private, clock)
+    # Another private part than that which met all records at once: what it may have kept must not act in a sum.
+    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, pinned.model.private(), clock)
