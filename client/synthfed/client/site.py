@@ -12,10 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.pinning import Pinned, pin
 from synthfed.plugins.processes import exclusive
-from synthfed.protocols.errors import ConfigError, PluginError, SynthfedError
+from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import Study
-from synthfed.protocols.sums import Kind
 
 from .agent import Agent
 from .channel import Clock, since_boot_s
@@ -45,7 +44,7 @@ def _warm_up(pinned: Pinned) -> None:
     """Compute one gradient step on made-up rows: a process's first one is slow and would overrun its time."""
     for kind in pinned.policy.plan.kinds:
         if kind.sum.family == "gradient":
-            with _foreign(pinned, kind):
+            with pinned.plugin.blamed(f"cannot compute {kind.sum.name!r} on made-up rows"):
                 seconds_per_step(pinned, kind)
     check_losses(pinned)
 
@@ -60,23 +59,8 @@ def check_losses(pinned: Pinned) -> None:
     private = pinned.model.private()
     for kind in pinned.policy.plan.kinds:
         if kind.sum.family == "gradient":
-            with _foreign(pinned, kind):
+            with pinned.plugin.blamed(f"cannot compute {kind.sum.name!r} on made-up rows"):
                 check_uncoupled(private, kind.sum, row_width(pinned, private))
-
-
-@contextlib.contextmanager
-def _foreign(pinned: Pinned, kind: Kind) -> Iterator[None]:
-    """Put the plugin's name to what its code raises; made-up rows only, so that the text may be told."""
-    try:
-        yield
-    except SynthfedError:
-        raise
-    except Exception as error:  # the edge to foreign code; no record is near
-        raise PluginError(
-            f"cannot compute {kind.sum.name!r} on made-up rows ({type(error).__name__}: {error})",
-            plugin=pinned.plugin.name,
-            distribution=pinned.plugin.distribution,
-        ) from error
 
 
 def check_roster(home: Home, config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:

@@ -38,9 +38,12 @@ def pin(study: Study) -> Pinned:
     code = digest("code", plugin.hash, reader.hash)
     try:
         model: Model = plugin.make(study)
+        with plugin.blamed("cannot declare its sums"):
+            sums = model.sums()
         domain: Domain = reader.make()
-        domain.check(study.columns)
-        plan = make_plan(study, model.sums())
+        with reader.blamed("cannot check a schema"):
+            domain.check(study.columns)
+        plan = make_plan(study, sums)
     except ConfigError as error:
         raise StudyError(str(error)) from None
     return Pinned(Policy(study, plan, code), plugin, model, domain)

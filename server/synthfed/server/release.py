@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -21,7 +20,7 @@ from safetensors.numpy import load as load_arrays
 from synthfed.plugins.api import Audit, Domain, Model, Source, Trainer
 from synthfed.plugins.files import read_text, write_whole
 from synthfed.plugins.registry import Plugin, find, installed
-from synthfed.protocols.errors import ConfigError, PluginError, SynthfedError
+from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Records, Strict, places
 from synthfed.protocols.study import Study, describe, parse_study
 
@@ -88,7 +87,7 @@ def open_release(folder: Path) -> Release:
     manifest = _read_manifest(folder / "model" / "model.json")
     state = _read_weights(folder / "model" / "weights.safetensors", manifest.weights_sha256)
     plugin = find("synthfed.models", study.model.plugin)
-    with _foreign(plugin, "cannot restore the release"):
+    with plugin.blamed("cannot restore the release"):
         model: Model = plugin.load()(study)
         trainer = model.trainer(manifest.seed)
         trainer.load(state)
@@ -159,23 +158,11 @@ def write_report(folder: Path, document: Document) -> None:
 def _audit(plugin: Plugin, study: Study, rows: Mapping[Source, Records], seed: int) -> Finding:
     if plugin.unfit:
         return Finding(plugin.name, f"an audit of {plugin.distribution} {plugin.version}", (), plugin.unfit)
-    with _foreign(plugin, "failed"):
+    with plugin.blamed("failed"):
         audit: Audit = plugin.load()()
         if reason := audit.unfit(study):
             return Finding(audit.name, audit.question, (), reason)
         return Finding(audit.name, audit.question, tuple(audit.run(study, rows, seed)))
-
-
-@contextmanager
-def _foreign(plugin: Plugin, what: str) -> Iterator[None]:
-    """Turn whatever a plugin raises into an error that names it."""
-    try:
-        yield
-    except SynthfedError:
-        raise
-    except Exception as error:  # the edge to foreign code
-        message = f"{what} ({type(error).__name__}: {error}); the installed version is {plugin.version}"
-        raise PluginError(message, plugin=plugin.name, distribution=plugin.distribution) from error
 
 
 def _read(path: Path) -> bytes:
