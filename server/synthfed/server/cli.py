@@ -18,12 +18,16 @@ from synthfed.protocols.errors import ConfigError
 
 from .wishes import Wishes, flag_of, pairs
 
-app: Final = typer.Typer(help="Run a coordinator.", no_args_is_help=True, pretty_exceptions_enable=False)
-study: Final = typer.Typer(help="Draft and check a study file.", no_args_is_help=True, pretty_exceptions_enable=False)
-simulate: Final = typer.Typer(pretty_exceptions_enable=False)
-sample: Final = typer.Typer(pretty_exceptions_enable=False)
-compare: Final = typer.Typer(pretty_exceptions_enable=False)
-demo: Final = typer.Typer(pretty_exceptions_enable=False)
+app: Final = typer.Typer(
+    help="Run a coordinator.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+study: Final = typer.Typer(
+    help="Draft and check a study file.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+simulate: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+sample: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+compare: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+demo: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 HomeOption = Annotated[Path, typer.Option("--home", help="The coordinator's folder.")]
 _LARGEST_SEED: Final = 2**63 - 1
