@@ -334,7 +334,7 @@ def test_a_plugin_that_changed_is_noticed(tmp_path: Path, toy: Any) -> None:
 def test_a_plugin_that_refuses_the_weights_is_named(tmp_path: Path, toy: Any) -> None:
     del toy.arrays["mask"]
     folder = publish(tmp_path / "release", toy)
-    with pytest.raises(PluginError, match=r"'toy' \(distribution toy_dist\): cannot restore the release"):
+    with pytest.raises(PluginError, match=r"'toy' \(distribution toy_dist\): cannot take its state back"):
         open_release(folder)
 
 

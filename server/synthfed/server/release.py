@@ -25,6 +25,7 @@ from synthfed.protocols.schema import Records, Strict, places
 from synthfed.protocols.study import Study, describe, parse_study
 
 from .evidence import Evidence, PluginEvidence
+from .guarded import GuardedTrainer
 from .pictures import read_pictures
 from .report import FORMAT as REPORT_FORMAT
 from .report import Document, Finding, render, with_audits
@@ -87,10 +88,9 @@ def open_release(folder: Path) -> Release:
     manifest = _read_manifest(folder / "model" / "model.json")
     state = _read_weights(folder / "model" / "weights.safetensors", manifest.weights_sha256)
     plugin = find("synthfed.models", study.model.plugin)
-    with plugin.blamed("cannot restore the release"):
-        model: Model = plugin.load()(study)
-        trainer = model.trainer(manifest.seed)
-        trainer.load(state)
+    model: Model = plugin.make(study)
+    trainer = GuardedTrainer(plugin, model, manifest.seed)
+    trainer.load(state)
     return Release(folder, study, evidence, manifest, plugin, model, trainer)
 
 
