@@ -226,6 +226,19 @@ def test_more_images_of_one_digit_can_be_drawn(release: Path, installed: None, t
     assert again.read_bytes() == (release / "synthetic.npz").read_bytes()
 
 
+def test_walks_through_the_latent_space_can_be_drawn(release: Path, installed: None, tmp_path: Path) -> None:
+    out = tmp_path / "walks.npz"
+    synthfed("sample", release, "--walks", 4, "--rows", 20, "--seed", 2, "--out", out)
+    with np.load(out, allow_pickle=False) as file:
+        steps = np.abs(np.diff(file["image"].reshape(4, 5, -1).astype(float), axis=1)).sum(axis=2)
+    assert np.abs(steps / steps.mean(axis=1, keepdims=True) - 1).max() < 0.2
+    for wrong, words in ((("--walks", 3), "3 must divide --rows 20"), (("--walks", 20), "at least 2 rows each")):
+        with pytest.raises(ConfigError, match=words):
+            synthfed("sample", release, *wrong, "--rows", 20, "--out", out)
+    with pytest.raises(ConfigError, match="--where: cannot be met along a walk"):
+        synthfed("sample", release, "--walks", 4, "--rows", 20, "--where", "digit = 3", "--out", out)
+
+
 def test_the_release_is_audited_as_arrays_and_keeps_its_pictures(release: Path, folder: Path, installed: None) -> None:
     columns = open_release(release).study.columns
     real = {

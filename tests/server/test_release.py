@@ -18,7 +18,7 @@ from synthfed.protocols.study import Study, parse_study
 from synthfed.server import sampling
 from synthfed.server.evidence import Evidence
 from synthfed.server.finish import write_release
-from synthfed.server.release import audit_release, open_release, sample_to
+from synthfed.server.release import audit_release, open_release, sample_to, walk_to
 
 STUDY = """
 format = 1
@@ -88,6 +88,9 @@ class Trainer:
         ill = (rng.random((rows, 2)) < self.arrays["share"]).astype(float)
         ill[:, 1][rng.random(rows) < 0.1] = np.nan
         return np.column_stack([ill, rng.integers(100, size=rows)])
+
+    def walk(self, walks, steps, seed):
+        return np.zeros((0, 3))
 
     def state(self):
         return self.arrays
@@ -205,6 +208,13 @@ def test_sampling_with_the_published_seed_gives_the_published_rows(tmp_path: Pat
     assert (tmp_path / "again.csv").read_bytes() == (folder / "synthetic.csv").read_bytes()
     sample_to(folder, 200, 6, tmp_path / "other.csv")
     assert (tmp_path / "other.csv").read_bytes() != (folder / "synthetic.csv").read_bytes()
+
+
+def test_a_model_without_a_latent_space_is_not_walked_through(tmp_path: Path, toy: Any) -> None:
+    folder = publish(tmp_path / "release", toy)
+    with pytest.raises(ConfigError, match="--walks: model 'toy' has no latent space"):
+        walk_to(folder, 20, 1, tmp_path / "walks.csv", walks=2)
+    assert not (tmp_path / "walks.csv").exists()
 
 
 def test_many_chunks_make_one_table(tmp_path: Path, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

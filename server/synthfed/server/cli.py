@@ -231,13 +231,21 @@ def sample_release(
         list[str] | None,
         typer.Option(help="`column = value`, `column in low..high` or `column is missing`, of every row; repeat."),
     ] = None,
+    walks: Annotated[
+        int | None, typer.Option(min=1, help="Split the rows into so many straight walks through the latent space.")
+    ] = None,
 ) -> None:
     """Draw more synthetic rows from a release; costs no privacy."""
-    from .release import sample_to
+    from .release import sample_to, walk_to
 
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError("must be a file in a folder that exists", where=f"--out {out}")
-    sample_to(release, rows, seed, out, where or [])
+    if walks is None:
+        sample_to(release, rows, seed, out, where or [])
+    elif where:
+        raise ConfigError("cannot be met along a walk; leave out --where or --walks", where="--where")
+    else:
+        walk_to(release, rows, seed, out, walks)
     _console().print(f"{rows} rows: {out}")
 
 

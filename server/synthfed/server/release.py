@@ -116,6 +116,31 @@ def sample_to(folder: Path, rows: int, seed: int, out: Path, where: Sequence[str
     domain.write(out, columns, draw(release.trainer, columns, rows, seed, conditions, release.model.conditions))
 
 
+def walk_to(folder: Path, rows: int, seed: int, out: Path, walks: int) -> None:
+    """Write straight walks through a release's latent space into a file, one after the other, all or nothing.
+
+    Args:
+        folder: the release.
+        rows: synthetic records of all walks together, which memory holds at once.
+        seed: of the walks' ends.
+        out: the file.
+        walks: how many walks the rows are split into.
+
+    Raises:
+        ConfigError: as `sample_to`, the rows cannot be split so, or the model has no latent space.
+        PluginError: the model plugin is not installed.
+    """
+    if rows % walks or rows < 2 * walks:
+        raise ConfigError(f"{walks} must divide --rows {rows} into walks of at least 2 rows each", where="--walks")
+    release = open_release(folder)
+    records = release.trainer.walk(walks, rows // walks, seed)
+    if not len(records):
+        model = release.plugin.name
+        raise ConfigError(f"model {model!r} has no latent space to walk through; leave the option out", where="--walks")
+    domain: Domain = find("synthfed.domains", release.study.domain).make()
+    domain.write(out, release.study.columns, [records])
+
+
 def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) -> tuple[Finding, ...]:
     """Run every installed audit on a release and put the findings into its report.
 
