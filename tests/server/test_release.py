@@ -210,6 +210,12 @@ def test_sampling_with_the_published_seed_gives_the_published_rows(tmp_path: Pat
     assert (tmp_path / "other.csv").read_bytes() != (folder / "synthetic.csv").read_bytes()
 
 
+def test_rows_are_not_written_under_the_name_of_another_kind_of_file(tmp_path: Path, toy: Any) -> None:
+    folder = publish(tmp_path / "release", toy)
+    with pytest.raises(ConfigError, match=r"out\.npz: must end with \.csv"):
+        sample_to(folder, 20, 1, tmp_path / "out.npz")
+
+
 def test_a_model_without_a_latent_space_is_not_walked_through(tmp_path: Path, toy: Any) -> None:
     folder = publish(tmp_path / "release", toy)
     with pytest.raises(ConfigError, match="--walks: model 'toy' has no latent space"):

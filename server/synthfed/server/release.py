@@ -112,7 +112,7 @@ def sample_to(folder: Path, rows: int, seed: int, out: Path, where: Sequence[str
     release = open_release(folder)
     columns = release.study.columns
     conditions = parse_conditions(where, columns)
-    domain: Domain = find("synthfed.domains", release.study.domain).make()
+    domain = _domain(release, out)
     domain.write(out, columns, draw(release.trainer, columns, rows, seed, conditions, release.model.conditions))
 
 
@@ -137,8 +137,7 @@ def walk_to(folder: Path, rows: int, seed: int, out: Path, walks: int) -> None:
     if not len(records):
         model = release.plugin.name
         raise ConfigError(f"model {model!r} has no latent space to walk through; leave the option out", where="--walks")
-    domain: Domain = find("synthfed.domains", release.study.domain).make()
-    domain.write(out, release.study.columns, [records])
+    _domain(release, out).write(out, release.study.columns, [records])
 
 
 def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) -> tuple[Finding, ...]:
@@ -188,6 +187,14 @@ def _audit(plugin: Plugin, study: Study, rows: Mapping[Source, Records], seed: i
         if reason := audit.unfit(study):
             return Finding(audit.name, audit.question, (), reason)
         return Finding(audit.name, audit.question, tuple(audit.run(study, rows, seed)))
+
+
+def _domain(release: Release, out: Path) -> Domain:
+    """Return the domain that writes a release's rows; ConfigError where the file's name is of another kind."""
+    domain: Domain = find("synthfed.domains", release.study.domain).make()
+    if not out.name.endswith(domain.suffix):
+        raise ConfigError(f"must end with {domain.suffix}, as the release's own file does", where=f"--out {out}")
+    return domain
 
 
 def _read(path: Path) -> bytes:
