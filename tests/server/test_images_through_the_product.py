@@ -14,6 +14,7 @@ from synthfed.plugins.cli import app
 from synthfed.plugins.domains.image import ImageDomain
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.study import parse_study
+from synthfed.server.evidence import Evidence
 from synthfed.server.release import audit_release, open_release
 
 PIXEL_MEANS = '''
@@ -201,6 +202,16 @@ class Images(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "img":
             self.found.append(dict(attrs))
+
+
+def test_the_evidence_and_the_page_name_both_plugins_that_the_sites_pinned(release: Path) -> None:
+    evidence = Evidence.from_json((release / "evidence.json").read_bytes(), where="evidence.json")
+    assert (evidence.plugin.name, evidence.plugin.distribution) == ("pixel-means", "pixel_means_dist")
+    assert evidence.domain is not None
+    assert (evidence.domain.name, evidence.domain.distribution) == ("image", "synthfed")
+    page = (release / "report.html").read_text()
+    assert f"<dd>image of synthfed {evidence.domain.version}, <code>{evidence.domain.hash}</code>" in page
+    assert f"<dd>pixel-means of pixel_means_dist 1.0, <code>{evidence.plugin.hash}</code>" in page
 
 
 def test_the_page_holds_the_pictures_itself_and_says_what_they_show(release: Path) -> None:

@@ -19,11 +19,20 @@ from .registry import Plugin, find
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """A study with its plugins loaded and its policy fixed."""
+    """A study with its plugins loaded and its policy fixed.
+
+    Attributes:
+        policy: the terms, the plan and the hash of both plugins' code.
+        plugin: what was pinned of the model.
+        model: an instance of it, for these terms.
+        reader: what was pinned of the domain.
+        domain: an instance of it.
+    """
 
     policy: Policy
     plugin: Plugin
     model: Model
+    reader: Plugin
     domain: Domain
 
 
@@ -46,7 +55,7 @@ def pin(study: Study) -> Pinned:
         plan = make_plan(study, sums)
     except ConfigError as error:
         raise StudyError(str(error)) from None
-    return Pinned(Policy(study, plan, code), plugin, model, domain)
+    return Pinned(Policy(study, plan, code), plugin, model, reader, domain)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from safetensors.numpy import save
 from synthfed.plugins.api import Domain, Trainer
 from synthfed.plugins.files import sync, write_whole
 from synthfed.plugins.pinning import Pinned
+from synthfed.plugins.registry import Plugin
 from synthfed.protocols.errors import ConfigError, LocalProtocolError
 from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.privacy.plan import epsilon_by_sites
@@ -87,7 +88,7 @@ def finish(
 
 def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evidence:
     """Return what was promised and what was asked for, by site and sum."""
-    policy, plugin = pinned.policy, pinned.plugin
+    policy = pinned.policy
     study, plan = policy.study, policy.plan
     return Evidence(
         setting=setting,
@@ -108,9 +109,8 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
         sigma_floor=study.privacy.sigma_floor,
         sums=_sums(policy, tally),
         sites=_sites(policy, tally),
-        plugin=PluginEvidence(
-            name=plugin.name, distribution=plugin.distribution, version=plugin.version, hash=plugin.hash.hex()
-        ),
+        plugin=_pinned(pinned.plugin),
+        domain=_pinned(pinned.reader),
         versions={name: metadata.version(name) for name in _DISTRIBUTIONS},
         started=tally.started,
         ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -148,6 +148,12 @@ def _sites(policy: Policy, tally: Tally) -> tuple[SiteEvidence, ...]:
             rounds=sum(charged[site.id].values()),
         )
         for site in policy.study.cohort.sites
+    )
+
+
+def _pinned(plugin: Plugin) -> PluginEvidence:
+    return PluginEvidence(
+        name=plugin.name, distribution=plugin.distribution, version=plugin.version, hash=plugin.hash.hex()
     )
 
 
