@@ -1,4 +1,4 @@
-"""Losses in which one record acts on another: layers and means over the batch, found before a record is near."""
+"""Losses, statistics and encodings in which one record acts on another, found before a record is near."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from synthfed.client.train import check_uncoupled, clipped_sum, module_faults
+from synthfed.client.rehearsal import check_rows, check_uncoupled
+from synthfed.client.train import clipped_sum, module_faults
 from synthfed.plugins.api import Array, Payload
 from synthfed.plugins.registry import installed
 from synthfed.plugins.testing.cases import Case, cases
 from synthfed.protocols.errors import ConfigError, UnsupportedMechanism
-from synthfed.protocols.schema import Records
+from synthfed.protocols.schema import Categorical, Column, Real, Records
 from synthfed.protocols.sums import Kind, Sum
 
 WIDTH = 6
@@ -160,6 +161,116 @@ def test_a_loss_of_each_record_alone_is_served(loss: Loss) -> None:
     check_uncoupled(Plugin(dense, loss), sum_of(dense), WIDTH)
 
 
+class Turned(nn.Module):
+    """Two layers, of which the second meets the records in the opposite order; the scores are put back in theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(WIDTH, 4), nn.Linear(4, 1)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.second(self.first(batch).tanh().flip(0)).flip(0)
+        return result
+
+
+def test_a_module_whose_layers_meet_the_records_in_different_orders_is_refused() -> None:
+    with pytest.raises(UnsupportedMechanism, match="the gradient of 'g' that is taken for a record is not that of"):
+        check_uncoupled(Plugin(Turned), sum_of(Turned), WIDTH)
+
+
+def with_a_weight_beside_its_layer(module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+    return squared(module, batch, coins) + next(module.parameters()).square().sum()
+
+
+def test_a_loss_that_uses_a_weight_beside_its_layer_is_refused() -> None:
+    with pytest.raises(UnsupportedMechanism, match="use every parameter through its layer alone"):
+        check_uncoupled(Plugin(dense, with_a_weight_beside_its_layer), sum_of(dense), WIDTH)
+
+
+Rows = Callable[[Array], Array]
+COLUMNS: tuple[Column, ...] = (
+    *(Real(name=f"x{i}", lower=-3.0, upper=5.0, missing=True) for i in range(WIDTH - 1)),
+    Categorical(name="label", values=("a", "b", "c")),
+)
+STATISTIC = Sum("s", "statistic", WIDTH, 1.0, 0.5, 1, 1.0)
+
+
+class OfRows(Plugin):
+    """A private part made of an encoding and a statistic."""
+
+    def __init__(self, encode: Rows = np.nan_to_num, statistic: Rows = np.copy) -> None:
+        super().__init__()
+        self._encode, self._statistic = encode, statistic
+
+    def encode(self, records: Records) -> Array:
+        return self._encode(records)
+
+    def statistic(self, name: str, batch: Array, payload: Payload) -> Array:  # noqa: ARG002
+        return self._statistic(batch)
+
+
+def filled_with_the_mean(rows: Array) -> Array:
+    return np.where(np.isnan(rows), np.nanmean(rows, axis=0), rows)
+
+
+def standardised(rows: Array) -> Array:
+    known = np.nan_to_num(rows)
+    return np.asarray((known - known.mean(0)) / known.std(0))
+
+
+def over_the_largest(rows: Array) -> Array:
+    known = np.nan_to_num(rows)
+    return np.asarray(known / np.abs(known).max())
+
+
+def summed_up(rows: Array) -> Array:
+    return np.asarray(np.nan_to_num(rows).cumsum(0))
+
+
+def ranked(rows: Array) -> Array:
+    return np.nan_to_num(rows).argsort(0).argsort(0).astype(np.float64)
+
+
+def blurred_by_chance(rows: Array) -> Array:
+    return np.nan_to_num(rows) + np.random.default_rng().normal(size=rows.shape)
+
+
+def normed_by_torch(rows: Array) -> Array:
+    return nn.functional.batch_norm(torch.from_numpy(np.nan_to_num(rows)), None, None, training=True).numpy()
+
+
+MIXING: list[Rows] = [
+    filled_with_the_mean,
+    standardised,
+    over_the_largest,
+    summed_up,
+    ranked,
+    blurred_by_chance,
+    normed_by_torch,
+]
+
+
+@pytest.mark.parametrize("mixing", MIXING, ids=lambda mixing: mixing.__name__)
+def test_an_encoding_that_depends_on_other_records_is_refused(mixing: Rows) -> None:
+    with pytest.raises(UnsupportedMechanism, match=r"the encoding gives for one record .* on other records"):
+        check_rows(OfRows(encode=mixing), [STATISTIC], COLUMNS)
+
+
+@pytest.mark.parametrize("mixing", MIXING[1:], ids=lambda mixing: mixing.__name__)
+def test_a_statistic_that_depends_on_other_records_is_refused(mixing: Rows) -> None:
+    with pytest.raises(UnsupportedMechanism, match=r"statistic 's' gives for one record .* on other records"):
+        check_rows(OfRows(statistic=mixing), [STATISTIC], COLUMNS)
+
+
+def test_a_statistic_of_another_shape_than_declared_is_refused() -> None:
+    with pytest.raises(UnsupportedMechanism, match=r"statistic 's' has shape \(64, 1\), declared \(64, 6\)"):
+        check_rows(OfRows(statistic=lambda rows: rows[:, :1]), [STATISTIC], COLUMNS)
+
+
+def test_encoding_and_statistics_of_each_record_alone_are_served() -> None:
+    check_rows(OfRows(statistic=lambda rows: np.tanh(rows) / 3), [STATISTIC], COLUMNS)
+
+
 MODELS = {plugin.name: plugin for plugin in installed("synthfed.models")}
 
 
@@ -175,3 +286,4 @@ def test_every_model_that_comes_with_synthfed_keeps_records_apart(name: str, cas
     for each in model.sums():
         if each.family == "gradient":
             check_uncoupled(private, each, width)
+    check_rows(private, [each for each in model.sums() if each.family == "statistic"], case.columns)

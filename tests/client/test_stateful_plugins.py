@@ -1,14 +1,25 @@
 """Plugins that keep something from one record, batch or round for the next: what the agent notices."""
 
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.client.federation import WEIGHTS, Federation, Join, Plugin, opened
+from tests.client.federation import AMPLE, WEIGHTS, Clock, Federation, Identities, Join, Plugin, opened
 from torch import nn
 
-from synthfed.plugins.api import PrivatePart
+from synthfed.client.site import _agent
+from synthfed.client.vault import Ledger
+from synthfed.plugins.api import Array, Payload, PrivatePart
+from synthfed.plugins.domains.table import TableDomain
+from synthfed.plugins.pinning import Pinned
+from synthfed.plugins.registry import find
+from synthfed.protocols.schema import Records
+from synthfed.protocols.secagg.policy import Policy
 
 
 class Network(nn.Module):
@@ -207,3 +218,42 @@ def test_weights_that_a_module_comes_with_are_replaced_by_the_payload_in_every_r
         round_of(federation)
         loaded = np.concatenate([parameter.detach().numpy().ravel() for parameter in built[-1].parameters()])
         assert loaded.astype("<f4").tobytes() == WEIGHTS
+
+
+class Fitted:
+    """A private part that learns a mean when it encodes, and takes it off every contribution."""
+
+    def __init__(self, tiny: PrivatePart) -> None:
+        self._tiny, self.mean = tiny, 0.0
+        self.module, self.loss = tiny.module, tiny.loss
+
+    def encode(self, records: Records) -> Array:
+        self.mean = float(records.mean())
+        return self._tiny.encode(records)
+
+    def statistic(self, name: str, batch: Array, payload: Payload) -> Array:
+        return self._tiny.statistic(name, batch - self.mean, payload)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A model with such a private part."""
+
+    tiny: PrivatePart
+
+    def private(self) -> Fitted:
+        return Fitted(self.tiny)
+
+
+def test_what_a_private_part_keeps_of_all_records_when_it_encodes_them_acts_in_no_sum(
+    tmp_path: Path, policy: Policy, identities: Identities, tiny: PrivatePart
+) -> None:
+    (tmp_path / "data.csv").write_text("x\n0.25\n0.75\n1.0\n")
+    model: Any = Fitting(tiny)
+    plugin, reader = find("synthfed.models", "tabular-gan"), find("synthfed.domains", "table")
+    pinned = Pinned(policy, plugin, model, reader, TableDomain())
+    with closing(Ledger(tmp_path / "ledger.db", identities["a"], create=True)) as ledger:
+        agent = _agent(pinned, "a", identities["a"], AMPLE, ledger, tmp_path / "data.csv", Clock())
+        one = np.full((1, 1), 0.5)
+        assert agent.data.encoded[:, 0].tolist() == [0.25, 0.75, 1.0]
+        assert np.array_equal(agent.private.statistic("count", one, {}), tiny.statistic("count", one, {}))

@@ -1,15 +1,23 @@
 """The plugin registry, on distributions that the tests lay out as pip would install them."""
 
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import cache_from_source
 from pathlib import Path
+from py_compile import PycInvalidationMode
+from py_compile import compile as compile_file
 
 import pytest
 
+from synthfed import plugins
 from synthfed.plugins.distributions import broken, core_version, fitting_range, points
-from synthfed.plugins.registry import Group, find, installed
+from synthfed.plugins.registry import Group, _sources, find, installed
 from synthfed.protocols.errors import ConfigError, PluginError
+from synthfed.server.simulate import _site
 
 Install = Callable[..., Path]
 
@@ -152,6 +160,83 @@ def test_a_plugin_without_a_file_has_no_hash(install: Install, target: str) -> N
         find("synthfed.models", "gone").hash  # noqa: B018
 
 
+@pytest.fixture
+def packaged(install: Install) -> Iterator[Path]:
+    """Yield the folder of an installed package whose plugin ``deep`` is two packages below."""
+    points = "[synthfed.models]\ndeep = deep_dist.models.inner.net:Net\n"
+    package = install("deep_dist", points, "").with_suffix("")
+    (package / "models" / "inner").mkdir(parents=True)
+    for folder in (package, package / "models", package / "models" / "inner"):
+        (folder / "__init__.py").write_text("")
+    (package / "clipping.py").write_text("LIMIT = 1\n")
+    (package / "models" / "inner" / "net.py").write_text("class Net:\n    pass\n")
+    package.with_suffix(".py").unlink()
+    yield package
+    for name in [name for name in sys.modules if name.partition(".")[0] == "deep_dist"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "clipping.py",
+        "beside.py",
+        "models/beside.py",
+        "models/arrays/further.py",
+        "models/inner/weights.npz",
+        f"models/inner/net{EXTENSION_SUFFIXES[0]}",
+        "models/inner/sourceless.pyc",
+    ],
+)
+def test_the_hash_covers_every_file_of_the_outermost_package(packaged: Path, name: str) -> None:
+    plugin = find("synthfed.models", "deep")
+    before = plugin.hash
+    (packaged / name).parent.mkdir(exist_ok=True)
+    (packaged / name).write_bytes(b"LIMIT = 2\n")
+    assert plugin.hash != before
+
+
+def test_the_hash_covers_byte_code_that_runs_without_a_look_at_its_source_and_no_other(packaged: Path) -> None:
+    plugin, source = find("synthfed.models", "deep"), packaged / "models" / "inner" / "net.py"
+    before, other = plugin.hash, packaged.parent / "other.py"
+    for mode in (PycInvalidationMode.TIMESTAMP, PycInvalidationMode.CHECKED_HASH):
+        compile_file(str(source), invalidation_mode=mode, doraise=True)
+        assert plugin.hash == before
+    other.write_text(f"{of_kind('Net')}    is_another = True\n")
+    compile_file(str(other), cfile=cache_from_source(str(source)), invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+    assert plugin.hash != before
+    assert plugin.load().is_another
+
+
+def test_a_package_with_a_link_to_a_folder_has_no_hash(packaged: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (packaged / "linked").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PluginError, match="'linked' is a link to a folder"):
+        find("synthfed.models", "deep").hash  # noqa: B018
+
+
+def test_the_hash_of_a_plugin_in_a_namespace_is_of_its_part_alone(install: Install) -> None:
+    package = install("part_dist", "[synthfed.models]\npart = shared_space.part.net:Net\n", "").parent / "shared_space"
+    for folder in (package / "part", package / "strange"):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("")
+    (package / "part" / "net.py").write_text("class Net:\n    pass\n")
+    plugin = find("synthfed.models", "part")
+    before = plugin.hash
+    (package / "strange" / "module.py").write_text("LIMIT = 2\n")
+    assert plugin.hash == before
+    (package / "part" / "module.py").write_text("LIMIT = 2\n")
+    assert plugin.hash != before
+
+
+def test_the_hash_of_a_model_that_comes_with_synthfed_covers_the_encoders_and_engines_it_uses() -> None:
+    package = Path(plugins.__file__).parent
+    hashed = _sources("synthfed.plugins.models.vae", package / "models" / "vae.py")[::2]
+    used = ("domains/encoding.py", "models/likelihoods/scaled.py", "models/arrays/moment_sums.py", "models/vae.py")
+    assert {name.encode() for name in used} <= set(hashed)
+    assert not any(name.startswith(b"..") or b"__pycache__" in name for name in hashed)
+
+
 VERSION = core_version()
 FITTING = f"synthfed{fitting_range()}"
 
@@ -214,3 +299,23 @@ def test_of_two_distributions_of_one_name_the_first_on_the_path_counts(install: 
         assert find("synthfed.models", "shadow").target == "shadow_dist:First"
     finally:
         sys.path.remove(str(second.parent))
+
+
+def test_no_other_distribution_stands_in_for_a_command_of_synthfed(install: Install) -> None:
+    install("usurping_dist", "[synthfed.commands]\nclient = usurping_dist:app\nown = usurping_dist:app\n", "")
+    named = [point.distribution for point in points("synthfed.commands") if point.name == "client"]
+    assert named == ["usurping_dist", "synthfed"]
+    program = [sys.executable, "-P", "-m", "synthfed.plugins.cli"]
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    shown = subprocess.run([*program, "client", "--help"], env=place, capture_output=True, text=True, check=True)
+    assert "enrolment" in shown.stdout or "init" in shown.stdout
+    listed = subprocess.run([*program, "--help"], env=place, capture_output=True, text=True, check=True)
+    assert "own" in listed.stdout
+
+
+def test_no_other_distribution_stands_in_for_a_simulated_site(install: Install, tmp_path: Path) -> None:
+    install("standing_in", "[synthfed.sites]\nmemory = standing_in:Site\n", "raise RuntimeError('imported')\n")
+    (tmp_path / "homes").mkdir()
+    made = _site(tmp_path / "homes" / "a", "a", tmp_path / "none.csv")
+    made.close()
+    assert type(made).__module__ == "synthfed.client.site"

@@ -56,6 +56,15 @@ def test_reads_the_schema_columns_and_numbers_units_in_order_of_appearance(tmp_p
     assert table.units.tolist() == [0, 0, 1]
 
 
+def test_blanks_around_a_units_name_make_no_other_unit_of_it(tmp_path: Path) -> None:
+    rows = ("p1,a,3,1,10.5,40.0,x", " p1,a,3,1,10.5,40.0,x", "p1\t ,a,3,1,10.5,40.0,x", "p2,a,3,1,10.5,40.0,x")
+    path = write(tmp_path / "site.csv", *rows)
+    assert read_csv(path, COLUMNS, unit="person", records_per_unit=3).units.tolist() == [0, 0, 0, 1]
+    assert "1 unit(s) with more than 2 rows" in problem_of(path, limit=2)
+    blank = write(tmp_path / "blank.csv", *(f" {row}" for row in (",a,3,1,10.5,40.0,x", "p2,a,3,1,10.5,40.0,x")))
+    assert "unit column 'person' has 1 row(s) with an empty cell" in problem_of(blank, limit=1)
+
+
 def test_without_a_unit_column_every_record_is_a_unit(tmp_path: Path) -> None:
     table = read_csv(write(tmp_path / "site.csv", *GOOD), COLUMNS, unit=None, records_per_unit=1)
     assert table.units.tolist() == [0, 1, 2]

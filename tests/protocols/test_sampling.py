@@ -6,7 +6,13 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from synthfed.protocols.ids import digest
 from synthfed.protocols.keystream import KeyStream
-from synthfed.protocols.privacy.sampling import poisson_sample, secret_subset, uniform_below, uniform_numbers
+from synthfed.protocols.privacy.sampling import (
+    poisson_sample,
+    random_places,
+    secret_subset,
+    uniform_below,
+    uniform_numbers,
+)
 
 FALSE_ALARM = 1e-6
 
@@ -107,3 +113,18 @@ def test_the_least_and_the_greatest_word_give_numbers_inside_the_unit_interval()
     low, high = uniform_numbers(Words([0, 2**64 - 1]), 1, 2)[0]
     assert low == 2.0**-53
     assert high == 1 - 2.0**-53 < 1
+
+
+def test_places_are_all_ways_to_put_units_into_slots_alike() -> None:
+    """Chi-squared over the twelve ways to put two units into four slots; false alarm 1e-6."""
+    source = stream("places")
+    drawn = [tuple(random_places(source, 2, 4).tolist()) for _ in range(12_000)]
+    ways, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert len(ways) == 12
+    assert (ways[:, 0] != ways[:, 1]).all()
+    assert stats.chisquare(counts).pvalue > FALSE_ALARM
+
+
+def test_every_slot_is_taken_where_there_are_as_many_units() -> None:
+    assert sorted(random_places(stream("full"), 64, 64).tolist()) == list(range(64))
+    assert random_places(stream("none"), 0, 64).tolist() == []

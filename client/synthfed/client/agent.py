@@ -18,7 +18,7 @@ from synthfed.protocols.errors import BudgetExceeded, RemoteProtocolError
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.privacy.plan import box
-from synthfed.protocols.privacy.sampling import uniform_numbers
+from synthfed.protocols.privacy.sampling import random_places, uniform_numbers
 from synthfed.protocols.secagg import messages, ring
 from synthfed.protocols.secagg.keys import Ephemeral
 from synthfed.protocols.secagg.policy import Policy
@@ -175,7 +175,8 @@ class Agent:
             batch = self.data.draw(stream, kind.sum.sample_rate, kind.slots)
             # Independent between slots, so that a unit's chance does not depend on who else was sampled.
             coins = uniform_numbers(stream, kind.slots, kind.sum.coins)
-            total = clipped_sum(self.private, kind, payload, batch, coins)
+            places = random_places(stream, len(batch), kind.slots)
+            total = clipped_sum(self.private, kind, payload, batch, coins, places)
         except FOREIGN as error:  # on records; its text could hold a value
             _LOG.error("the plugin failed on records (%s); %s", type(error).__name__, _MUTED)
             return None

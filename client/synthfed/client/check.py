@@ -24,7 +24,7 @@ from synthfed.protocols.sums import Family, answer_time_s, own_noise
 from .config import Home, SiteConfig, data_path, study_path
 from .data import load_units
 from .gate import Gate
-from .site import check_losses, check_roster
+from .site import check_records_apart, check_roster
 from .supervise import connect, unreachable
 from .train import seconds_per_step
 from .vault import Ledger, load_identity
@@ -94,7 +94,7 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
     yield finding
     if pinned is None:
         return
-    _, finding = _try("model", lambda: check_losses(pinned), "no loss lets one record act on another's")
+    _, finding = _try("model", lambda: check_records_apart(pinned), "no record acts on another's contribution")
     yield finding
     yield _own_noise(pinned)
     yield _ceiling(home, config, pinned)

@@ -21,7 +21,8 @@ from .channel import Clock, since_boot_s
 from .config import Ceiling, Home, SiteConfig, data_path, study_path
 from .data import load_units
 from .gate import Gate
-from .train import check_uncoupled, row_width, seconds_per_step
+from .rehearsal import check_rows, check_uncoupled
+from .train import row_width, seconds_per_step
 from .vault import Ledger, load_identity
 
 
@@ -46,21 +47,24 @@ def _warm_up(pinned: Pinned) -> None:
         if kind.sum.family == "gradient":
             with pinned.plugin.blamed(f"cannot compute {kind.sum.name!r} on made-up rows"):
                 seconds_per_step(pinned, kind)
-    check_losses(pinned)
+    check_records_apart(pinned)
 
 
-def check_losses(pinned: Pinned) -> None:
-    """Refuse a plugin whose loss lets the records of a batch act on each other, as made-up rows show.
+def check_records_apart(pinned: Pinned) -> None:
+    """Refuse a plugin that lets the records of a batch act on each other, as made-up rows show.
 
     Raises:
-        UnsupportedMechanism: naming the sum.
-        PluginError: the loss cannot be computed.
+        UnsupportedMechanism: naming the encoding or the sum.
+        PluginError: one of them cannot be computed.
     """
-    private = pinned.model.private()
-    for kind in pinned.policy.plan.kinds:
-        if kind.sum.family == "gradient":
-            with pinned.plugin.blamed(f"cannot compute {kind.sum.name!r} on made-up rows"):
-                check_uncoupled(private, kind.sum, row_width(pinned, private))
+    private, sums = pinned.model.private(), [kind.sum for kind in pinned.policy.plan.kinds]
+    with pinned.plugin.blamed("cannot compute encoding or a statistic on made-up rows"):
+        statistics = [each for each in sums if each.family == "statistic"]
+        check_rows(private, statistics, pinned.policy.study.columns)
+    for each in sums:
+        if each.family == "gradient":
+            with pinned.plugin.blamed(f"cannot compute {each.name!r} on made-up rows"):
+                check_uncoupled(private, each, row_width(pinned, private))
 
 
 def check_roster(home: Home, config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:
@@ -124,7 +128,8 @@ def _agent(
     data: Path,
     clock: Clock,
 ) -> Agent:
-    policy, private = pinned.policy, pinned.model.private()
-    units = load_units(data, policy.study, pinned.domain, private)
+    policy, encoder = pinned.policy, pinned.model.private()
+    units = load_units(data, policy.study, pinned.domain, encoder)
     machine = SiteMachine(policy, site, identity)
-    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, private, clock)
+    # Another private part than that which met all records at once: what it may have kept must not act in a sum.
+    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, pinned.model.private(), clock)

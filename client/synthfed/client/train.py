@@ -19,11 +19,11 @@ from synthfed.plugins.pinning import Pinned
 from synthfed.protocols.errors import RemoteProtocolError, UnsupportedMechanism
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
-from synthfed.protocols.privacy.sampling import uniform_numbers
+from synthfed.protocols.privacy.sampling import Indices, uniform_numbers
 from synthfed.protocols.schema import places
 from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, TILE, Kind, Sum
 
-from .coupling import batch_layers, check_apart, made_up
+from .coupling import batch_layers
 from .residue import NoCoins, changed, state_of
 
 LARGEST_WEIGHT: Final = 1e4
@@ -31,7 +31,14 @@ WIDE: Final = 2**16
 """Above so many numbers a contribution is formed a tile of slots at a time, so that memory stays bounded."""
 
 
-def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array, coins: Array | None = None) -> Array:
+def clipped_sum(
+    private: PrivatePart,
+    kind: Kind,
+    payload: Payload,
+    batch: Array,
+    coins: Array | None = None,
+    places: Indices | None = None,
+) -> Array:
     """Return the sum of the batch's contributions, each clipped to the kind's norm, shape ``(dim,)``.
 
     The work is that of ``kind.slots`` rows whatever the batch holds, so that its time says nothing
@@ -43,11 +50,12 @@ def clipped_sum(private: PrivatePart, kind: Kind, payload: Payload, batch: Array
         payload: the round's arrays.
         batch: encoded records, at most ``kind.slots`` rows.
         coins: secret uniform numbers, shape ``(kind.slots, kind.sum.coins)``; None where a kind has none.
+        places: the slot of each row, drawn in secret for what is released; None puts them into the first ones.
     """
-    padded = np.zeros((kind.slots, batch.shape[1]))
-    padded[: len(batch)] = batch
+    padded, real = np.zeros((kind.slots, batch.shape[1])), np.zeros(kind.slots, dtype=np.bool_)
+    taken = np.arange(len(batch)) if places is None else places
+    padded[taken], real[taken] = batch, True
     tossed = np.empty((kind.slots, 0)) if coins is None else coins
-    real = np.arange(kind.slots) < len(batch)
     total = np.zeros(kind.sum.dim)
     at_once = SLOTS_AT_ONCE if kind.sum.dim <= WIDE else TILE
     with _flushed():
@@ -70,23 +78,6 @@ def seconds_per_step(pinned: Pinned, kind: Kind) -> float:
     clipped_sum(private, kind, payload, np.zeros((kind.slots, width)), coins)
     discrete_gaussian(KeyStream(bytes(32)), kind.sum.dim, SCALE_BITS)
     return time.perf_counter() - start
-
-
-def check_uncoupled(private: PrivatePart, each: Sum, width: int) -> None:
-    """Try on made-up rows and weights whether a gradient sum's loss keeps the records of a batch apart.
-
-    Args:
-        private: the plugin's private part.
-        each: a gradient sum.
-        width: of an encoded row.
-
-    Raises:
-        UnsupportedMechanism: one record acts on another's loss, in the module or beside it.
-    """
-    payload, rows, coins = made_up(each, width, np.random.default_rng(0))
-    module = _load(private.module(each.name), payload)
-    _refuse_batch_layers(each, module)
-    check_apart(private, each, module, rows, coins)
 
 
 def row_width(pinned: Pinned, private: PrivatePart) -> int:
@@ -117,11 +108,17 @@ def read_payload(kind: Kind, data: bytes) -> dict[str, np.ndarray[Any, np.dtype[
     return {name: part.reshape(shape) for (name, shape), part in parts}
 
 
-def _statistics(private: PrivatePart, each: Sum, payload: Payload, batch: Array, real: np.ndarray[Any, Any]) -> Array:
+def contributions(private: PrivatePart, each: Sum, payload: Payload, batch: Array) -> Array:
+    """Return each row's contribution to a statistic, not yet clipped, shape ``(rows, dim)``."""
     with NoCoins():  # type: ignore[no-untyped-call]
         rows = np.asarray(private.statistic(each.name, batch, payload), dtype=np.float64)
     if rows.shape != (len(batch), each.dim):
         raise UnsupportedMechanism(f"statistic {each.name!r} has shape {rows.shape}, declared {(len(batch), each.dim)}")
+    return rows
+
+
+def _statistics(private: PrivatePart, each: Sum, payload: Payload, batch: Array, real: np.ndarray[Any, Any]) -> Array:
+    rows = contributions(private, each, payload, batch)
     scales = _scales(np.sqrt(np.einsum("ij,ij->i", rows, rows)), each.clip_norm, real)
     return np.asarray(scales @ np.where(scales[:, None] > 0, rows, 0.0))
 
@@ -129,13 +126,20 @@ def _statistics(private: PrivatePart, each: Sum, payload: Payload, batch: Array,
 def _gradients(
     private: PrivatePart, each: Sum, payload: Payload, batch: Array, coins: Array, real: np.ndarray[Any, Any]
 ) -> Array:
-    module = _load(private.module(each.name), payload)
+    taken = record_gradients(private, each, payload, batch, coins)
+    scales = _scales(taken.norms(len(batch)), each.clip_norm, real)
+    return taken.weighted_sum(torch.from_numpy(scales))
+
+
+def record_gradients(private: PrivatePart, each: Sum, payload: Payload, batch: Array, coins: Array) -> "_UnitGradients":
+    """Return every row's gradient of its loss, not yet clipped, as the core's hooks took it."""
+    module = load(private.module(each.name), payload)
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     if trained != each.dim:
         raise UnsupportedMechanism(
             f"the module of {each.name!r} has {trained} parameters to be trained, declared {each.dim}"
         )
-    _refuse_batch_layers(each, module)
+    refuse_batch_layers(each, module)
     with _refusals(), NoCoins():  # type: ignore[no-untyped-call]
         gradients = _UnitGradients(module)
         before = state_of(module)
@@ -145,14 +149,13 @@ def _gradients(
         if losses.shape != (len(batch),):
             raise UnsupportedMechanism(f"the loss of {each.name!r} has shape {tuple(losses.shape)}, not one per record")
         losses.sum().backward()  # type: ignore[no-untyped-call]
-    scales = _scales(gradients.norms(len(batch)), each.clip_norm, real)
-    total = gradients.weighted_sum(torch.from_numpy(scales))
     if residue := changed(before, state_of(module)):
         raise UnsupportedMechanism(f"the module of {each.name!r} changed its {residue} while it saw records")
-    return total
+    return gradients
 
 
-def _refuse_batch_layers(each: Sum, module: nn.Module) -> None:
+def refuse_batch_layers(each: Sum, module: nn.Module) -> None:
+    """Raise UnsupportedMechanism where a layer of a sum's module puts something of the whole batch into each record."""
     if layers := batch_layers(module):
         raise UnsupportedMechanism(
             f"the module of {each.name!r} normalises over the batch in {layers[0]}; use group or layer normalisation"
@@ -166,7 +169,7 @@ def _scales(norms: Array, clip_norm: float, real: np.ndarray[Any, Any]) -> Array
     return np.where(real & np.isfinite(norms), scales, 0.0)
 
 
-def _load(module: nn.Module, payload: Payload) -> nn.Module:
+def load(module: nn.Module, payload: Payload) -> nn.Module:
     """Return the module in double precision with the payload as its parameters, in their order.
 
     A parameter that asks for no gradient is loaded like the others and only takes part in the loss.

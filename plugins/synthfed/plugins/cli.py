@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from synthfed.protocols import errors
 
-from .distributions import points
+from .distributions import CORE, points
 
 GROUP: Final = "synthfed.commands"
 
@@ -50,7 +50,9 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
         """Return a command; its module is imported only when the command is really invoked."""
-        point = next((each for each in points(GROUP) if each.name == name), None)
+        named = [each for each in points(GROUP) if each.name == name]
+        # No other distribution may put its own agent in the place of synthfed's.
+        point = next((each for each in named if each.distribution == CORE), next(iter(named), None))
         return None if point is None else _Deferred(name=name, target=point.target, help=_HELP.get(name, ""))
 
 

@@ -6,6 +6,7 @@ in its distribution's metadata which versions of synthfed it was made for, and i
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ TWICE: Final = "is declared more than once; uninstall all but one of the distrib
 
 FOREIGN: Final = (Exception, SystemExit)
 """What foreign code may raise at its edge: anything, and a plugin that exits must not end the program."""
+_UNCHECKED: Final = (0b01).to_bytes(4, "little")  # flags of byte code: made for a source's hash, which nobody compares
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,11 @@ class Plugin:
 
     @property
     def hash(self) -> bytes:
-        """The digest of the distribution, its version, the entry point and every source file of its package, 32 bytes.
+        """The digest of distribution, version, entry point and every file of its outermost package, 32 bytes.
 
-        What the package imports from elsewhere is not covered. The parent packages are imported to
-        find the file, the module itself is not.
+        Of a package in a namespace, such as synthfed's own, only the part below the namespace counts. What the
+        package imports from elsewhere is not covered. The parent packages are imported to find the file, the
+        module itself is not.
 
         Raises:
             PluginError: it was made for another synthfed, or the module has no file that can be read.
@@ -143,11 +146,37 @@ def _methods(group: Group) -> list[str]:
 
 
 def _sources(module: str, file: Path) -> list[bytes]:
-    """Return names and contents of all sources beside a module and below, or of a lone module itself."""
+    """Return names and digests of all files of a module's outermost package, or of a lone module itself.
+
+    All of them, because also a compiled module, a file of weights or byte code without a source decides what runs.
+    """
     if "." not in module and file.name != "__init__.py":
         return [file.name.encode(), file.read_bytes()]
-    files = sorted(file.parent.rglob("*.py"))
-    return [part for each in files for part in (each.relative_to(file.parent).as_posix().encode(), each.read_bytes())]
+    root, depth = file.parent, module.count(".") + (file.name == "__init__.py")
+    for _ in range(depth - 1):
+        if not (root.parent / "__init__.py").is_file():
+            break  # above it is a namespace, which other distributions may share
+        root = root.parent
+    files = [each for each in sorted(root.rglob("*")) if _is_run(each)]
+    return [part for each in files for part in (each.relative_to(root).as_posix().encode(), _digest_of(each))]
+
+
+def _is_run(path: Path) -> bool:
+    """Return whether a path in a package is a file that may decide what runs; caches follow from their sources."""
+    if path.is_symlink() and path.is_dir():
+        raise OSError(f"{path.name!r} is a link to a folder, whose files no hash would cover")
+    return path.is_file() and (path.parent.name != "__pycache__" or _is_unchecked(path))
+
+
+def _is_unchecked(cache: Path) -> bool:
+    """Return whether byte code is run without a look at its source (PEP 552)."""
+    with cache.open("rb") as file:
+        return bytes(file.read(8)[4:]) == _UNCHECKED
+
+
+def _digest_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def installed(group: Group) -> tuple[Plugin, ...]:

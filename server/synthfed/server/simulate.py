@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import torch
 
+from synthfed.plugins.distributions import CORE, points
 from synthfed.plugins.pinning import Pinned, pin
 from synthfed.protocols.cohort import Site
 from synthfed.protocols.errors import ConfigError
@@ -100,10 +101,10 @@ def simulate(
 
 
 def _site(folder: Path, site: str, table: Path) -> SiteInMemory:
-    points = metadata.entry_points(group=GROUP)
-    if not points:
+    own = [point for point in points(GROUP) if point.distribution == CORE]  # no other may stand in for a site
+    if not own:
         raise ConfigError("the client is not installed; reinstall synthfed")
-    made: SiteInMemory = next(iter(points)).load()(folder, site, table)
+    made: SiteInMemory = metadata.EntryPoint(own[0].name, own[0].target, GROUP).load()(folder, site, table)
     return made
 
 

@@ -71,10 +71,11 @@ def every_record(rows: int) -> Units:
 
 
 def parse_units(name: str, cells: Strings, records_per_unit: int) -> Units:
-    """Return the unit of every record from the unit column's cells."""
+    """Return the unit of every record from the unit column's cells; blanks around a name make no other unit of it."""
     numbers: dict[str, int] = {}
-    units = np.array([numbers.setdefault(cell, len(numbers)) for cell in cells], dtype=np.int64)
-    return Units(units, _unit_problem(cells, units, records_per_unit), f"unit column {name!r}")
+    names = [cell.strip() for cell in cells]
+    units = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+    return Units(units, _unit_problem(names, units, records_per_unit), f"unit column {name!r}")
 
 
 def _unit_problem(cells: Strings, units: npt.NDArray[np.int64], records_per_unit: int) -> str:

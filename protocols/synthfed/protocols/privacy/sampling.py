@@ -1,4 +1,4 @@
-"""Secret coins: which units take part in a round, which record stands for a unit, what its loss may toss.
+"""Secret coins: which units take part in a round, which record stands for a unit and where, what its loss may toss.
 
 Never reveals an index or a count outside the agent, and never uses a public generator.
 """
@@ -65,3 +65,13 @@ def secret_subset(stream: KeyStream, chosen: Indices, slots: int) -> Indices:
         return chosen
     order = np.argsort(stream.words(len(chosen)), kind="stable")
     return np.sort(chosen[order[:slots]])
+
+
+def random_places(stream: KeyStream, count: int, slots: int) -> Indices:
+    """Return a slot of its own for each of ``count`` units, in any order and all choices alike, shape ``(count,)``.
+
+    A library may round a row by its place in a batch. Were units put side by side, one more would move all that
+    follow, and with them their roundings, which weights can be chosen to make large. With random places the others
+    may stay where they are: what is left without the last unit's place has the law of a draw for one unit fewer.
+    """
+    return np.argsort(stream.words(slots), kind="stable")[:count]
