@@ -1,5 +1,6 @@
 """A record that raises, is NaN or huge, or takes long, at every stage of a step: when bytes leave, and which."""
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -143,6 +144,7 @@ class Failing(Plugin):
             "gives another shape": lambda: np.ones((len(batch) - 1, 2)),
             "gives text": lambda: np.array([["a", "record"]] * len(batch)),
             "gives nothing": lambda: None,
+            "exits": lambda: sys.exit(f"a record {batch}"),
             "nests too deeply": lambda: self.statistic(name, batch, payload),
         }
         return np.asarray(wrong.get(self.stage, lambda: self.tiny.statistic(name, batch, payload))())
@@ -166,7 +168,7 @@ class Failing(Plugin):
 
 STAGES = [
     *(("count", stage) for stage in ("raises", "gives another shape", "gives text", "gives nothing")),
-    ("count", "nests too deeply"),
+    *(("count", stage) for stage in ("nests too deeply", "exits")),
     *(("critic", stage) for stage in ("no module", "another module", "raises in the loss", "forgets the graph")),
     *(("critic", stage) for stage in ("raises in the backward pass", "gives a loss too few")),
 ]

@@ -250,7 +250,8 @@ def test_what_a_private_part_keeps_of_all_records_when_it_encodes_them_acts_in_n
 ) -> None:
     (tmp_path / "data.csv").write_text("x\n0.25\n0.75\n1.0\n")
     model: Any = Fitting(tiny)
-    pinned = Pinned(policy, find("synthfed.models", "tabular-gan"), model, TableDomain())
+    plugin, reader = find("synthfed.models", "tabular-gan"), find("synthfed.domains", "table")
+    pinned = Pinned(policy, plugin, model, reader, TableDomain())
     with closing(Ledger(tmp_path / "ledger.db", identities["a"], create=True)) as ledger:
         agent = _agent(pinned, "a", identities["a"], AMPLE, ledger, tmp_path / "data.csv", Clock())
         one = np.full((1, 1), 0.5)

@@ -378,7 +378,9 @@ def federate(tmp_path: Path, _plans: dict[tuple[Any, ...], Plan]) -> Iterator[Ca
             terms = (sites, quorum, mode, epsilon, rounds, dim, gan)
             plan = _plans.get(terms) or _plans.setdefault(terms, make_plan(study, model.sums()))
             plugin = find("synthfed.models", "tabular-gan")
-            pinned = Pinned(Policy(study, plan, plugin.hash), plugin, model, TableDomain())
+            pinned = Pinned(
+                Policy(study, plan, plugin.hash), plugin, model, find("synthfed.domains", "table"), TableDomain()
+            )
             for site in made:
                 site.open(pinned)
             named = dict(zip(roster, made, strict=True))

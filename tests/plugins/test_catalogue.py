@@ -61,6 +61,9 @@ def test_the_list_tells_of_names_that_two_distributions_have(install: Install) -
     output = call("list").output
     assert output.count(" twice ") == 2
     assert "uninstall all but one" in output
+    install("twin_three", "[synthfed.models]\nown twin = a:A\nown twin = b:B\n", "")
+    assert call("list").output.count("plugin 'own twin' (distribution twin_three): is declared more than once") == 1
+    assert "(distribution twin_three 2.5)" in refused(PluginError, "show", "own twin")
 
 
 def test_a_model_shows_its_words_options_sums_and_hash() -> None:
@@ -88,11 +91,36 @@ def test_domains_and_audits_show_what_they_write_and_ask() -> None:
 
 def test_a_name_of_two_kinds_wants_to_know_which(install: Install) -> None:
     points = "[synthfed.models]\ndouble = double_one:A\n[synthfed.audits]\ndouble = double_one:B\n"
-    install("double_one", points, "class A:\n    '''A.'''\nclass B:\n    '''B.'''\n    question, needs = 'Why?', ()\n")
+    methods = "    def unfit(self, study): ...\n    def run(self, study, rows, seed): ...\n"
+    install("double_one", points, f"class B:\n    '''B.'''\n    question, needs = 'Why?', ()\n{methods}")
     assert "plugins of several kinds (model, audit)" in refused(ConfigError, "show", "double")
     assert "Why?" in call("show", "double", "--kind", "audit").output
     assert "'sort' is no kind" in refused(ConfigError, "show", "double", "--kind", "sort")
     assert "is not installed" in refused(PluginError, "show", "no-such-plugin")
+
+
+def test_options_that_suit_nothing_are_told_and_not_passed_over() -> None:
+    for name in ("show", "check"):
+        assert "no_such" in refused(ConfigError, name, "made", "--option", "no_such=1")
+        assert "'table' is of kind domain; --option" in refused(ConfigError, name, "table", "--option", "a=1")
+
+
+def test_a_model_without_options_or_sums_is_told_with_its_distribution(install: Install) -> None:
+    methods = "    def __init__(self, study): ...\n    def private(self): ...\n    def trainer(self, seed): ...\n"
+    source = (
+        "from pydantic import BaseModel\n"
+        f"class Idle:\n    'Idle.'\n{methods}    def sums(self): ...\n"
+        f"class Mean:\n    'Mean.'\n    Options = BaseModel\n{methods}    def sums(self): raise SystemExit('no')\n"
+    )
+    install("poor_one", "[synthfed.models]\nidle = poor_one:Idle\nmean = poor_one:Mean\n", source)
+    assert "'idle' (distribution poor_one): cannot be shown (AttributeError:" in refused(PluginError, "show", "idle")
+    assert "'mean' (distribution poor_one): cannot declare its sums (SystemExit: no); mend" in refused(
+        PluginError, "show", "mean"
+    )
+
+
+def test_a_default_is_shown_as_a_study_would_set_it() -> None:
+    assert [option.default for option in described(Gan.Options) if option.name == "critic_ladder"] == ["[1]"]
 
 
 def test_a_conformant_plugin_passes_and_says_on_what() -> None:

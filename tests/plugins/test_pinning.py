@@ -1,5 +1,6 @@
 """From a study to what is pinned: what cannot be is told with the study's file."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,18 @@ def test_other_errors_pass_as_they_are() -> None:
 
 
 def test_a_model_that_fails_on_a_study_is_an_error_of_the_plugin(make_model: Callable[[str], None]) -> None:
-    make_model("class Model:\n    def __init__(self, study):\n        raise KeyError('width')\n")
+    methods = "    def private(self): ...\n    def trainer(self, seed): ...\n    def sums(self): ...\n"
+    make_model(f"class Model:\n    def __init__(self, study):\n        raise KeyError('width')\n{methods}")
     said = refused(study("own"), PluginError)
     assert said.startswith("study.toml: plugin 'own' (distribution own_dist): cannot be used here (KeyError: 'width')")
     assert said.endswith("mend or reinstall own_dist 2.5")
+
+
+def test_a_model_whose_sums_fail_is_an_error_of_the_plugin(make_model: Callable[[str], None]) -> None:
+    methods = "    def __init__(self, study): ...\n    def private(self): ...\n    def trainer(self, seed): ...\n"
+    make_model(f"class Model:\n{methods}    def sums(self):\n        return 1 / 0\n")
+    said = refused(study("own"), PluginError)
+    assert "(distribution own_dist): cannot declare its sums (ZeroDivisionError" in said
 
 
 @pytest.fixture
@@ -65,5 +74,6 @@ def make_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
         (info / "entry_points.txt").write_text("[synthfed.models]\nown = own_dist:Model\n")
         (tmp_path / "own_dist.py").write_text(source)
         monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "own_dist", raising=False)
 
     return lay_out

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from synthfed import plugins
 from synthfed.plugins.distributions import broken, core_version, fitting_range, points
-from synthfed.plugins.registry import _sources, find, installed
+from synthfed.plugins.registry import Group, _sources, find, installed
 from synthfed.protocols.errors import ConfigError, PluginError
 from synthfed.server.simulate import _site
 
@@ -35,15 +36,20 @@ def test_a_plugin_is_listed_in_its_own_group_only(install: Install) -> None:
     assert "lone" in {plugin.name for plugin in installed("synthfed.audits")}
 
 
+def of_kind(name: str) -> str:
+    """Return the source of a class with the methods of the models' contract."""
+    return f"class {name}:\n    def sums(self): ...\n    def private(self): ...\n    def trainer(self, seed): ...\n"
+
+
 def test_loading_returns_the_class(install: Install) -> None:
-    install("loaded_dist", "[synthfed.models]\nloaded = loaded_dist:Loaded\n", "class Loaded:\n    pass\n")
+    install("loaded_dist", "[synthfed.models]\nloaded = loaded_dist:Loaded\n", of_kind("Loaded"))
     assert find("synthfed.models", "loaded").load().__name__ == "Loaded"
 
 
 def test_a_plugin_makes_an_instance_and_lets_our_own_errors_pass(install: Install) -> None:
     source = (
         "from synthfed.protocols.errors import ConfigError\n"
-        "class Made:\n    def __init__(self, size):\n"
+        f"{of_kind('Made')}    def __init__(self, size):\n"
         "        if size > 3:\n            raise ConfigError('is too large', where='size')\n"
         "        self.size = 10 / size\n"
     )
@@ -65,12 +71,50 @@ def test_a_plugin_makes_an_instance_and_lets_our_own_errors_pass(install: Instal
         ("failing_import", "import no_such_package_at_all\n"),
         ("raising_import", "raise RuntimeError('a bug')\n"),
         ("wrong_syntax", "class\n"),
+        ("exiting_import", "raise SystemExit(0)\n"),
+        ("no_class", "Model = 1\n"),
     ],
 )
 def test_a_broken_plugin_is_named_with_its_distribution_and_version(install: Install, name: str, source: str) -> None:
     install(name, f"[synthfed.models]\nbroken = {name}:Model\n", source)
     with pytest.raises(PluginError, match=rf"'broken' \(distribution {name}\).*reinstall {name} 2.5"):
         find("synthfed.models", "broken").load()
+
+
+@pytest.mark.parametrize(
+    ("group", "lacking"),
+    [
+        ("synthfed.models", "private, trainer"),
+        ("synthfed.domains", "check, read, write, picture, draft"),
+        ("synthfed.audits", "unfit, run"),
+    ],
+)
+def test_a_class_that_lacks_methods_of_its_contract_is_named_with_them(
+    install: Install, group: Group, lacking: str
+) -> None:
+    install("bald_dist", f"[{group}]\nbald = bald_dist:Bald\n", "class Bald:\n    def sums(self): ...\n")
+    with pytest.raises(PluginError, match=rf"'bald' .distribution bald_dist.: lacks .*{group} asks for: {lacking};"):
+        find(group, "bald").load()
+    sys.modules.pop("bald_dist")
+
+
+@pytest.mark.parametrize("target", ["no class!!", "one:two:three"])
+def test_a_target_that_names_no_class_is_told(install: Install, target: str) -> None:
+    install("aimless_dist", f"[synthfed.models]\naimless = {target}\n", "")
+    with pytest.raises(PluginError, match=r"points at '.*', which is not of the form package.module:Class; mend or"):
+        find("synthfed.models", "aimless").load()
+
+
+def test_a_plugin_that_exits_when_made_or_found_ends_nothing(install: Install, tmp_path: Path) -> None:
+    source = f"{of_kind('Leaves')}    def __init__(self, status):\n        raise SystemExit(status)\n"
+    install("leaving_dist", "[synthfed.models]\nleaves = leaving_dist:Leaves\nhides = hiding.place:X\n", source)
+    (tmp_path / "leaving_dist" / "hiding").mkdir()
+    (tmp_path / "leaving_dist" / "hiding" / "__init__.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(PluginError, match=r"cannot be used here .SystemExit: 0"):
+        find("synthfed.models", "leaves").make(0)
+    with pytest.raises(PluginError, match=r"cannot be located .SystemExit: 0"):
+        find("synthfed.models", "hides").hash  # noqa: B018
+    sys.modules.pop("leaving_dist")
 
 
 def test_a_missing_plugin_is_named_with_those_that_are_there(install: Install) -> None:
@@ -95,6 +139,13 @@ def test_the_hash_is_of_the_source_and_does_not_run_it(install: Install) -> None
     module.write_text("raise RuntimeError  # changed\n")
     assert plugin.hash != before
     assert "hashed_dist" not in sys.modules
+
+
+def test_the_hash_is_of_distribution_and_version_too(install: Install) -> None:
+    install("own_dist", "[synthfed.models]\nowned = own_dist:Owned\n", "")
+    plugin = find("synthfed.models", "owned")
+    others = (replace(plugin, distribution="other_dist"), replace(plugin, version="2.6"))
+    assert len({plugin.hash, *(other.hash for other in others)}) == 3
 
 
 def test_two_plugins_of_one_file_have_two_hashes(install: Install) -> None:
@@ -151,7 +202,7 @@ def test_the_hash_covers_byte_code_that_runs_without_a_look_at_its_source_and_no
     for mode in (PycInvalidationMode.TIMESTAMP, PycInvalidationMode.CHECKED_HASH):
         compile_file(str(source), invalidation_mode=mode, doraise=True)
         assert plugin.hash == before
-    other.write_text("class Net:\n    is_another = True\n")
+    other.write_text(f"{of_kind('Net')}    is_another = True\n")
     compile_file(str(other), cfile=cache_from_source(str(source)), invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
     assert plugin.hash != before
     assert plugin.load().is_another
@@ -211,7 +262,7 @@ def test_a_plugin_for_another_synthfed_is_named_and_not_loaded(install: Install,
 
 @pytest.mark.parametrize("requirement", [FITTING, f"Synthfed=={VERSION}", f"synthfed>={VERSION} ; python_version>'3'"])
 def test_a_plugin_for_this_synthfed_is_loaded(install: Install, requirement: str) -> None:
-    install("fit_dist", "[synthfed.models]\nfit = fit_dist:Fit\n", "class Fit:\n    pass\n", requirement)
+    install("fit_dist", "[synthfed.models]\nfit = fit_dist:Fit\n", of_kind("Fit"), requirement)
     assert find("synthfed.models", "fit").load().__name__ == "Fit"
     sys.modules.pop("fit_dist")
 

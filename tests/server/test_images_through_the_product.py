@@ -14,6 +14,7 @@ from synthfed.plugins.cli import app
 from synthfed.plugins.domains.image import ImageDomain
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.study import parse_study
+from synthfed.server.evidence import Evidence
 from synthfed.server.release import audit_release, open_release
 
 PIXEL_MEANS = '''
@@ -203,6 +204,16 @@ class Images(HTMLParser):
             self.found.append(dict(attrs))
 
 
+def test_the_evidence_and_the_page_name_both_plugins_that_the_sites_pinned(release: Path) -> None:
+    evidence = Evidence.from_json((release / "evidence.json").read_bytes(), where="evidence.json")
+    assert (evidence.plugin.name, evidence.plugin.distribution) == ("pixel-means", "pixel_means_dist")
+    assert evidence.domain is not None
+    assert (evidence.domain.name, evidence.domain.distribution) == ("image", "synthfed")
+    page = (release / "report.html").read_text()
+    assert f"<dd>image of synthfed {evidence.domain.version}, <code>{evidence.domain.hash}</code>" in page
+    assert f"<dd>pixel-means of pixel_means_dist 1.0, <code>{evidence.plugin.hash}</code>" in page
+
+
 def test_the_page_holds_the_pictures_itself_and_says_what_they_show(release: Path) -> None:
     page = (release / "report.html").read_text()
     found = Images(page).found
@@ -224,6 +235,19 @@ def test_more_images_of_one_digit_can_be_drawn(release: Path, installed: None, t
     again = tmp_path / "again.npz"
     synthfed("sample", release, "--rows", 500, "--seed", 3, "--out", again)
     assert again.read_bytes() == (release / "synthetic.npz").read_bytes()
+
+
+def test_walks_through_the_latent_space_can_be_drawn(release: Path, installed: None, tmp_path: Path) -> None:
+    out = tmp_path / "walks.npz"
+    synthfed("sample", release, "--walks", 4, "--rows", 20, "--seed", 2, "--out", out)
+    with np.load(out, allow_pickle=False) as file:
+        steps = np.abs(np.diff(file["image"].reshape(4, 5, -1).astype(float), axis=1)).sum(axis=2)
+    assert np.abs(steps / steps.mean(axis=1, keepdims=True) - 1).max() < 0.2
+    for wrong, words in ((("--walks", 3), "3 must divide --rows 20"), (("--walks", 20), "at least 2 rows each")):
+        with pytest.raises(ConfigError, match=words):
+            synthfed("sample", release, *wrong, "--rows", 20, "--out", out)
+    with pytest.raises(ConfigError, match="--where: cannot be met along a walk"):
+        synthfed("sample", release, "--walks", 4, "--rows", 20, "--where", "digit = 3", "--out", out)
 
 
 def test_the_release_is_audited_as_arrays_and_keeps_its_pictures(release: Path, folder: Path, installed: None) -> None:

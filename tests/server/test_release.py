@@ -18,7 +18,7 @@ from synthfed.protocols.study import Study, parse_study
 from synthfed.server import sampling
 from synthfed.server.evidence import Evidence
 from synthfed.server.finish import write_release
-from synthfed.server.release import audit_release, open_release, sample_to
+from synthfed.server.release import audit_release, open_release, sample_to, walk_to
 
 STUDY = """
 format = 1
@@ -64,6 +64,11 @@ class Toy:
     def __init__(self, study):
         self.study = study
 
+    def sums(self):
+        raise NotImplementedError("a release asks for no sum")
+
+    private = sums
+
     def trainer(self, seed):
         return Trainer(seed)
 
@@ -83,6 +88,9 @@ class Trainer:
         ill = (rng.random((rows, 2)) < self.arrays["share"]).astype(float)
         ill[:, 1][rng.random(rows) < 0.1] = np.nan
         return np.column_stack([ill, rng.integers(100, size=rows)])
+
+    def walk(self, walks, steps, seed):
+        return np.zeros((0, 3))
 
     def state(self):
         return self.arrays
@@ -200,6 +208,19 @@ def test_sampling_with_the_published_seed_gives_the_published_rows(tmp_path: Pat
     assert (tmp_path / "again.csv").read_bytes() == (folder / "synthetic.csv").read_bytes()
     sample_to(folder, 200, 6, tmp_path / "other.csv")
     assert (tmp_path / "other.csv").read_bytes() != (folder / "synthetic.csv").read_bytes()
+
+
+def test_rows_are_not_written_under_the_name_of_another_kind_of_file(tmp_path: Path, toy: Any) -> None:
+    folder = publish(tmp_path / "release", toy)
+    with pytest.raises(ConfigError, match=r"out\.npz: must end with \.csv"):
+        sample_to(folder, 20, 1, tmp_path / "out.npz")
+
+
+def test_a_model_without_a_latent_space_is_not_walked_through(tmp_path: Path, toy: Any) -> None:
+    folder = publish(tmp_path / "release", toy)
+    with pytest.raises(ConfigError, match="--walks: model 'toy' has no latent space"):
+        walk_to(folder, 20, 1, tmp_path / "walks.csv", walks=2)
+    assert not (tmp_path / "walks.csv").exists()
 
 
 def test_many_chunks_make_one_table(tmp_path: Path, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +350,7 @@ def test_a_plugin_that_changed_is_noticed(tmp_path: Path, toy: Any) -> None:
 def test_a_plugin_that_refuses_the_weights_is_named(tmp_path: Path, toy: Any) -> None:
     del toy.arrays["mask"]
     folder = publish(tmp_path / "release", toy)
-    with pytest.raises(PluginError, match=r"'toy' \(distribution toy_dist\): cannot restore the release"):
+    with pytest.raises(PluginError, match=r"'toy' \(distribution toy_dist\): cannot take its state back"):
         open_release(folder)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthfed.plugins.api import Payload, PrivatePart
+from synthfed.plugins.registry import FOREIGN
 from synthfed.protocols.errors import BudgetExceeded, RemoteProtocolError
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
@@ -176,7 +177,7 @@ class Agent:
             coins = uniform_numbers(stream, kind.slots, kind.sum.coins)
             places = random_places(stream, len(batch), kind.slots)
             total = clipped_sum(self.private, kind, payload, batch, coins, places)
-        except Exception as error:  # noqa: BLE001 - foreign code on records; its text could hold a value
+        except FOREIGN as error:  # on records; its text could hold a value
             _LOG.error("the plugin failed on records (%s); %s", type(error).__name__, _MUTED)
             return None
         if not np.isfinite(total).all():

@@ -21,6 +21,7 @@ from .config import Home, data_path, study_path
 app = typer.Typer(
     help="Run a site: its agent keeps the records, its node talks to the coordinator.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.pinning import Pinned, pin
 from synthfed.plugins.processes import exclusive
-from synthfed.protocols.errors import ConfigError, PluginError, SynthfedError
+from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import Study
 
@@ -45,7 +45,7 @@ def _warm_up(pinned: Pinned) -> None:
     """Compute one gradient step on made-up rows: a process's first one is slow and would overrun its time."""
     for kind in pinned.policy.plan.kinds:
         if kind.sum.family == "gradient":
-            with _foreign(pinned, repr(kind.sum.name)):
+            with pinned.plugin.blamed(f"cannot compute {kind.sum.name!r} on made-up rows"):
                 seconds_per_step(pinned, kind)
     check_records_apart(pinned)
 
@@ -58,28 +58,13 @@ def check_records_apart(pinned: Pinned) -> None:
         PluginError: one of them cannot be computed.
     """
     private, sums = pinned.model.private(), [kind.sum for kind in pinned.policy.plan.kinds]
-    with _foreign(pinned, "encoding or a statistic"):
+    with pinned.plugin.blamed("cannot compute encoding or a statistic on made-up rows"):
         statistics = [each for each in sums if each.family == "statistic"]
         check_rows(private, statistics, pinned.policy.study.columns)
     for each in sums:
         if each.family == "gradient":
-            with _foreign(pinned, repr(each.name)):
+            with pinned.plugin.blamed(f"cannot compute {each.name!r} on made-up rows"):
                 check_uncoupled(private, each, row_width(pinned, private))
-
-
-@contextlib.contextmanager
-def _foreign(pinned: Pinned, what: str) -> Iterator[None]:
-    """Put the plugin's name to what its code raises; made-up rows only, so that the text may be told."""
-    try:
-        yield
-    except SynthfedError:
-        raise
-    except Exception as error:  # the edge to foreign code; no record is near
-        raise PluginError(
-            f"cannot compute {what} on made-up rows ({type(error).__name__}: {error})",
-            plugin=pinned.plugin.name,
-            distribution=pinned.plugin.distribution,
-        ) from error
 
 
 def check_roster(home: Home, config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:

@@ -19,11 +19,20 @@ from .registry import Plugin, find
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """A study with its plugins loaded and its policy fixed."""
+    """A study with its plugins loaded and its policy fixed.
+
+    Attributes:
+        policy: the terms, the plan and the hash of both plugins' code.
+        plugin: what was pinned of the model.
+        model: an instance of it, for these terms.
+        reader: what was pinned of the domain.
+        domain: an instance of it.
+    """
 
     policy: Policy
     plugin: Plugin
     model: Model
+    reader: Plugin
     domain: Domain
 
 
@@ -38,12 +47,15 @@ def pin(study: Study) -> Pinned:
     code = digest("code", plugin.hash, reader.hash)
     try:
         model: Model = plugin.make(study)
+        with plugin.blamed("cannot declare its sums"):
+            sums = model.sums()
         domain: Domain = reader.make()
-        domain.check(study.columns)
-        plan = make_plan(study, model.sums())
+        with reader.blamed("cannot check a schema"):
+            domain.check(study.columns)
+        plan = make_plan(study, sums)
     except ConfigError as error:
         raise StudyError(str(error)) from None
-    return Pinned(Policy(study, plan, code), plugin, model, domain)
+    return Pinned(Policy(study, plan, code), plugin, model, reader, domain)
 
 
 @contextmanager

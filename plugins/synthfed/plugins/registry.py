@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +25,11 @@ Group = Literal["synthfed.models", "synthfed.domains", "synthfed.audits"]
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 
+TWICE: Final = "is declared more than once; uninstall all but one of the distributions that do, or mend the one"
+"""What is wrong with a name that has several entry points."""
+
+FOREIGN: Final = (Exception, SystemExit)
+"""What foreign code may raise at its edge: anything, and a plugin that exits must not end the program."""
 _UNCHECKED: Final = (0b01).to_bytes(4, "little")  # flags of byte code: made for a source's hash, which nobody compares
 
 
@@ -50,14 +57,19 @@ class Plugin:
         """Import the plugin and return its class.
 
         Raises:
-            PluginError: it was made for another synthfed, the import failed, whatever the reason, or the class is
-                not there.
+            PluginError: it was made for another synthfed, the import failed, whatever the reason, or what is there
+                is no class with the methods of its group's contract.
         """
         self._check_fit()
+        point = metadata.EntryPoint(self.name, self.target, self.group)
+        if not point.pattern.fullmatch(self.target):
+            raise self._broken(f"points at {self.target!r}, which is not of the form package.module:Class")
         try:
-            return metadata.EntryPoint(self.name, self.target, self.group).load()
-        except Exception as error:  # the edge to foreign code: an import may raise anything
+            found = point.load()
+        except FOREIGN as error:
             raise self._broken(f"cannot be loaded ({type(error).__name__}: {error})") from error
+        self._check_kind(found)
+        return found
 
     def make(self, *arguments: object) -> Any:
         """Return an instance of the plugin's class.
@@ -66,16 +78,25 @@ class Plugin:
             PluginError: the import failed or the class raised anything but an error of ours.
         """
         kind = self.load()
-        try:
+        with self.blamed("cannot be used here"):
             return kind(*arguments)
+
+    @contextmanager
+    def blamed(self, what: str) -> Iterator[None]:
+        """Turn whatever the plugin's code raises inside, but an error of ours, into one that names the plugin.
+
+        The text of the plugin's own error is told, so no record may be near.
+        """
+        try:
+            yield
         except SynthfedError:
             raise
-        except Exception as error:
-            raise self._broken(f"cannot be used here ({type(error).__name__}: {error})") from error
+        except FOREIGN as error:
+            raise self._broken(f"{what} ({type(error).__name__}: {error})") from error
 
     @property
     def hash(self) -> bytes:
-        """The digest of the entry point, the version and every file of its outermost package, 32 bytes.
+        """The digest of distribution, version, entry point and every file of its outermost package, 32 bytes.
 
         Of a package in a namespace, such as synthfed's own, only the part below the namespace counts. What the
         package imports from elsewhere is not covered. The parent packages are imported to find the file, the
@@ -89,19 +110,39 @@ class Plugin:
         try:
             spec = importlib.util.find_spec(module)
             sources = _sources(module, Path(spec.origin)) if spec and spec.origin else []
-        except Exception as error:  # a parent package is foreign code too
+        except FOREIGN as error:  # a parent package is foreign code too
             raise self._broken(f"cannot be located ({type(error).__name__}: {error})") from error
         if not sources:
             raise self._broken(f"cannot be located (no file for module {module!r})")
-        return digest("plugin", self.target.encode(), self.version.encode(), *sources)
+        return digest("plugin", *(each.encode() for each in (self.distribution, self.version, self.target)), *sources)
 
     def _check_fit(self) -> None:
         if self.unfit:
             raise PluginError(self.unfit, plugin=self.name, distribution=self.distribution)
 
+    def _check_kind(self, found: Any) -> None:
+        """Refuse what is no class, or lacks a method of the contract: it would fail in the middle of a study."""
+        if not isinstance(found, type):
+            raise self._broken(f"points at a thing of type {type(found).__name__}, where a class must be")
+        lacking = [name for name in _methods(self.group) if not callable(getattr(found, name, None))]
+        if lacking:
+            raise self._broken(f"lacks what the contract of {self.group} asks for: {', '.join(lacking)}")
+
     def _broken(self, what: str) -> PluginError:
         message = f"{what}; mend or reinstall {self.distribution} {self.version}"
         return PluginError(message, plugin=self.name, distribution=self.distribution)
+
+
+def _methods(group: Group) -> list[str]:
+    """Return the names of the methods that a group's contract asks of a class."""
+    from . import api  # numpy comes with it, which a listing does without
+
+    contracts: dict[Group, type] = {
+        "synthfed.models": api.Model,
+        "synthfed.domains": api.Domain,
+        "synthfed.audits": api.Audit,
+    }
+    return [name for name in vars(contracts[group]) if not name.startswith("_")]
 
 
 def _sources(module: str, file: Path) -> list[bytes]:
@@ -160,12 +201,8 @@ def find(group: Group, name: str) -> Plugin:
             plugin=name,
         )
     if len(matches) > 1:
-        distributions = ", ".join(f"{plugin.distribution} {plugin.version}" for plugin in matches)
-        raise PluginError(
-            "is declared more than once; uninstall all but one of its distributions",
-            plugin=name,
-            distribution=distributions,
-        )
+        distributions = ", ".join(dict.fromkeys(f"{plugin.distribution} {plugin.version}" for plugin in matches))
+        raise PluginError(TWICE, plugin=name, distribution=distributions)
     return matches[0]
 
 

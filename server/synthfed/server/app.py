@@ -18,6 +18,7 @@ from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import end_with_parent
 from synthfed.protocols.errors import SynthfedError
 
+from .guarded import GuardedTrainer
 from .link import Link
 from .store import Run
 from .stream import SessionLink
@@ -59,7 +60,7 @@ def _conduct(grid: Grid, run: Run, transport: str) -> None:
     torch.set_num_threads(1)
     study, settings = run.study(), run.settings()
     pinned = pin(study)
-    trainer = pinned.model.trainer(settings["seed"])
+    trainer = GuardedTrainer(pinned.plugin, pinned.model, settings["seed"])
     sites = frozenset(study.cohort.roster)
     link: Link = MessagesLink(grid, sites) if transport == "messages" else _Sessions(grid, settings, sites)
     try:

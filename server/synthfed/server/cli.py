@@ -18,12 +18,16 @@ from synthfed.protocols.errors import ConfigError
 
 from .wishes import Wishes, flag_of, pairs
 
-app: Final = typer.Typer(help="Run a coordinator.", no_args_is_help=True, pretty_exceptions_enable=False)
-study: Final = typer.Typer(help="Draft and check a study file.", no_args_is_help=True, pretty_exceptions_enable=False)
-simulate: Final = typer.Typer(pretty_exceptions_enable=False)
-sample: Final = typer.Typer(pretty_exceptions_enable=False)
-compare: Final = typer.Typer(pretty_exceptions_enable=False)
-demo: Final = typer.Typer(pretty_exceptions_enable=False)
+app: Final = typer.Typer(
+    help="Run a coordinator.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+study: Final = typer.Typer(
+    help="Draft and check a study file.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+simulate: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+sample: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+compare: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+demo: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 HomeOption = Annotated[Path, typer.Option("--home", help="The coordinator's folder.")]
 _LARGEST_SEED: Final = 2**63 - 1
@@ -227,13 +231,21 @@ def sample_release(
         list[str] | None,
         typer.Option(help="`column = value`, `column in low..high` or `column is missing`, of every row; repeat."),
     ] = None,
+    walks: Annotated[
+        int | None, typer.Option(min=1, help="Split the rows into so many straight walks through the latent space.")
+    ] = None,
 ) -> None:
     """Draw more synthetic rows from a release; costs no privacy."""
-    from .release import sample_to
+    from .release import sample_to, walk_to
 
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError("must be a file in a folder that exists", where=f"--out {out}")
-    sample_to(release, rows, seed, out, where or [])
+    if walks is None:
+        sample_to(release, rows, seed, out, where or [])
+    elif where:
+        raise ConfigError("cannot be met along a walk; leave out --where or --walks", where="--where")
+    else:
+        walk_to(release, rows, seed, out, walks)
     _console().print(f"{rows} rows: {out}")
 
 

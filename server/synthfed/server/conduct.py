@@ -19,6 +19,7 @@ from synthfed.protocols import errors
 from synthfed.protocols.study import Study, parse_study
 
 from .finish import check_place, finish
+from .guarded import GuardedTrainer
 from .home import ServerConfig, ServerHome
 from .pictures import check_drawing
 from .store import Run, Status
@@ -96,7 +97,8 @@ def conduct(
             except BaseException:
                 superlink.stop(number)
                 raise
-    finish(run, pinned, pinned.model.trainer(request.seed), request.out, request.rows, request.seed)
+    trainer = GuardedTrainer(pinned.plugin, pinned.model, request.seed)
+    finish(run, pinned, trainer, request.out, request.rows, request.seed)
 
 
 def _follow(superlink: SuperLink, run: Run, watch: Callable[[Status], None]) -> None:

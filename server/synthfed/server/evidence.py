@@ -61,7 +61,7 @@ class SiteEvidence(Strict):
 
 
 class PluginEvidence(Strict):
-    """The model plugin that the sites pinned."""
+    """A plugin that the sites pinned."""
 
     name: Text
     distribution: Text
@@ -81,6 +81,8 @@ class Evidence(Strict):
         epsilon_by_bad_sites: the same by number of sites that work with the coordinator.
         epsilon_by_sites_of_unit: the same by number of sites that hold a unit.
         sigma_floor: what no sum's ``own_noise`` may be below, if the terms say so.
+        plugin: the model.
+        domain: what read the sites' data and wrote the release; None: not stated.
         versions: of the software that trained, by distribution.
         started: ISO 8601 with a time zone; ``ended`` likewise.
         seed_note: where the public seeds came from, and that the noise was not drawn from them.
@@ -106,6 +108,7 @@ class Evidence(Strict):
     sums: tuple[SumEvidence, ...]
     sites: tuple[SiteEvidence, ...]
     plugin: PluginEvidence
+    domain: PluginEvidence | None = None
     versions: dict[str, str]
     started: str
     ended: str

@@ -22,9 +22,11 @@ from safetensors.numpy import save
 from synthfed.plugins.api import Domain, Trainer
 from synthfed.plugins.files import sync, write_whole
 from synthfed.plugins.pinning import Pinned
+from synthfed.plugins.registry import Plugin
 from synthfed.protocols.errors import ConfigError, LocalProtocolError
 from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.privacy.plan import epsilon_by_sites
+from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.study import Study, parse_study
 from synthfed.protocols.sums import own_noise
 
@@ -86,33 +88,8 @@ def finish(
 
 def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evidence:
     """Return what was promised and what was asked for, by site and sum."""
-    policy, plugin = pinned.policy, pinned.plugin
+    policy = pinned.policy
     study, plan = policy.study, policy.plan
-    sums = tuple(
-        SumEvidence(
-            name=kind.sum.name,
-            family=kind.sum.family,
-            dim=kind.sum.dim,
-            noise_multiplier=kind.noise_multiplier,
-            own_noise=own_noise(study, kind),
-            sample_rate=kind.sum.sample_rate,
-            clip_norm=kind.sum.clip_norm,
-            cap=kind.sum.rounds,
-            rounds_released=tally.released[kind.sum.name],
-        )
-        for kind in plan.kinds
-    )
-    sites = tuple(
-        SiteEvidence(
-            id=site.id,
-            controller=site.controller,
-            key_fingerprint=fingerprint(site.public_key),
-            epsilon_spent=spent(policy, tally.charged.get(site.id, Counter())),
-            delta=study.privacy.delta,
-            rounds=sum(tally.charged.get(site.id, Counter()).values()),
-        )
-        for site in study.cohort.sites
-    )
     return Evidence(
         setting=setting,
         study=study.name,
@@ -130,16 +107,53 @@ def gather(pinned: Pinned, tally: Tally, setting: Setting = "federation") -> Evi
         epsilon_by_sites_of_unit=tuple((held, _finite(epsilon)) for held, epsilon in epsilon_by_sites(study, plan)),
         clip_norm=study.privacy.clip_norm,
         sigma_floor=study.privacy.sigma_floor,
-        sums=sums,
-        sites=sites,
-        plugin=PluginEvidence(
-            name=plugin.name, distribution=plugin.distribution, version=plugin.version, hash=plugin.hash.hex()
-        ),
+        sums=_sums(policy, tally),
+        sites=_sites(policy, tally),
+        plugin=_pinned(pinned.plugin),
+        domain=_pinned(pinned.reader),
         versions={name: metadata.version(name) for name in _DISTRIBUTIONS},
         started=tally.started,
         ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seed_note="The seed fixes initial weights and the coordinator's draws; privacy noise and sampling came "
         "from each site's operating system.",
+    )
+
+
+def _sums(policy: Policy, tally: Tally) -> tuple[SumEvidence, ...]:
+    return tuple(
+        SumEvidence(
+            name=kind.sum.name,
+            family=kind.sum.family,
+            dim=kind.sum.dim,
+            noise_multiplier=kind.noise_multiplier,
+            own_noise=own_noise(policy.study, kind),
+            sample_rate=kind.sum.sample_rate,
+            clip_norm=kind.sum.clip_norm,
+            cap=kind.sum.rounds,
+            rounds_released=tally.released[kind.sum.name],
+        )
+        for kind in policy.plan.kinds
+    )
+
+
+def _sites(policy: Policy, tally: Tally) -> tuple[SiteEvidence, ...]:
+    charged = {site.id: tally.charged.get(site.id, Counter()) for site in policy.study.cohort.sites}
+    return tuple(
+        SiteEvidence(
+            id=site.id,
+            controller=site.controller,
+            key_fingerprint=fingerprint(site.public_key),
+            epsilon_spent=spent(policy, charged[site.id]),
+            delta=policy.study.privacy.delta,
+            rounds=sum(charged[site.id].values()),
+        )
+        for site in policy.study.cohort.sites
+    )
+
+
+def _pinned(plugin: Plugin) -> PluginEvidence:
+    return PluginEvidence(
+        name=plugin.name, distribution=plugin.distribution, version=plugin.version, hash=plugin.hash.hex()
     )
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -21,11 +20,12 @@ from safetensors.numpy import load as load_arrays
 from synthfed.plugins.api import Audit, Domain, Model, Source, Trainer
 from synthfed.plugins.files import read_text, write_whole
 from synthfed.plugins.registry import Plugin, find, installed
-from synthfed.protocols.errors import ConfigError, PluginError, SynthfedError
+from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Records, Strict, places
 from synthfed.protocols.study import Study, describe, parse_study
 
 from .evidence import Evidence, PluginEvidence
+from .guarded import GuardedTrainer
 from .pictures import read_pictures
 from .report import FORMAT as REPORT_FORMAT
 from .report import Document, Finding, render, with_audits
@@ -88,10 +88,9 @@ def open_release(folder: Path) -> Release:
     manifest = _read_manifest(folder / "model" / "model.json")
     state = _read_weights(folder / "model" / "weights.safetensors", manifest.weights_sha256)
     plugin = find("synthfed.models", study.model.plugin)
-    with _foreign(plugin, "cannot restore the release"):
-        model: Model = plugin.load()(study)
-        trainer = model.trainer(manifest.seed)
-        trainer.load(state)
+    model: Model = plugin.make(study)
+    trainer = GuardedTrainer(plugin, model, manifest.seed)
+    trainer.load(state)
     return Release(folder, study, evidence, manifest, plugin, model, trainer)
 
 
@@ -113,8 +112,32 @@ def sample_to(folder: Path, rows: int, seed: int, out: Path, where: Sequence[str
     release = open_release(folder)
     columns = release.study.columns
     conditions = parse_conditions(where, columns)
-    domain: Domain = find("synthfed.domains", release.study.domain).make()
+    domain = _domain(release, out)
     domain.write(out, columns, draw(release.trainer, columns, rows, seed, conditions, release.model.conditions))
+
+
+def walk_to(folder: Path, rows: int, seed: int, out: Path, walks: int) -> None:
+    """Write straight walks through a release's latent space into a file, one after the other, all or nothing.
+
+    Args:
+        folder: the release.
+        rows: synthetic records of all walks together, which memory holds at once.
+        seed: of the walks' ends.
+        out: the file.
+        walks: how many walks the rows are split into.
+
+    Raises:
+        ConfigError: as `sample_to`, the rows cannot be split so, or the model has no latent space.
+        PluginError: the model plugin is not installed.
+    """
+    if rows % walks or rows < 2 * walks:
+        raise ConfigError(f"{walks} must divide --rows {rows} into walks of at least 2 rows each", where="--walks")
+    release = open_release(folder)
+    records = release.trainer.walk(walks, rows // walks, seed)
+    if not len(records):
+        model = release.plugin.name
+        raise ConfigError(f"model {model!r} has no latent space to walk through; leave the option out", where="--walks")
+    _domain(release, out).write(out, release.study.columns, [records])
 
 
 def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) -> tuple[Finding, ...]:
@@ -159,23 +182,19 @@ def write_report(folder: Path, document: Document) -> None:
 def _audit(plugin: Plugin, study: Study, rows: Mapping[Source, Records], seed: int) -> Finding:
     if plugin.unfit:
         return Finding(plugin.name, f"an audit of {plugin.distribution} {plugin.version}", (), plugin.unfit)
-    with _foreign(plugin, "failed"):
+    with plugin.blamed("failed"):
         audit: Audit = plugin.load()()
         if reason := audit.unfit(study):
             return Finding(audit.name, audit.question, (), reason)
         return Finding(audit.name, audit.question, tuple(audit.run(study, rows, seed)))
 
 
-@contextmanager
-def _foreign(plugin: Plugin, what: str) -> Iterator[None]:
-    """Turn whatever a plugin raises into an error that names it."""
-    try:
-        yield
-    except SynthfedError:
-        raise
-    except Exception as error:  # the edge to foreign code
-        message = f"{what} ({type(error).__name__}: {error}); the installed version is {plugin.version}"
-        raise PluginError(message, plugin=plugin.name, distribution=plugin.distribution) from error
+def _domain(release: Release, out: Path) -> Domain:
+    """Return the domain that writes a release's rows; ConfigError where the file's name is of another kind."""
+    domain: Domain = find("synthfed.domains", release.study.domain).make()
+    if not out.name.endswith(domain.suffix):
+        raise ConfigError(f"must end with {domain.suffix}, as the release's own file does", where=f"--out {out}")
+    return domain
 
 
 def _read(path: Path) -> bytes:

@@ -23,6 +23,7 @@ from synthfed.protocols.study import Study
 
 from .drafting import with_sites
 from .finish import check_place, finish
+from .guarded import GuardedTrainer
 from .link import MemoryLink
 from .pictures import check_drawing
 from .store import Run, Status
@@ -91,7 +92,7 @@ def simulate(
         for each in sites.values():
             each.open(pinned)
         run = Run.begin(folder / "run", render_study(study), {}, resume=False, watch=watch)
-        trainer = pinned.model.trainer(seed)
+        trainer = GuardedTrainer(pinned.plugin, pinned.model, seed)
         link = MemoryLink({site: each.answer for site, each in sites.items()}, is_patient=True)
         stack.callback(link.close)
         Training(pinned.policy, trainer, link, run, lambda: secrets.token_bytes(32), Waiting()).run()

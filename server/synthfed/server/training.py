@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthfed.plugins.api import Answer, Ask, Payload, Trainer
-from synthfed.protocols.errors import LocalProtocolError, QuorumLost
+from synthfed.protocols.errors import PluginError, QuorumLost
 from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
 from synthfed.protocols.privacy.plan import charge
 from synthfed.protocols.secagg.messages import Code
@@ -148,8 +148,8 @@ class Training:
     def _round(self, session: Session, cohort: tuple[str, ...], ask: Ask, state: State) -> None:
         kind = self._kind(ask)
         if self._remaining()[ask.sum] < 1:
-            raise LocalProtocolError(f"the trainer asked for more rounds of {ask.sum!r} than it declared")
-        payload = _payload_bytes(kind, ask.payload)
+            raise self._broken(f"asked for more rounds of {ask.sum!r} than it declared")
+        payload = self._payload_bytes(kind, ask.payload)
         start = time.monotonic()
         # Durable before it is posted: a crash in between may state a charge too many, never one too few.
         self.tally.attempts[ask.sum] += 1
@@ -189,8 +189,20 @@ class Training:
     def _kind(self, ask: Ask) -> Kind:
         kind = self._policy.plan.kind(ask.sum)
         if kind is None:
-            raise LocalProtocolError(f"the trainer asked for {ask.sum!r}, which it did not declare")
+            raise self._broken(f"asked for {ask.sum!r}, which it did not declare")
         return kind
+
+    def _payload_bytes(self, kind: Kind, payload: Payload) -> bytes:
+        """Return the arrays in declared order, little-endian float32."""
+        parts = []
+        for name, shape in kind.sum.payload:
+            if name not in payload or payload[name].shape != shape:
+                raise self._broken(f"asked for {kind.sum.name!r} without {name!r} of the declared shape {shape}")
+            parts.append(np.ascontiguousarray(payload[name], dtype="<f4").tobytes())
+        return b"".join(parts)
+
+    def _broken(self, what: str) -> PluginError:
+        return PluginError(f"its trainer {what}; mend the plugin", plugin=self._policy.study.model.plugin)
 
     def _save(self) -> None:
         self._run.save(self._policy.study, self._trainer.state(), self.tally)
@@ -229,13 +241,3 @@ def spent(
     """Return epsilon of the rounds a site was asked for, as the coordinator counts them."""
     events = tuple(charge(kind, policy.study, rounds.get(kind.sum.name, 0)) for kind in policy.plan.kinds)
     return account(events, policy.study.privacy.delta)
-
-
-def _payload_bytes(kind: Kind, payload: Payload) -> bytes:
-    """Return the arrays in declared order, little-endian float32."""
-    parts = []
-    for name, shape in kind.sum.payload:
-        if payload[name].shape != shape:
-            raise LocalProtocolError(f"payload {name!r} has shape {payload[name].shape}, declared {shape}")
-        parts.append(np.ascontiguousarray(payload[name], dtype="<f4").tobytes())
-    return b"".join(parts)

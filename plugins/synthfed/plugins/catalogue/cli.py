@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from ..testing import Conformance, Report
 
 app: Final = typer.Typer(
-    help="List, show, check and start plugins.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="List, show, check and start plugins.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 NameArgument = Annotated[str, typer.Argument(help="The plugin's name, as a study gives it.")]
@@ -53,7 +56,7 @@ def list_(
     console = Console()
     console.print(table)
     notes += [f"distribution {name!r}: its entry points cannot be read; reinstall it" for name in broken()]
-    for note in notes:
+    for note in dict.fromkeys(notes):
         console.print(escape(note), soft_wrap=True)
 
 
@@ -62,7 +65,8 @@ def show(name: NameArgument, kind: KindOption = None, option: OptionOption = [])
     """Print what a plugin says of itself, and the hash that sites pin."""
     from .portrait import kind_of, look_up
 
-    plugin = look_up(name, kind)
+    plugin, options = look_up(name, kind), _options(option)
+    _check_for_models(plugin, bool(options))
     found = plugin.load()
     console = Console()
     console.print(
@@ -72,12 +76,13 @@ def show(name: NameArgument, kind: KindOption = None, option: OptionOption = [])
     console.print(f"hash    {plugin.hash.hex()}", soft_wrap=True)
     console.print()
     console.print(escape(_documentation(found)), soft_wrap=True)
-    if kind_of(plugin) == "audit":
-        console.print(escape(f"asks    {found.question} (of rows: {', '.join(found.needs)})"), soft_wrap=True)
-    if kind_of(plugin) == "domain":
-        console.print(escape(f"writes  files that end with {found.suffix}"), soft_wrap=True)
-    if kind_of(plugin) == "model":
-        _show_model(console, found, _options(option))
+    with plugin.blamed("cannot be shown"):
+        if kind_of(plugin) == "audit":
+            console.print(escape(f"asks    {found.question} (of rows: {', '.join(found.needs)})"), soft_wrap=True)
+        if kind_of(plugin) == "domain":
+            console.print(escape(f"writes  files that end with {found.suffix}"), soft_wrap=True)
+        if kind_of(plugin) == "model":
+            _show_model(console, plugin, options)
 
 
 @app.command()
@@ -130,11 +135,13 @@ def new(
 
 def _state(plugin: "Plugin", is_twin: bool, load: bool) -> tuple[str, str]:
     """Return a plugin's state in a word, and a sentence where it is not ok."""
+    from ..registry import TWICE
+
     who = f"plugin {plugin.name!r} (distribution {plugin.distribution})"
     if plugin.unfit:
         return "unfit", f"{who}: {plugin.unfit}"
     if is_twin:
-        return "twice", f"{who}: is declared more than once; uninstall all but one of its distributions"
+        return "twice", f"{who}: {TWICE}"
     if load:
         try:
             plugin.load()
@@ -149,16 +156,19 @@ def _documentation(found: type) -> str:
     return "\n\n".join(part for part in (module, own) if part)
 
 
-def _show_model(console: Console, found: type[Any], options: dict[str, Any]) -> None:
+def _show_model(console: Console, plugin: "Plugin", options: dict[str, Any]) -> None:
     from .portrait import described, sums_of
 
     table = Table("option", "default", "what it is")
-    for option in described(found.Options):
+    for option in described(plugin.load().Options):
         table.add_row(*map(escape, (option.name, option.default, option.description)))
     console.print(table)
-    data, sums = sums_of(found, options)
-    if not sums:
-        console.print("It takes none of the kit's kinds of data with these options.")
+    try:
+        data, sums = sums_of(plugin, options)
+    except ConfigError as error:
+        if options:
+            raise
+        console.print(escape(str(error)), soft_wrap=True)
         return
     table = Table(title=f"sums for {data}", title_justify="left")
     for heading in ("sum", "family", "numbers", "norm", "rate", "rounds", "share", "coins"):
@@ -173,12 +183,19 @@ def _checks(plugin: "Plugin", options: dict[str, Any], waivers: dict[str, str], 
     from ..testing import audit_conformance, conformance, domain_conformance
     from .portrait import kind_of
 
+    _check_for_models(plugin, bool(options or data))
     found, kind = plugin.load(), kind_of(plugin)
     if kind == "model":
         return conformance(found, options=options, waivers=waivers, kinds=data or None)
-    if options or data:
-        raise ConfigError(f"{plugin.name!r} is a {kind}; --option and --data are for models")
     return (domain_conformance if kind == "domain" else audit_conformance)(found, waivers=waivers)
+
+
+def _check_for_models(plugin: "Plugin", is_asked: bool) -> None:
+    """Refuse what only a model can be told, where it was asked of another plugin."""
+    from .portrait import kind_of
+
+    if is_asked and kind_of(plugin) != "model":
+        raise ConfigError(f"{plugin.name!r} is of kind {kind_of(plugin)}; --option and --data are for models")
 
 
 def _run(asked: "list[Conformance]") -> Any:

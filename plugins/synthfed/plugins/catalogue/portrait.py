@@ -52,7 +52,7 @@ def look_up(name: str, kind: str | None = None) -> Plugin:
         found = ", ".join(each for each, group in KINDS.items() if group in groups)
         raise ConfigError(f"{name!r} is the name of plugins of several kinds ({found}); say which", where="--kind")
     if not groups:
-        names = ", ".join(sorted(plugin.name for group in GROUPS for plugin in installed(group)))
+        names = ", ".join(sorted({plugin.name for group in GROUPS for plugin in installed(group)}))
         raise PluginError(f"is not installed; mend the name (installed: {names})", plugin=name)
     return find(groups[0], name)
 
@@ -65,22 +65,34 @@ def described(options: type[BaseModel]) -> list[Option]:
     return [Option(name, _default(field), told.get(name, "")) for name, field in options.model_fields.items()]
 
 
-def sums_of(plugin: type[Any], options: Mapping[str, Any]) -> tuple[str, tuple[Sum, ...]]:
-    """Return the first kind of made-up data that a model takes, and the sums it declares for it; empty if none."""
+def sums_of(plugin: Plugin, options: Mapping[str, Any]) -> tuple[str, tuple[Sum, ...]]:
+    """Return the first kind of made-up data that a model takes, and the sums it declares for it.
+
+    Raises:
+        ConfigError: it takes none with these options; tells why.
+        PluginError: it failed.
+    """
+    refusals = []
     for case in cases():
         try:
-            return case.name, plugin(case.study(options)).sums()
-        except ConfigError:
-            continue
-    return "", ()
+            model = plugin.make(case.study(options))
+            with plugin.blamed("cannot declare its sums"):
+                return case.name, model.sums()
+        except ConfigError as error:
+            refusals.append(str(error))
+    raise ConfigError(f"takes none of the kit's kinds of data: {'; '.join(dict.fromkeys(refusals))}", where=plugin.name)
 
 
 def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined:
-        return "(none; a study must set it)"
+    return "(none; a study must set it)" if value is PydanticUndefined else _toml(value)
+
+
+def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 

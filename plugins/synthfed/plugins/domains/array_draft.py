@@ -55,7 +55,7 @@ def _is_flat(stated: Stated) -> bool:
 def _draft(path: Path, file: ArrayFile, stated: Stated, main: Stated, arrange: Arrange) -> Column:
     if stated == main:
         shape = arrange(stated.shape[1:]) or ()
-        return _draft_numbers(path, stated.name, shape, file.read(stated.name))
+        return draft_numbers(path, stated.name, shape, file.read(stated.name))
     if not _is_flat(stated) or stated.shape[:1] != main.shape[:1]:
         raise ConfigError(
             f"array {stated.name!r} is not one value for each record; drop it with `--drop {stated.name}`",
@@ -67,8 +67,12 @@ def _draft(path: Path, file: ArrayFile, stated: Stated, main: Stated, arrange: A
         raise ConfigError(f"{error}, or drop it with `--drop {stated.name}`") from None
 
 
-def _draft_numbers(path: Path, name: str, shape: tuple[int, ...], array: RawArray) -> ArrayColumn:
-    """Return a column with bounds rounded outward and decimals that tell some thousand levels apart."""
+def draft_numbers(path: Path, name: str, shape: tuple[int, ...], array: RawArray) -> ArrayColumn:
+    """Return a column with bounds rounded outward and decimals that tell some thousand levels apart.
+
+    Raises:
+        ConfigError: there is no number, one that is not finite, or one number only.
+    """
     if array.size == 0 or array.dtype.kind not in "buif" or not np.isfinite(array).all():
         raise ConfigError(f"array {name!r} must hold finite numbers, at least one", where=str(path))
     low, high = float(array.min()), float(array.max())

@@ -1,4 +1,4 @@
-"""Series of several leads with labels, in an ``.npz`` file: the way of an ECG, of sensors, of prices.
+"""Series of several leads with labels, in an ``.npz`` or a long CSV file: the way of an ECG, of sensors, of prices.
 
 Never rescales a record by itself: bounds come from the schema, as the units of the measurement do.
 """
@@ -15,6 +15,7 @@ from .array_draft import draft_arrays
 from .array_file import read_arrays, write_records
 from .arrays import ArrayEncoder
 from .captions import captions
+from .long_form import draft_long, read_long
 
 
 class SignalDomain:
@@ -31,7 +32,9 @@ class SignalDomain:
         _series(columns)
 
     def read(self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
-        """Return a site's series; see `read_arrays`."""
+        """Return a site's series: from a CSV file with a row per time step (`read_long`), else see `read_arrays`."""
+        if _is_csv(path):
+            return read_long(path, columns, unit=unit, records_per_unit=records_per_unit)
         return read_arrays(path, columns, unit=unit, records_per_unit=records_per_unit)
 
     def write(self, path: Path, columns: Sequence[Column], chunks: Iterable[Records]) -> None:
@@ -54,8 +57,14 @@ class SignalDomain:
         return grid([plot_tile(each, low, high) for each in lines], across, captions(columns, records, across))
 
     def draft(self, path: Path, *, exclude: Collection[str] = ()) -> tuple[Column, ...]:
-        """Return a schema drafted from a public ``.npz`` file; see `draft_arrays`."""
+        """Return a schema drafted from a public file; see `draft_long` and `draft_arrays`."""
+        if _is_csv(path):
+            return draft_long(path, exclude=exclude)
         return draft_arrays(path, "series", _shape, exclude=exclude)
+
+
+def _is_csv(path: Path) -> bool:
+    return path.name.endswith((".csv", ".csv.gz"))
 
 
 def _series(columns: Sequence[Column]) -> ArrayEncoder:

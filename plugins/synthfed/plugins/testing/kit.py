@@ -9,6 +9,7 @@ from typing import Any
 from synthfed.protocols.errors import ConfigError
 
 from ..api import Audit, Domain, Model
+from ..registry import FOREIGN
 from . import audits, domains
 from .cases import Case, cases
 from .checks import CHECKS
@@ -93,7 +94,7 @@ def _refusal(trial: Trial, case: Case) -> str:
         trial.model()
     except ConfigError as error:
         return f"{case.name}: {error}"
-    except Exception as error:  # noqa: BLE001  (foreign code; the check of unfit columns tells of it, too)
+    except FOREIGN as error:  # the check of unfit columns tells of it, too
         return f"{case.name}: {type(error).__name__}"
     return ""
 

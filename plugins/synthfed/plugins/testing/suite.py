@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from synthfed.protocols.errors import ConfigError
 
+from ..registry import FOREIGN
 from .check import Broken, Check
 
 Outcome = Literal["passed", "failed", "waived", "not asked"]
@@ -136,7 +137,7 @@ def told(check: Check[Any], subject: object) -> str:
         check.run(subject)
     except Broken as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001  (foreign code may raise anything; here all data are made up)
+    except FOREIGN as error:  # here all data are made up
         return f"it raises {type(error).__name__}: {error}"
     return ""
 
