@@ -96,6 +96,11 @@ def test_a_plugin_that_takes_none_of_the_data_cannot_be_checked() -> None:
         conformance(Toy, kinds=["tables"])
 
 
+def test_a_kind_that_is_named_and_not_taken_is_told_and_not_left_out() -> None:
+    with pytest.raises(ConfigError, match=r"Toy: does not take a kind of data that was named \(images with a label: "):
+        conformance(Toy, kinds=["a table of numbers", "images with a label"])
+
+
 def test_a_failing_check_fails_its_test_with_its_sentence() -> None:
     checks = {str(each): each for each in conformance(WITH_FAULT, kinds=NUMBERS)}
     with pytest.raises(AssertionError, match="failed: progress-is-numbers: progress 'loss' is nan"):
