@@ -1,4 +1,4 @@
-"""The kit's checks of domains and audits: ours pass them, and each check notices its own violation."""
+"""The kit's checks of domains and audits: each check notices its own violation."""
 
 import dataclasses
 import random
@@ -10,23 +10,11 @@ import numpy as np
 import pytest
 
 from synthfed.plugins.audits.estimate import Estimate
-from synthfed.plugins.audits.fidelity import Fidelity
-from synthfed.plugins.audits.utility import Utility
 from synthfed.plugins.domains.table import TableDomain
-from synthfed.plugins.testing import Conformance, audit_conformance, check_audit, check_domain, domain_conformance
+from synthfed.plugins.testing import check_audit, check_domain
 from synthfed.plugins.testing.audits import CHECKS as AUDIT_CHECKS
 from synthfed.plugins.testing.domains import CHECKS as DOMAIN_CHECKS
 from synthfed.protocols.errors import ConfigError, DataError
-
-
-@pytest.mark.parametrize("check", domain_conformance(TableDomain), ids=str)
-def test_the_domain_of_tables_keeps_the_contract(check: Conformance) -> None:
-    check()
-
-
-@pytest.mark.parametrize("check", audit_conformance(Fidelity) + audit_conformance(Utility), ids=str)
-def test_the_audits_keep_the_contract(check: Conformance) -> None:
-    check()
 
 
 def domain(**members: Any) -> type:

@@ -33,7 +33,8 @@ def conformance(
         kinds: names of the kinds of data to check it on; None for all that it takes.
 
     Raises:
-        ConfigError: the plugin takes none of the kit's data, or a waiver names no check or gives no reason.
+        ConfigError: the plugin takes none of the kit's data or not all that are named, or a waiver names no
+            check or gives no reason.
     """
     return every(Suite(CHECKS, _trials(plugin, options or {}, kinds), waivers or {}))
 
@@ -75,7 +76,7 @@ def check_audit(plugin: type[Audit], *, waivers: Mapping[str, str] | None = None
 
 
 def _trials(plugin: type[Model], options: Mapping[str, Any], kinds: Collection[str] | None) -> list[Trial]:
-    """Return a trial for each kind of data, of those named, that the plugin's constructor takes."""
+    """Return a trial for each kind of data that the plugin's constructor takes; it must take those named."""
     unknown = sorted(set(kinds or ()) - {case.name for case in cases()})
     if unknown:
         raise ConfigError(f"{unknown[0]!r} is not one of {', '.join(repr(case.name) for case in cases())}; mend it")
@@ -86,6 +87,11 @@ def _trials(plugin: type[Model], options: Mapping[str, Any], kinds: Collection[s
             refusal = _refusal(trial, case)
             made += [] if refusal else [trial]
             refusals += [refusal] if refusal else []
+    if kinds is not None and made and refusals:
+        raise ConfigError(
+            f"does not take a kind of data that was named ({'; '.join(refusals)}); leave it out, or mend the options",
+            where=plugin.__name__,
+        )
     return _any(made, plugin, refusals)
 
 
