@@ -158,6 +158,24 @@ def frozen_normalisation(width: int) -> nn.Module:
     return nn.Sequential(norm, nn.Linear(width, 3), nn.Tanh(), nn.Linear(3, 1))
 
 
+class Turned(nn.Module):
+    """A score whose second layer meets the records in the opposite order."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, 3), nn.Linear(3, 1)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.second(self.first(batch).tanh().flip(0)).flip(0)
+        return result
+
+
+def with_a_weight_beside_its_layer(
+    self: Any, name: str, module: nn.Module, batch: torch.Tensor, coins: torch.Tensor
+) -> torch.Tensor:
+    return ToyAtSite.loss(self, name, module, batch, coins) + next(module.parameters()).square().sum()
+
+
 Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -198,6 +216,8 @@ GRADIENTS: list[tuple[str, type]] = [
     ("loss-draws-nothing", loss_by(lambda losses, batch, coins: losses * torch.rand(()))),
     ("core-accepts-every-gradient", module_of(Growing)),
     ("gradient-of-a-unit-is-its-own", loss_by(mixing)),
+    ("gradient-is-that-of-its-loss", module_of(Turned)),
+    ("gradient-is-that-of-its-loss", at_site(loss=with_a_weight_beside_its_layer)),
     ("gradient-of-a-unit-is-its-own", loss_by(plus_a_mean)),
     ("module-is-valid", module_of(frozen_normalisation)),
     (

@@ -26,6 +26,11 @@ def module_faults() -> Callable[..., list[str]]:
     return _of_core("module-faults")
 
 
+def check_uncoupled() -> Callable[..., None]:
+    """Return the core's function that tries on made-up rows whether a gradient keeps the records of a batch apart."""
+    return _of_core("uncoupled")
+
+
 @functools.cache
 def _of_core(name: str) -> Callable[..., Any]:
     declared = [point for point in points(GROUP) if point.name == name and point.distribution == CORE]

@@ -8,11 +8,12 @@ from typing import Final
 import numpy as np
 import torch
 
+from synthfed.protocols.errors import UnsupportedMechanism
 from synthfed.protocols.sums import Kind
 
 from ..api import Array
 from .check import check, promise
-from .core import module_faults
+from .core import check_uncoupled, module_faults
 from .encoding import strange_records
 from .surroundings import noting_randomness
 from .trial import Trial
@@ -124,6 +125,16 @@ def coins_are_per_unit(trial: Trial) -> None:
         )
 
 
+def gradient_is_that_of_its_loss(trial: Trial) -> None:
+    """What the core takes for a record's gradient is that of the record's loss: an agent tries it before it starts."""
+    private = trial.model().private()
+    for kind in trial.kinds("gradient"):
+        try:
+            check_uncoupled()(private, kind.sum, trial.batch.shape[1])
+        except UnsupportedMechanism as error:
+            promise(False, str(error))
+
+
 def gradients_are_not_all_zero(trial: Trial) -> None:
     """A gradient sum carries something of the records."""
     for kind in trial.kinds("gradient"):
@@ -159,5 +170,6 @@ CHECKS: Final = (
     check(gradient_of_a_unit_is_its_own, "gradient-repeats", is_privacy=True),
     check(gradient_is_total, "encoding-is-total", "gradient-of-a-unit-is-its-own", is_privacy=True),
     check(coins_are_per_unit, "gradient-repeats", is_privacy=True),
+    check(gradient_is_that_of_its_loss, "gradient-is-total", "coins-are-per-unit", is_privacy=True),
     check(gradients_are_not_all_zero, *_ACCEPTED),
 )
