@@ -188,4 +188,4 @@ def test_the_tests_of_a_new_package_pass_out_of_the_box(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "148 passed" in done.stdout
+    assert "150 passed" in done.stdout

@@ -58,7 +58,7 @@ ALL_OF_GANS: dict[str, Any] = {
 
 FAMILIES: dict[str, tuple[type[Model], dict[str, Any], tuple[str, ...]]] = {
     "gan": (Gan, GAN, (MIXED, NUMBERS)),
-    "gan with all options": (Gan, GAN | ALL_OF_GANS, (MIXED,)),
+    "gan with all options": (Gan, GAN | ALL_OF_GANS | {"generator": "network"}, (MIXED,)),
     "wgan": (Wgan, GAN, (MIXED, NUMBERS)),
     "wgan that clips": (Wgan, GAN | {"lipschitz": "clip"}, (NUMBERS,)),
     "cgan": (Cgan, GAN | {"conditions": ["kind", "ill"], "balance": 0.5}, (MIXED,)),
