@@ -1,9 +1,13 @@
-"""One thread for each process, and the long tests first, so that two workers end together."""
+"""What all tests share: one thread for each process, the long tests first, and distributions with plugins."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from synthfed.plugins.distributions import fitting_range
 
 # No test is a timed one: on a busy machine any example may take long.
 settings.register_profile("untimed", deadline=None)
@@ -17,3 +21,22 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow tests first: one worker begins with them, and the other takes over what is left behind them."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Return a function that installs a distribution: its name, entry points, its one module's source, requirements."""
+
+    def lay_out(name: str, points: str, source: str, *requires: str) -> Path:
+        module = tmp_path / name / f"{name}.py"
+        info = tmp_path / name / f"{name}-2.5.dist-info"
+        info.mkdir(parents=True)
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 2.5"]
+        lines += [f"Requires-Dist: {each}" for each in requires or (f"synthfed{fitting_range()}",)]
+        (info / "METADATA").write_text("\n".join(lines) + "\n")
+        (info / "entry_points.txt").write_text(points)
+        module.write_text(source)
+        monkeypatch.syspath_prepend(str(module.parent))
+        return module
+
+    return lay_out

@@ -35,10 +35,9 @@ def open_agent(home: Home) -> Iterator[Agent]:
     check_roster(home, config, study, identity)
     with exclusive(home.lock, "agent"):
         pinned = pin(study)
+        _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
         with contextlib.closing(Ledger(home.ledger, identity)) as ledger:
-            agent = _agent(pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), since_boot_s)
-            _warm_up(pinned)
-            yield agent
+            yield _agent(pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), since_boot_s)
 
 
 def _warm_up(pinned: Pinned) -> None:
