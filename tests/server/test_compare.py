@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from synthfed.protocols.schema import Records
 from synthfed.protocols.study import ModelTerms, Study
 from synthfed.server import cli
 from synthfed.server.compare import rows as rows_module
+from synthfed.server.compare.apart import _ended, _heard, _told, run_apart
 from synthfed.server.compare.comparison import Request, compare
 from synthfed.server.compare.dimensions import control, gain, of_floor, of_naive_bayes, score, smoothness
 from synthfed.server.compare.floors import gaussian_rows, histogram_rows, noise_std
@@ -167,6 +169,26 @@ def test_a_comparison_measures_notes_a_failure_and_goes_on_where_it_stopped(
     assert json.loads((tmp_path / "models.json").read_text())["runs"][1:] == first["runs"][1:]
 
 
+def test_a_run_whose_process_dies_is_a_failure_and_not_the_end(capfd: pytest.CaptureFixture[str]) -> None:
+    wanted = next(iter(choose(plan_of(), ["model=small"])))
+    refused = wanted.data.model_copy(update={"source": "../iris.csv"})  # which no plan may say, so its process dies
+    done = run_apart(replace(wanted, data=refused), None)
+    assert done.key == wanted.key
+    assert done.error == "its process ended with 1 and no result; what it said is above"
+    assert "ValidationError" in capfd.readouterr().err
+
+
+def test_a_killed_process_is_told_apart_from_one_that_failed() -> None:
+    assert "memory" in _ended(-9)
+    assert "memory" not in _ended(-15)
+
+
+def test_a_run_told_to_another_process_is_the_same_run() -> None:
+    for wanted in choose(plan_of(), []):
+        heard = _heard(json.loads(json.dumps(_told(wanted))))
+        assert (heard.key, heard.terms) == (wanted.key, wanted.terms)
+
+
 def test_an_interruption_keeps_what_is_done(tmp_path: Path) -> None:
     file = tmp_path / "models.toml"
     file.write_text(PLAN.replace("seeds = [0]", "seeds = [0, 1]"), encoding="utf-8")
@@ -177,7 +199,7 @@ def test_an_interruption_keeps_what_is_done(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(request, say, lambda _: None)
+        compare(request, say)
     assert [run["seed"] for run in json.loads(request.results.read_text())["runs"]] == [0, 0]
     assert "*floor*" in request.page.read_text()
 
@@ -251,7 +273,7 @@ def test_a_missing_file_is_told_before_anything_is_run(tmp_path: Path) -> None:
     said: list[str] = []
     for folder, message in ((None, "needs iris.csv"), (tmp_path, "has no iris.csv")):
         with pytest.raises(ConfigError, match=message):
-            compare(Request(file, folder, tmp_path / "r.json", tmp_path / "r.md"), said.append, lambda _: None)
+            compare(Request(file, folder, tmp_path / "r.json", tmp_path / "r.md"), said.append)
     assert said == []
 
 

@@ -217,7 +217,7 @@ def compare_models(
         plan, data, results or plan.with_suffix(".json"), page or plan.with_suffix(".md"), only or [], again
     )
     with _interruptible():
-        failures = compare(request, lambda line: console.print(line, markup=False), lambda _: None)
+        failures = compare(request, lambda line: console.print(line, markup=False))
     console.print(f"results: {request.results}, table: {request.page}" + (f", {failures} failed" if failures else ""))
 
 

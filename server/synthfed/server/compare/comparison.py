@@ -9,11 +9,10 @@ from pathlib import Path
 
 from synthfed.plugins.files import read_text
 
-from ..store import Status
+from .apart import run_apart
 from .plan import Wanted, choose, parse_plan
 from .results import Results, Run
 from .rows import check_source
-from .run import run
 from .table import SCORES, write_page
 
 
@@ -38,15 +37,14 @@ class Request:
     again: bool = False
 
 
-def compare(request: Request, say: Callable[[str], None], watch: Callable[[Status], None]) -> int:
-    """Run what is left of a plan and return how many runs failed.
+def compare(request: Request, say: Callable[[str], None]) -> int:
+    """Run what is left of a plan, each in its own process, and return how many runs failed.
 
     A failed run is tried again the next time. An interruption loses the run in work only.
 
     Args:
         request: what to do.
         say: told a line for each run.
-        watch: called with a training's status.
 
     Raises:
         ConfigError: the plan, a data set's file, the results or the page is not what it must be.
@@ -63,7 +61,7 @@ def compare(request: Request, say: Callable[[str], None], watch: Callable[[Statu
     for number, wanted in enumerate(left, 1):
         model, data, seed = wanted.key
         say(f"{number} of {len(left)}: {model} on {data}, seed {seed} ...")
-        done = run(wanted, request.data, watch)
+        done = run_apart(wanted, request.data)
         results.add(done)
         write_page(request.page, plan, results.of(plan.wanted()))
         failures += bool(done.error)

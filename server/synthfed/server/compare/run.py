@@ -4,7 +4,7 @@ Never leaves a file behind, and never measures a cost with the judges' work in i
 """
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,6 @@ from synthfed.protocols.study import ModelTerms, Privacy, Study
 from ..drafting import make_study
 from ..release import Release, open_release
 from ..simulate import simulate
-from ..store import Status
 from .dimensions import of_floor, of_model, of_naive_bayes
 from .meter import Meter, metering, this_place
 from .plan import FLOOR, Contender, DataSet, Wanted
@@ -25,24 +24,14 @@ from .rows import Split, read_cells, split
 _LONGEST_ERROR: Final = 300
 
 
-def run(wanted: Wanted, folder: Path | None, watch: Callable[[Status], None]) -> Run:
+def run(wanted: Wanted, folder: Path | None) -> Run:
     """Return what came of one run of the plan, also where it failed.
 
     Args:
         wanted: the run.
         folder: where files of data sets are.
-        watch: called with the training's status.
     """
-    data, (name, _, seed) = wanted.data, wanted.key
-    blank = Run(
-        model=name,
-        data=data.name,
-        seed=seed,
-        terms=wanted.terms,
-        epsilon=data.privacy.epsilon,
-        delta=data.privacy.delta,
-        place=this_place(),
-    )
+    data, seed, blank = wanted.data, wanted.seed, blank_run(wanted)
     try:
         with tempfile.TemporaryDirectory(prefix="synthfed-compare-") as temporary:
             parted = split(data, read_cells(data, folder), seed, Path(temporary))
@@ -50,11 +39,25 @@ def run(wanted: Wanted, folder: Path | None, watch: Callable[[Status], None]) ->
             blank = blank.model_copy(update=sizes)
             if isinstance(wanted.model, str):
                 return blank.model_copy(update={"measures": _trivial(wanted.model, data, parted, seed)})
-            return _trained(blank, wanted.model, data, parted, Path(temporary) / "release", watch)
+            return _trained(blank, wanted.model, data, parted, Path(temporary) / "release")
     except SynthfedError as error:  # of this federation alone: the next run has ledgers of its own
-        return _failed(blank, str(error))
+        return failed(blank, str(error))
     except Exception as error:  # noqa: BLE001  (the edge to foreign code, whose failure is a result)
-        return _failed(blank, f"{type(error).__name__}: {error}")
+        return failed(blank, f"{type(error).__name__}: {error}")
+
+
+def blank_run(wanted: Wanted) -> Run:
+    """Return a run of which nothing is measured yet."""
+    (name, data, seed), privacy = wanted.key, wanted.data.privacy
+    return Run(
+        model=name,
+        data=data,
+        seed=seed,
+        terms=wanted.terms,
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        place=this_place(),
+    )
 
 
 def study_of(data: DataSet, model: str, terms: ModelTerms, privacy: Privacy, sites: Iterable[str]) -> Study:
@@ -83,13 +86,11 @@ def _trivial(model: str, data: DataSet, parted: Split, seed: int) -> dict[str, M
     return measure(study, parted.train, parted.test, data.few, seed)
 
 
-def _trained(
-    blank: Run, model: Contender, data: DataSet, parted: Split, out: Path, watch: Callable[[Status], None]
-) -> Run:
+def _trained(blank: Run, model: Contender, data: DataSet, parted: Split, out: Path) -> Run:
     terms = ModelTerms(plugin=model.plugin or model.name, options=model.options)
     study = study_of(data, model.name, terms, model.privacy(data), parted.sites)
     with metering() as meter:
-        simulate(study, parted.sites, out, rows=len(parted.train), seed=blank.seed, watch=watch)
+        simulate(study, parted.sites, out, rows=len(parted.train), seed=blank.seed, watch=lambda _: None)
     release = open_release(out)
     synthetic = release.sample(release.manifest.rows, release.manifest.seed)
     measures = of_model(
@@ -117,7 +118,8 @@ def _cost(release: Release, meter: Meter) -> Cost:
     )
 
 
-def _failed(blank: Run, why: str) -> Run:
+def failed(blank: Run, why: str) -> Run:
+    """Return a run that failed, and why."""
     sentence = " ".join(why.split())
     shown = sentence if len(sentence) <= _LONGEST_ERROR else f"{sentence[:_LONGEST_ERROR]} ..."
     return blank.model_copy(update={"error": shown})
