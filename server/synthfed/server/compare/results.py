@@ -42,14 +42,15 @@ class Cost(Strict):
     Attributes:
         seconds: from the first handshake to the written release, all sites in one process.
         cpu_seconds: of the processor, all threads.
-        peak_mib: most resident memory of that process meanwhile, interpreter and libraries included.
+        peak_mib: most resident memory of that process meanwhile, interpreter and libraries included; None where
+            other work of the process would be in it.
         state_numbers: numbers in the trained model's saved state, the optimisers' included.
         sent_numbers: numbers in the largest vector that a site sends.
     """
 
     seconds: Seconds
     cpu_seconds: Seconds
-    peak_mib: Seconds
+    peak_mib: Seconds | None
     state_numbers: Count
     sent_numbers: Count
 

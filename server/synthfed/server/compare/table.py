@@ -105,8 +105,9 @@ def _numbers(name: str, runs: Sequence[Run], score: str) -> list[str]:
     def mean(measure: str, form: str = ".3f", empty: str = _MISSING) -> str:
         return _mean([run.measures[measure].value for run in runs if measure in run.measures], form, empty)
 
-    def cost(part: Callable[[Cost], float], form: str) -> str:
-        return _mean([part(run.cost) for run in runs if run.cost is not None], form)
+    def cost(part: Callable[[Cost], float | None], form: str) -> str:
+        found = [part(run.cost) for run in runs if run.cost is not None]
+        return _mean([each for each in found if each is not None], form)
 
     absent = _MISSING if name in TRIVIAL else _NONE
     most = max((run.spent for run in runs if run.spent is not None), default=None)
