@@ -6,33 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.server.test_store import STUDY
 
 from synthfed.protocols.errors import ConfigError
 from synthfed.server.store import Run, Status, Tally
 from synthfed.server.unused import put_aside
 
-STUDY = """
-format = 1
-name = "stored"
-target = "ill"
-[privacy]
-mode = "local"
-epsilon = 2.0
-delta = 1e-6
-units_per_site = 100
-sample_rate = 0.5
-steps = 3
-[model]
-plugin = "tabular-gan"
-[cohort]
-tolerated = 1
-quorum = 2
-sites = [{ id = "a" }, { id = "b" }]
-[[columns]]
-kind = "categorical"
-name = "ill"
-values = ["no", "yes"]
-"""
 CHANGED = STUDY.replace("epsilon = 2.0", "epsilon = 4.0")
 ASKED = Tally(attempts=Counter(critic=1), charged={"a": Counter(critic=1)})
 
