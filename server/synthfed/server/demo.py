@@ -42,7 +42,7 @@ _MEASURES: Final = {
     "coverage": "real rows reached",
     "density": "density near real rows",
 }
-_WAIT_S: Final = 180.0
+_WAIT_S: Final = 300.0
 _POLL_S: Final = 0.05
 
 
