@@ -236,10 +236,13 @@ def sample_release(
     ] = None,
 ) -> None:
     """Draw more synthetic rows from a release; costs no privacy."""
+    import torch
+
     from .release import sample_to, walk_to
 
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError("must be a file in a folder that exists", where=f"--out {out}")
+    torch.set_num_threads(1)  # as in training: one thread's sums have one order, so a seed means the same rows anywhere
     if walks is None:
         sample_to(release, rows, seed, out, where or [])
     elif where:
