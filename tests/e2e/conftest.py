@@ -115,7 +115,9 @@ class Lab:
             shutil.copy(self.folder / "study.toml", self.folder / site / "study.toml")
 
     def serve(self, log: str, *options: str) -> subprocess.Popen[bytes]:
-        return self.start(log, "server", "run", "study.toml", "--out", "release", "--wait", "90", "-n", "500", *options)
+        return self.start(
+            log, "server", "run", "study.toml", "--out", "release", "--wait", "180", "-n", "500", *options
+        )
 
     def join(self, site: str) -> subprocess.Popen[bytes]:
         return self.start(f"{site}.log", "client", "run", "--home", site)
@@ -134,15 +136,15 @@ class Lab:
     def wait_for_step(self, step: int) -> None:
         wait_for(lambda: self.status()["step"] >= step, f"step {step}; status: {self.status()}")
 
-    def kill(self, program: str) -> None:
-        """Kill -9 every process of this lab that runs a program."""
+    def kill(self, program: str, number: int = signal.SIGKILL) -> None:
+        """Send every process of this lab that runs a program a signal, by default one that ends it at once."""
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
             if program in line and self._is_ours(int(entry.parent.name), line):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
+                os.kill(int(entry.parent.name), number)
 
     def _is_ours(self, pid: int, line: str) -> bool:
         try:
