@@ -543,7 +543,7 @@ def test_a_site_in_memory_is_never_asked_twice_at_once() -> None:
         inside -= 1
         return frame
 
-    link = MemoryLink({"a": slow})
+    link = MemoryLink({"a": slow}, threads=2)
     link.post({"a": b"1"}, 1)
     assert not list(link.collect(0.02))
     link.post({"a": b"2"}, 2)
@@ -559,7 +559,7 @@ def test_replies_over_memory_come_one_by_one_and_a_slow_site_holds_up_only_its_o
         go_on.wait(10.0)
         return frame
 
-    link = MemoryLink({"a": slow, "b": lambda frame: frame})
+    link = MemoryLink({"a": slow, "b": lambda frame: frame}, threads=2)
     link.post({"a": b"1", "b": b"2"}, 1)
     replies = link.collect(10.0)
     assert next(replies) == ("b", b"2")
@@ -571,7 +571,7 @@ def test_replies_over_memory_come_one_by_one_and_a_slow_site_holds_up_only_its_o
 
 
 def test_what_is_done_with_one_reply_costs_no_other_that_is_there_by_then() -> None:
-    link = MemoryLink({site: lambda frame: frame for site in "abc"})
+    link = MemoryLink({site: lambda frame: frame for site in "abc"}, threads=2)
     link.post(dict.fromkeys("abc", b"1"), 1)
     seen = []
     for site, _ in link.collect(0.05):

@@ -39,8 +39,12 @@ class Link(Protocol):
 class MemoryLink:
     """Sites in this process, for `synthfed simulate` and for tests, which wrap it to drop, delay or lie."""
 
-    def __init__(self, sites: Mapping[str, Answer], threads: int = 2, *, is_patient: bool = False) -> None:
-        """Connect to all sites; a patient link waits for every answer, so that no result hangs on the load."""
+    def __init__(self, sites: Mapping[str, Answer], threads: int = 1, *, is_patient: bool = False) -> None:
+        """Connect to all sites; a patient link waits for every answer, so that no result hangs on the load.
+
+        Sites that compute with torch share one thread: making a module takes the lock of the process's random
+        generator, and two threads that do so can wait for each other for ever (one collects garbage under the lock).
+        """
         self._is_patient = is_patient
         self._sites = dict(sites)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="site")
