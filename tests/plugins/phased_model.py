@@ -133,7 +133,7 @@ class PhasedTrainer:
         sums = self.arrays["means"].reshape(encoder.sizes[0], -1)
         counts = np.maximum(sums[:, -1], 1e-3)
         codes = rng.choice(len(counts), rows, p=counts / counts.sum())
-        codes = np.full(rows, given.get(encoder.labels[0].name, -1)) if given else codes
+        codes = np.full(rows, int(given[encoder.labels[0].name].low)) if given else codes
         means = (sums[:, :-1] * np.sqrt(encoder.numbers) / counts[:, None])[codes]
         return encoder.decode(means + rng.normal(0, 0.1, means.shape), codes[:, None])
 

@@ -9,7 +9,7 @@ from opacus.validators import ModuleValidator
 from tests.plugins.array_studies import DIGITS, SERIES, Core, digits, series, study
 
 from synthfed.client.train import clipped_sum
-from synthfed.plugins.api import Model, PrivatePart, Trainer
+from synthfed.plugins.api import Model, PrivatePart, Span, Trainer
 from synthfed.plugins.models.adversarial.array_gan import ArrayGan
 from synthfed.plugins.models.adversarial.convolutions import ArrayCritic, Refiner, held
 from synthfed.plugins.models.adversarial.engine import Adversarial
@@ -159,7 +159,7 @@ def test_the_critic_changes_the_anchors_draws_a_little(family: str) -> None:
 def test_samples_keep_to_the_given_categories_and_the_schema(family: str) -> None:
     model, trainer, _ = trained(family, generator_rate=0.1)
     name = model.conditions[-1]
-    drawn = trainer.sample(50, seed=1, given={name: 1})
+    drawn = trainer.sample(50, seed=1, given={name: Span.at(1)})
     encoder = model.anchor.encoder
     assert (encoder.encode(drawn)[:, -encoder.sizes[-1] + 1] == 1).all()
     numbers = drawn[:, 1:] if family == "dcgan" else drawn[:, :64]
@@ -167,7 +167,7 @@ def test_samples_keep_to_the_given_categories_and_the_schema(family: str) -> Non
     assert numbers.max() <= encoder.array.upper
     assert trainer.sample(0, seed=1, given={}).shape == (0, drawn.shape[1])
     with pytest.raises(ConfigError, match="'age' cannot be fixed"):
-        trainer.sample(5, seed=1, given={"age": 0})
+        trainer.sample(5, seed=1, given={"age": Span.at(0)})
 
 
 @FAMILY

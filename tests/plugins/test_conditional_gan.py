@@ -8,6 +8,7 @@ import torch
 from tests.plugins.core import COLUMNS, made_up
 from tests.plugins.gan_studies import make, trained
 
+from synthfed.plugins.api import Span
 from synthfed.plugins.models.cgan import Cgan
 from synthfed.plugins.models.tables.conditions import ConditionalGenerator, Conditions
 from synthfed.protocols.errors import ConfigError
@@ -26,27 +27,27 @@ def test_the_condition_is_the_target_unless_columns_are_named() -> None:
     assert Cgan.conditions == ()
 
 
-@pytest.mark.parametrize("given", [{"ill": 0}, {"ill": 1}])
-def test_every_record_has_the_given_category(given: dict[str, int]) -> None:
+@pytest.mark.parametrize("category", [0, 1])
+def test_every_record_has_the_given_category(category: int) -> None:
     for rounds in (0, 1000):
         _, trainer, _ = trained("cgan", rounds=rounds)
-        records = trainer.sample(5000, seed=1, given=given)
-        assert set(records[:, 3]) == {float(given["ill"])}
+        records = trainer.sample(5000, seed=1, given={"ill": Span.at(category)})
+        assert set(records[:, 3]) == {float(category)}
 
 
 def test_of_several_conditions_any_may_be_given() -> None:
     _, trainer, _ = trained("cgan", **BOTH)
-    one = trainer.sample(4000, seed=1, given={"kind": 2})
+    one = trainer.sample(4000, seed=1, given={"kind": Span.at(2)})
     assert set(one[:, 0]) == {2.0}
     assert set(one[:, 3]) == {0.0, 1.0}
-    both = trainer.sample(4000, seed=1, given={"kind": 2, "ill": 1})
+    both = trainer.sample(4000, seed=1, given={"kind": Span.at(2), "ill": Span.at(1)})
     assert set(both[:, 0]) == {2.0}
     assert set(both[:, 3]) == {1.0}
 
 
 def test_what_is_not_given_follows_what_is() -> None:
     _, trainer, _ = trained("cgan", fit_steps=200, fakes=256)
-    ill, well = (trainer.sample(8000, seed=1, given={"ill": each}) for each in (1, 0))
+    ill, well = (trainer.sample(8000, seed=1, given={"ill": Span.at(each)}) for each in (1, 0))
     real = gap(made_up(20_000, seed=9))
     assert np.mean(ill[:, 2]) - np.mean(well[:, 2]) > 0.5 * real
 
@@ -78,7 +79,7 @@ def test_a_missing_category_is_one_that_training_knows() -> None:
     trainer = model.trainer(seed=0)
     drawn = trainer.sample(2000, seed=1, given={})
     assert np.isnan(drawn[:, 0]).any()
-    assert set(trainer.sample(500, seed=1, given={"kind": 0})[:, 0]) == {0.0}
+    assert set(trainer.sample(500, seed=1, given={"kind": Span.at(0)})[:, 0]) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,8 @@ def test_balanced_draws_practise_rare_categories_and_weigh_less() -> None:
 
 def test_a_given_category_leaves_its_column_no_choice_at_any_temperature() -> None:
     made, rng = generator(), torch.Generator().manual_seed(0)
-    latents = made.latents(500, rng, {"a": 2})
+    limits = torch.tensor([-torch.inf, -torch.inf, 0, 0, 0])
+    latents = made.latents(500, rng, made.chances(torch.zeros(5), limits))
     probabilities = made.probabilities(made(latents))
     torch.testing.assert_close(probabilities[:, 2], torch.ones(500))
     cells = made.cells(made(latents), rng, 10.0)

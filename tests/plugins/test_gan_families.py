@@ -9,7 +9,7 @@ from opacus.validators import ModuleValidator
 from tests.plugins.core import COLUMNS, SITES, Core, made_up
 from tests.plugins.gan_studies import FAMILIES, make, trained
 
-from synthfed.plugins.api import Answer, Model, PrivatePart, Trainer
+from synthfed.plugins.api import Answer, Model, PrivatePart, Span, Trainer
 from synthfed.protocols.errors import ConfigError
 
 EVERYTHING: dict[str, Any] = {
@@ -202,5 +202,5 @@ def test_a_walk_is_made_of_records_that_change_step_by_step(family: str) -> None
 @FAMILY
 def test_a_condition_that_a_family_does_not_have_is_refused(family: str) -> None:
     trainer = make(family).trainer(seed=0)
-    with pytest.raises(ConfigError, match="'kind' cannot be fixed in sampling"):
-        trainer.sample(5, seed=0, given={"kind": 1})
+    with pytest.raises(ConfigError, match="'nobody' cannot be fixed in sampling"):
+        trainer.sample(5, seed=0, given={"nobody": Span.at(1)})

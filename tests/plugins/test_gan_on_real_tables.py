@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from tests.plugins.core import Core, study
 from tests.plugins.gan_studies import FAMILIES
 
+from synthfed.plugins.api import Span
 from synthfed.plugins.audits.fidelity import Fidelity
 
 OPTIONS: dict[str, Any] = {
@@ -61,7 +62,7 @@ def test_a_given_class_of_wine_looks_like_that_class() -> None:
     trainer, core = model.trainer(seed=0), Core(model, records, noise=0.5)
     core.run(trainer)
     for kind in range(3):
-        drawn = trainer.sample(2000, seed=1, given={"kind": kind})
+        drawn = trainer.sample(2000, seed=1, given={"kind": Span.at(kind)})
         assert set(drawn[:, -1]) == {float(kind)}
         real = records[records[:, -1] == kind].mean(axis=0)
         spread = records.std(axis=0)

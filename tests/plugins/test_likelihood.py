@@ -11,7 +11,7 @@ from tests.plugins.core import COLUMNS, SITES, Core, study
 from tests.plugins.likelihood_studies import FAMILIES, PICTURES, make, records_of, trained
 
 from synthfed.client.train import clipped_sum
-from synthfed.plugins.api import Answer, Array, Model, Payload, PrivatePart, Trainer
+from synthfed.plugins.api import Answer, Array, Model, Payload, PrivatePart, Span, Trainer
 from synthfed.plugins.models.likelihoods.likelihood import Family
 from synthfed.plugins.models.likelihoods.refinement import NETWORK
 from synthfed.protocols.errors import ConfigError
@@ -199,7 +199,7 @@ def test_what_is_given_is_held_exactly_and_the_rest_follows_it(family: str) -> N
     model, trainer, _ = trained(family, public_steps=300, public_rate=0.01, **STRONG[FAMILIES[family][1]])
     place, name = (16, "side") if FAMILIES[family][1] else (3, "ill")
     assert name in model.conditions
-    halves = [trainer.sample(400, seed=2, given={name: category}) for category in (0, 1)]
+    halves = [trainer.sample(400, seed=2, given={name: Span.at(category)}) for category in (0, 1)]
     for category, records in enumerate(halves):
         assert (records[:, place] == category).all()
     feature = [np.nanmean(records[:, 2]) for records in halves]  # the third pixel, or the size: larger in the second
@@ -209,16 +209,16 @@ def test_what_is_given_is_held_exactly_and_the_rest_follows_it(family: str) -> N
 @FAMILY
 def test_a_column_that_is_no_condition_cannot_be_given(family: str) -> None:
     with pytest.raises(ConfigError, match="cannot be fixed in sampling"):
-        make(family).trainer(seed=0).sample(3, seed=0, given={"size": 1})
+        make(family).trainer(seed=0).sample(3, seed=0, given={"size": Span.at(1)})
 
 
 @pytest.mark.parametrize("family", ["cvae", "made", "realnvp"])
 def test_each_of_several_conditions_can_be_given_alone_or_together(family: str) -> None:
     _, trainer, _ = trained(family)
-    alone = trainer.sample(500, seed=2, given={"kind": 1})
+    alone = trainer.sample(500, seed=2, given={"kind": Span.at(1)})
     assert (alone[:, 0] == 1).all()
     assert 0.1 < alone[:, 3].mean() < 0.6
-    both = trainer.sample(50, seed=2, given={"kind": 2, "ill": 1})
+    both = trainer.sample(50, seed=2, given={"kind": Span.at(2), "ill": Span.at(1)})
     assert (both[:, [0, 3]] == [2, 1]).all()
 
 

@@ -10,6 +10,7 @@ from tests.plugins.core import study
 from tests.plugins.likelihood_studies import TABLE, make, trained
 from torch.nn import functional
 
+from synthfed.plugins.api import Span
 from synthfed.plugins.models.likelihoods.refinement import Public
 from synthfed.plugins.models.made import Autoregression, Made, Walk
 from synthfed.protocols.errors import ConfigError
@@ -102,7 +103,7 @@ def test_draws_follow_the_law_also_under_a_condition_that_is_not_the_first() -> 
     cells = model.layout.cells(range(3), codes)
     with torch.no_grad():
         law = torch.exp(-model.loss(network, cells, torch.empty(len(codes), 0))).double().numpy()
-        rows = model.draw(network, Public(cells), 40_000, 0, {"a": 1})
+        rows = model.draw(network, Public(cells), 40_000, 0, {"a": Span.at(1)})
     assert (rows[:, 0] == 1).all()
     found = np.bincount((rows[:, 1] * 2 + rows[:, 2]).astype(int), minlength=6) / len(rows)
     np.testing.assert_allclose(found, law / law.sum(), atol=0.012)

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from tests.plugins.array_studies import DIGITS, SERIES, SITES, Core, digits, floor_samples, series, study
 
-from synthfed.plugins.api import Model, PrivatePart, Trainer
+from synthfed.plugins.api import Model, PrivatePart, Span, Trainer
 from synthfed.plugins.models.moments import Moments, MomentsTrainer
 from synthfed.protocols.errors import ConfigError, LocalProtocolError
 
@@ -101,7 +101,7 @@ def test_a_classifier_learns_digits_from_samples_better_than_from_noisy_pixel_me
 
 def test_samples_keep_to_the_given_categories_and_the_schema() -> None:
     _, trainer, _ = trained(SERIES, coefficients=20, directions=8)
-    drawn = trainer.sample(300, seed=1, given={"ill": 1, "sex": 0})
+    drawn = trainer.sample(300, seed=1, given={"ill": Span.at(1), "sex": Span.at(0)})
     assert (drawn[:, 64:] == [0, 1]).all()
     assert drawn[:, :64].min() >= -3
     assert drawn[:, :64].max() <= 5

@@ -9,6 +9,7 @@ import torch
 from tests.plugins.core import study
 from tests.plugins.likelihood_studies import ARRAY, make
 
+from synthfed.plugins.api import Span
 from synthfed.plugins.models.likelihoods.refinement import Public
 from synthfed.plugins.models.pixelcnn import PixelCnn, PixelNetwork, Raster
 from synthfed.protocols.errors import ConfigError
@@ -85,7 +86,7 @@ def test_draws_follow_the_law_given_a_label() -> None:
     batch = torch.from_numpy(np.hstack([images, np.tile([0, 1], (16, 1))])).float()
     with torch.no_grad():
         law = torch.exp(-model.loss(network, batch, torch.empty(16, 0))).numpy()
-        rows = model.draw(network, Public(batch), 20_000, 0, {"side": 1})
+        rows = model.draw(network, Public(batch), 20_000, 0, {"side": Span.at(1)})
     assert (rows[:, 4] == 1).all()
     assert set(np.unique(rows[:, :4])) == {0.0, 3.0}
     found = np.bincount(((rows[:, :4] > 1) @ [8, 4, 2, 1]).astype(int), minlength=16) / len(rows)

@@ -7,6 +7,7 @@ from tests.plugins.core import COLUMNS, made_up, study
 from tests.plugins.likelihood_studies import TABLE, make, pictures, trained
 from torch.distributions import Categorical, Normal, kl_divergence
 
+from synthfed.plugins.api import Span
 from synthfed.plugins.models.arrays.dct import CosineBasis
 from synthfed.plugins.models.likelihoods.coefficients import Coefficients, Levels
 from synthfed.plugins.models.likelihoods.held_columns import HeldColumns
@@ -92,10 +93,10 @@ def test_combinations_are_drawn_as_often_as_they_occur_among_those_that_fit() ->
     held = HeldColumns.of(layout, ["ill", "kind"])
     law = held.codes(torch.from_numpy(layout.encode(made_up(3000))))
     rng, alike = np.random.default_rng(0), np.ones(3000)
-    drawn = held.draw(law, alike, {"kind": 2}, 20_000, rng)
+    drawn = held.draw(law, alike, {"kind": Span.at(2)}, 20_000, rng)
     assert (drawn[:, 1] == 2).all()
     assert drawn[:, 0].mean() == pytest.approx(law[law[:, 1] == 2, 0].mean(), abs=0.01)
-    never = held.draw(law[law[:, 1] != 2], alike[law[:, 1] != 2], {"kind": 2}, 20_000, rng)
+    never = held.draw(law[law[:, 1] != 2], alike[law[:, 1] != 2], {"kind": Span.at(2)}, 20_000, rng)
     assert (never[:, 1] == 2).all()
     assert never[:, 0].mean() == pytest.approx(law[law[:, 1] != 2, 0].mean(), abs=0.01)
     np.testing.assert_array_equal(np.unique(held.combinations, axis=0), held.combinations)

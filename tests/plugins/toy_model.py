@@ -91,8 +91,8 @@ class ToyTrainer:
             shares = np.maximum(self.counts[start:end], 0) + 1e-9
             codes[:, i] = rng.choice(end - start, rows, p=shares / shares.sum())
         records = self.model.encoder.decode(codes, rng)
-        for name, code in given.items():
-            records[:, self.model.names.index(name)] = code
+        for name, span in given.items():
+            records[:, self.model.names.index(name)] = span.low
         return records
 
     def walk(self, walks: int, steps: int, seed: int) -> Records:

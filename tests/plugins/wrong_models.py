@@ -120,7 +120,7 @@ DECLARATIONS: list[tuple[str, type]] = [
     ("shares-are-whole", model(sums=score_with(share=0.9))),
     ("declaration-is-the-same-everywhere", model(sums=drifting_sums)),
     ("a-plan-exists", model(sums=counts_with(payload=(("field", (10**9,)),)))),
-    ("conditions-are-categories", model(__init__=one_more_condition)),
+    ("conditions-are-columns", model(__init__=one_more_condition)),
     (
         "parameters-are-those-of-the-contract",
         at_coordinator(walk=lambda self, walks, steps, key: ToyTrainer.walk(self, walks, steps, key)),

@@ -1,7 +1,6 @@
 """The comparison of models: what it measures, what it writes, what it resumes, and what it refuses."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import typer
 from sklearn.datasets import load_digits
 
+from synthfed.plugins.api import Given
 from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.schema import Records
 from synthfed.protocols.study import ModelTerms, Study
@@ -105,8 +105,8 @@ class Conditional:
         self._records, self._shift = records, shift
         self._walked = np.empty((0, records.shape[1])) if walked is None else walked
 
-    def sample(self, rows: int, seed: int, given: Mapping[str, int]) -> Records:
-        kept = self._records[self._records[:, -1] == (given["target"] + self._shift) % 3]
+    def sample(self, rows: int, seed: int, given: Given) -> Records:
+        kept = self._records[self._records[:, -1] == (given["target"].low + self._shift) % 3]
         return np.random.default_rng(seed).choice(kept, rows)
 
     def walk(self, *_: int) -> Records:

@@ -76,7 +76,8 @@ class Trainer:
         rng = np.random.default_rng(seed)
         counts, means = self.means()
         name = self.encoder.labels[0].name
-        codes = np.full(rows, given[name]) if name in given else rng.choice(len(counts), rows, p=counts / counts.sum())
+        codes = rng.choice(len(counts), rows, p=counts / counts.sum())
+        codes = np.full(rows, given[name].cell(len(counts))) if name in given else codes
         return self.encoder.decode(means[codes] + rng.normal(0, 0.25, (rows, self.encoder.numbers)), codes[:, None])
 
     def walk(self, walks, steps, seed):

@@ -1,11 +1,11 @@
 """Conditions on synthetic rows: how they are read, and that every row meets them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
+from synthfed.plugins.api import Given, Span
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import ArrayColumn, Categorical, Column, Integer, Real, Records
 from synthfed.server.sampling import draw
@@ -26,9 +26,9 @@ class Model:
 
     def __init__(self) -> None:
         self.drawn = 0
-        self.asked: list[Mapping[str, int]] = []
+        self.asked: list[Given] = []
 
-    def sample(self, rows: int, seed: int, given: Mapping[str, int]) -> Records:
+    def sample(self, rows: int, seed: int, given: Given) -> Records:
         self.drawn += rows
         self.asked.append(given)
         rng = np.random.default_rng(seed)
@@ -44,7 +44,9 @@ class Model:
         records[rng.random(rows) < 0.01, SEX] = np.nan
         records[rng.random(rows) < 0.1, AGE] = np.nan
         if "a=b" in given:
-            records[:, LABEL] = given["a=b"]
+            records[:, LABEL] = given["a=b"].low
+        if "age" in given:
+            records[:, AGE] = given["age"].low
         return records
 
 
@@ -82,11 +84,20 @@ def test_negative_and_decimal_ranges_are_read() -> None:
 def test_what_the_model_can_fix_is_not_searched_for() -> None:
     model = Model()
     sampled("a=b = 7", model=model)
-    assert (model.drawn, model.asked[0]) == (300, {"a=b": 7})
+    assert (model.drawn, model.asked[0]) == (300, {"a=b": Span.at(7)})
     searched = Model()
     sampled("a=b = 7", model=searched, native=())
     assert searched.drawn > 300
     assert searched.asked[0] == {}
+
+
+def test_ranges_and_missing_values_that_the_model_can_fix_are_not_searched_for_either() -> None:
+    model, native = Model(), ("a=b", "age")
+    assert set(sampled("age in 30..40", model=model, native=native)[:, AGE]) == {30.0}
+    assert np.isnan(sampled("age is missing", "a=b = 7", model=model, native=native)[:, AGE]).all()
+    assert model.drawn == 600
+    assert model.asked[0] == {"age": Span(30, 40)}
+    assert model.asked[1]["age"].is_missing
 
 
 def test_the_same_seed_gives_the_same_rows() -> None:

@@ -11,6 +11,7 @@ that the core tossed for it alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ __all__ = [
     "PrivatePart",
     "Records",
     "Source",
+    "Span",
     "Sum",
     "Table",
     "Trainer",
@@ -49,8 +51,40 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 Payload = Mapping[str, npt.NDArray[np.float32]]
 """Named float32 arrays that the coordinator sends with a round; names and shapes are declared."""
-Given = Mapping[str, int]
-"""What synthetic records are to have in common: the index of a category by the column's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which values synthetic records are to have in a column: those between two bounds, or missing ones.
+
+    What counts is a value as a file shows it, with the column's decimals. Of a category both bounds
+    are the index.
+
+    Attributes:
+        low: the least value; NaN for missing.
+        high: the greatest, which is allowed, too; NaN for missing.
+    """
+
+    low: float
+    high: float
+
+    @classmethod
+    def at(cls, value: float) -> Span:
+        """Return the span of one value: a number, a category's index, or NaN for missing."""
+        return cls(value, value)
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether missing values are asked for."""
+        return math.isnan(self.low)
+
+    def cell(self, categories: int) -> int:
+        """Return the cell of a column of so many categories, after which comes that of missing values."""
+        return categories if self.is_missing else int(self.low)
+
+
+Given = Mapping[str, Span]
+"""What synthetic records are to have in common: which values, by the column's name, as the schema allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +160,11 @@ class Trainer(Protocol):
     def sample(self, rows: int, seed: int, given: Given) -> Records:
         """Return synthetic records, shape ``(rows, width)``, the same for the same state, seed and ``given``.
 
-        ``given`` names columns among the model's ``conditions`` only; every record has these categories.
+        ``given`` names columns among the model's ``conditions`` only. Every record has such values, and the
+        records are those that would be left of very many without ``given``.
+
+        Raises:
+            ConfigError: the model has no such record.
         """
         ...
 
@@ -155,7 +193,8 @@ class Model(Protocol):
 
     Attributes:
         Options: what a study may set under ``[model.options]``.
-        conditions: the categorical columns that sampling can fix exactly, a subset of the study's.
+        conditions: the columns whose values sampling can fix exactly, however rare: each category, each span of
+            numbers, and missing where the schema has it. None of them is an array.
     """
 
     Options: type[BaseModel]

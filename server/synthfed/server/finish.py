@@ -181,7 +181,7 @@ def write_release(
         study: the signed terms.
         study_text: the file they were read from, kept as it is.
         trainer: the trained model.
-        conditions: the columns whose category it can fix.
+        conditions: the columns whose values it can fix.
         domain: writes the synthetic records and draws them.
         evidence: what was promised and spent.
         history: public numbers of the training, each with its ``step``.

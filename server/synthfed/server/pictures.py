@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from synthfed.plugins.api import Domain, Trainer
+from synthfed.plugins.api import Domain, Span, Trainer
 from synthfed.plugins.pictures import curves
 from synthfed.protocols.schema import ArrayColumn, Categorical, Column, Records, places, width_of
 from synthfed.protocols.study import Study
@@ -58,7 +58,7 @@ def draw_pictures(
     Args:
         study: the terms.
         domain: draws records.
-        conditions: the columns whose category the model can fix.
+        conditions: the columns whose values the model can fix.
         trainer: the trained model.
         rows: synthetic records, to take samples and means from.
         history: the training curves of the report: ``name``, ``steps`` and ``values`` of each.
@@ -107,7 +107,7 @@ def _samples(
     for code, value in enumerate(column.values[:_MOST_LABELS]):
         mine = rows[rows[:, place] == code][:_ACROSS]
         if column.name in conditions:
-            mine = trainer.sample(_ACROSS, seed, {column.name: code})
+            mine = trainer.sample(_ACROSS, seed, {column.name: Span.at(code)})
         if len(mine) == _ACROSS:  # a shorter row would shift all others
             found[value] = mine
     if not found:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from synthfed.plugins.api import Given
+from synthfed.plugins.api import Given, Span
 from synthfed.plugins.domains.encoding import written
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import ArrayColumn, Categorical, Column, Integer, Real, Records, Scalar, places
@@ -31,32 +31,30 @@ class Condition:
         text: the condition as it was given.
         column: the column it is on.
         place: of that column in a record.
-        low: the least value, or a category's index; NaN for a missing value.
-        high: the greatest value, or the same index.
+        span: the values that it may have.
     """
 
     text: str
     column: Scalar
     place: int
-    low: float
-    high: float
+    span: Span
 
     def holds(self, records: Records) -> npt.NDArray[np.bool_]:
         """Return for each record whether it meets the condition as a file would show it, shape ``(rows,)``."""
         values = records[:, self.place]
-        if math.isnan(self.low):
+        if self.span.is_missing:
             return np.isnan(values)
         if not isinstance(self.column, Categorical):
             values = written(self.column, values)
-        return (values >= self.low) & (values <= self.high)  # false for a missing value
+        return (values >= self.span.low) & (values <= self.span.high)  # false for a missing value
 
 
 def parse_conditions(texts: Sequence[str], columns: Sequence[Column]) -> tuple[Condition, ...]:
     """Return the conditions that texts state on a study's columns.
 
     >>> age = Integer(name="age", lower=0, upper=99)
-    >>> [(each.low, each.high) for each in parse_conditions(["age in 30..40"], [age])]
-    [(30.0, 40.0)]
+    >>> [each.span for each in parse_conditions(["age in 30..40"], [age])]
+    [Span(low=30.0, high=40.0)]
 
     Raises:
         ConfigError: naming the column and what it can be.
@@ -70,14 +68,8 @@ def parse_conditions(texts: Sequence[str], columns: Sequence[Column]) -> tuple[C
 
 
 def given_by(conditions: Sequence[Condition], native: Collection[str]) -> Given:
-    """Return those conditions that a model can fix by itself: one category of a column among ``native``."""
-    return {
-        condition.column.name: int(condition.low)
-        for condition in conditions
-        if condition.column.name in native
-        and isinstance(condition.column, Categorical)
-        and not math.isnan(condition.low)
-    }
+    """Return those conditions that a model can fix by itself: on the columns ``native``."""
+    return {each.column.name: each.span for each in conditions if each.column.name in native}
 
 
 def _parse(text: str, columns: Sequence[Column]) -> Condition:
@@ -90,11 +82,10 @@ def _parse(text: str, columns: Sequence[Column]) -> Condition:
         if match["missing"]:
             if not column.missing:
                 raise _error(column, "is never missing in this study")
-            return Condition(text, column, place, math.nan, math.nan)
+            return Condition(text, column, place, Span.at(math.nan))
         if isinstance(column, Categorical):
-            code = float(_code(column, match["value"]))
-            return Condition(text, column, place, code, code)
-        return Condition(text, column, place, *_bounds(column, match["value"], match["range"]))
+            return Condition(text, column, place, Span.at(_code(column, match["value"])))
+        return Condition(text, column, place, _bounds(column, match["value"], match["range"]))
     names = _listed([column.name for column in columns])
     raise ConfigError(f"{text!r} begins with no column and condition; {_FORMS} (columns: {names})", where=_FLAG)
 
@@ -108,8 +99,8 @@ def _code(column: Categorical, value: str | None) -> int:
     return column.values.index(value)
 
 
-def _bounds(column: Integer | Real, value: str | None, span: str | None) -> tuple[float, float]:
-    """Return the two numbers that a text gives, both within the column's bounds, the first not above the second."""
+def _bounds(column: Integer | Real, value: str | None, span: str | None) -> Span:
+    """Return the span that a text gives: within the column's bounds, the first number not above the second."""
     first, dots, last = (span or "").partition("..")
     ends = [value, value] if value is not None else [first, last] if dots else [span or ""]
     try:
@@ -120,7 +111,7 @@ def _bounds(column: Integer | Real, value: str | None, span: str | None) -> tupl
     if len(numbers) != 2 or not is_inside or numbers[0] > numbers[1]:
         kind = "whole numbers" if isinstance(column, Integer) else "numbers"
         raise _error(column, f"holds {kind} from {column.lower:g} to {column.upper:g}; {_FORMS} with such")
-    return numbers[0], numbers[1]
+    return Span(numbers[0], numbers[1])
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -3,8 +3,9 @@
 Never looks at a record to choose a cell's edge: the grid is a function of the signed schema alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,14 @@ import numpy.typing as npt
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import ArrayColumn, Categorical, Column, Integer, Real, Records, Scalar
 
+from ..api import Given, Span
+
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
+Portions = Mapping[int, tuple[Array, Array]]
+"""Where in each cell of a column, by its place, the values that are asked for begin and end; alike where none are."""
+
+_HALVINGS: Final = 64  # of the unit interval: beyond them a float64 tells no two places apart
 
 
 def scalars(columns: Sequence[Column], who: str) -> tuple[Scalar, ...]:
@@ -79,6 +86,23 @@ class Block:
             values[codes == self.values] = np.nan
         return values
 
+    def portion(self, span: Span) -> tuple[Array, Array]:
+        """Return where in each cell the values of a span begin and end, from 0 to 1, shape ``(width,)`` each.
+
+        They are the values that ``decode`` gives, so that bounds are held as a file shows them.
+        """
+        begin, end = np.zeros(self.width), np.zeros(self.width)
+        if span.is_missing:
+            end[self.values :] = 1.0
+        elif isinstance(self.column, Categorical):
+            end[int(span.low) : int(span.high) + 1] = 1.0
+        else:
+            cells = np.arange(self.values)
+            first = _first(lambda parts: self.decode(cells, parts) >= span.low, self.values)
+            last = 1.0 - _first(lambda parts: self.decode(cells, 1.0 - parts) <= span.high, self.values)
+            begin[cells], end[cells] = np.where(first < last, [first, last], 0.0)
+        return begin, end
+
     def inside(self, column: Array) -> tuple[Array, Array]:
         """Return which part of its cell every value stands for: where that begins and how long it is.
 
@@ -123,11 +147,35 @@ class OneHotEncoder:
         np.put_along_axis(cells, self.codes(records) + self.offsets[:-1], 1.0, axis=1)
         return cells
 
-    def decode(self, codes: Codes, rng: np.random.Generator) -> Records:
-        """Return records anywhere in the cells ``codes``, shape ``(rows, columns)``, within the bounds."""
+    def portions(self, given: Given) -> Portions:
+        """Return which part of every cell holds what is asked for.
+
+        Raises:
+            ConfigError: a column can hold no such value.
+        """
+        names = [block.column.name for block in self.blocks]
+        found = {names.index(name): self.blocks[names.index(name)].portion(span) for name, span in given.items()}
+        for place, (begin, end) in found.items():
+            if not (end > begin).any():
+                span = given[names[place]]
+                asked = "missing" if span.is_missing else f"from {span.low:g} to {span.high:g} as a file shows it"
+                raise ConfigError(f"column {names[place]!r} has no value {asked}; ask for another", where="given")
+        return found
+
+    def decode(self, codes: Codes, rng: np.random.Generator, portions: Portions | None = None) -> Records:
+        """Return records anywhere in the cells ``codes``, or in a part of each, within the bounds.
+
+        Args:
+            codes: shape ``(rows, columns)``.
+            rng: where in its cell a number lies.
+            portions: which part of a cell it lies in; all of it for columns that are not there.
+        """
         records = np.empty(codes.shape, order="F")
         for i, block in enumerate(self.blocks):
             parts = np.zeros(len(codes)) if isinstance(block.column, Categorical) else rng.random(len(codes))
+            if portions and i in portions:
+                begin, end = (ends[codes[:, i]] for ends in portions[i])
+                parts = np.minimum(begin + parts * (end - begin), end)  # a sum may be rounded beyond the end
             records[:, i] = block.decode(codes[:, i], parts)
         return records
 
@@ -141,6 +189,22 @@ class OneHotEncoder:
         columns = [block.inside(records[:, i]) for i, block in enumerate(self.blocks)]
         begin, length = (np.stack(each, axis=1) for each in zip(*columns, strict=True))
         return begin, length
+
+
+def _first(holds: Callable[[Array], npt.NDArray[np.bool_]], count: int) -> Array:
+    """Return the least numbers from 0 to 1 at which something holds that holds from there on; 1 where it never does.
+
+    Args:
+        holds: for each of ``count`` numbers, shape ``(count,)``.
+        count: how many numbers.
+    """
+    before, found = np.zeros(count), np.ones(count)
+    at_once = holds(before)
+    for _ in range(_HALVINGS):
+        middle = (before + found) / 2
+        enough = holds(middle)
+        before, found = np.where(enough, before, middle), np.where(enough, middle, found)
+    return np.where(at_once, 0.0, found)
 
 
 def _block(column: Scalar, bins: int) -> Block:

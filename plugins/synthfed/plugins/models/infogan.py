@@ -25,7 +25,6 @@ from torch.nn import functional
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.study import Study
 
-from ..api import Given
 from .adversarial.gan_family import Fakes
 from .adversarial.gan_options import Weight, read_options
 from .adversarial.losses import LOGISTIC
@@ -65,9 +64,9 @@ class CodedGenerator(NetworkGenerator):
             nn.Linear(options.head_hidden, options.categories + options.codes),
         )
 
-    def latents(self, rows: int, rng: torch.Generator, given: Given | None = None) -> torch.Tensor:
+    def latents(self, rows: int, rng: torch.Generator, chances: torch.Tensor | None = None) -> torch.Tensor:
         """Return noise, a one-hot code and uniform continuous codes, shape ``(rows, latent + appended)``."""
-        options, parts = self.options, [super().latents(rows, rng, given)]
+        options, parts = self.options, [super().latents(rows, rng, chances)]
         if options.categories:
             drawn = torch.randint(options.categories, (rows,), generator=rng)
             parts.append(functional.one_hot(drawn, options.categories).float())

@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 from synthfed.protocols.errors import ConfigError
-from synthfed.protocols.schema import Categorical
+from synthfed.protocols.schema import ArrayColumn
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum
 
@@ -126,13 +126,16 @@ def a_plan_exists(trial: Trial) -> None:
     promise(trial.plan.kinds, "no plan can be made")
 
 
-def conditions_are_categories(trial: Trial) -> None:
-    """What sampling can fix are categorical columns of the study."""
-    categories = {column.name for column in trial.case.columns if isinstance(column, Categorical)}
+def conditions_are_columns(trial: Trial) -> None:
+    """What sampling can fix are columns of the study, and none of them an array."""
+    columns = {column.name for column in trial.case.columns if not isinstance(column, ArrayColumn)}
     conditions = trial.model().conditions
     promise(isinstance(conditions, tuple), "`conditions` is no tuple of names")
-    wrong = [name for name in conditions if name not in categories]
-    promise(not wrong, f"condition {(wrong or [''])[0]!r} is no categorical column of the study; leave it out")
+    wrong = [name for name in conditions if name not in columns]
+    promise(
+        not wrong,
+        f"condition {(wrong or [''])[0]!r} is no column of the study with one value in each record; leave it out",
+    )
 
 
 def modules_match_their_sums(trial: Trial) -> None:
@@ -191,7 +194,7 @@ CHECKS: Final = (
     check(shares_are_whole, "sums-are-declared"),
     check(declaration_is_the_same_everywhere, "sums-are-declared"),
     check(a_plan_exists, "sums-are-declared"),
-    check(conditions_are_categories),
+    check(conditions_are_columns),
     check(parameters_are_those_of_the_contract),
     check(modules_match_their_sums, "a-plan-exists"),
     check(making_leaves_randomness_alone, "sums-are-declared"),

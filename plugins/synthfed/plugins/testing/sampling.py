@@ -3,6 +3,7 @@
 Never compares samples with real records: what they are worth is for audits to say.
 """
 
+import math
 from typing import Final
 
 import numpy as np
@@ -10,11 +11,14 @@ import numpy.typing as npt
 
 from synthfed.protocols.schema import ArrayColumn, Categorical, Column, Integer, Records, places
 
+from ..api import Span
+from ..domains.encoding import written
 from .check import check, promise
 from .surroundings import noting_randomness
 from .trial import SEED, Trial, same_states
 
 ROWS: Final = 200
+_EXACT: Final = 1e-9  # as far as rounding to decimals goes
 _SHAPED: Final = ("samples-have-the-shape",)
 
 
@@ -62,16 +66,19 @@ def sampling_changes_nothing(trial: Trial) -> None:
 
 
 def conditions_hold(trial: Trial) -> None:
-    """Every record sampled under a condition meets it."""
+    """Every record sampled under a condition meets it: each category, spans of numbers, and missing."""
     model, first = trial.model(), places(trial.case.columns)
     for name in model.conditions:
         index = [column.name for column in trial.case.columns].index(name)
-        column = trial.case.columns[index]
-        for code in range(len(column.values) if isinstance(column, Categorical) else 0):
-            drawn = trial.training.trainer.sample(30, SEED, {name: code})
+        for span in _spans(trial.case.columns[index]):
+            drawn = trial.training.trainer.sample(30, SEED, {name: span})
+            promise(drawn.shape == (30, trial.case.width), f"sampling under {name!r} returns not all records asked for")
+            values = drawn[:, first[index]]
+            within = (values >= span.low - _EXACT) & (values <= span.high + _EXACT)  # false for a missing value
+            met = np.isnan(values) if span.is_missing else within
             promise(
-                bool((drawn[:, first[index]] == code).all()),
-                f"records sampled under {name!r} do not all have the category; fix it exactly or leave it out",
+                bool(met.all()),
+                f"records sampled under {name!r} do not all have such a value; fix it exactly or leave it out",
             )
             _check_fit(trial, drawn)
 
@@ -118,7 +125,18 @@ def _misfit(column: Column, values: npt.NDArray[np.float64]) -> str:
     if ((known < column.lower) | (known > column.upper)).any():
         return "lie outside its bounds"
     decimals = 0 if isinstance(column, Integer) else column.decimals
-    return "" if np.allclose(known, np.round(known, decimals), atol=1e-9) else f"have more than {decimals} decimals"
+    return "" if np.allclose(known, np.round(known, decimals), atol=_EXACT) else f"have more than {decimals} decimals"
+
+
+def _spans(column: Column) -> list[Span]:
+    """Return what a column's values can be asked to be: single ones, those up to the middle, all, and missing."""
+    missing = [Span.at(math.nan)] if column.missing else []
+    if isinstance(column, Categorical):
+        return [*map(Span.at, range(len(column.values))), *missing]
+    if isinstance(column, ArrayColumn):
+        return []
+    middle = float(written(column, np.array([(column.lower + column.upper) / 2]))[0])
+    return [Span.at(middle), Span(column.lower, middle), Span(column.lower, column.upper), *missing]
 
 
 def _even(column: Column, rows: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -143,7 +161,7 @@ CHECKS: Final = (
     check(a_seed_fixes_the_samples, *_SHAPED, "checkpoint-is-plain-arrays"),
     check(another_seed_gives_other_samples, *_SHAPED),
     check(sampling_changes_nothing, *_SHAPED),
-    check(conditions_hold, "samples-fit-the-schema", "conditions-are-categories"),
+    check(conditions_hold, "samples-fit-the-schema", "conditions-are-columns"),
     check(walks_have_the_shape, "samples-fit-the-schema", "a-seed-fixes-the-samples"),
     check(training_learns, *_SHAPED),
 )

@@ -8,14 +8,14 @@ from typing import Final
 
 import numpy as np
 
-from synthfed.plugins.api import Array, Model, Source, Trainer
+from synthfed.plugins.api import Array, Model, Source, Span, Trainer
 from synthfed.plugins.audits.diversity import Diversity, features_of
 from synthfed.plugins.audits.estimate import subsample
 from synthfed.plugins.audits.fidelity import Fidelity
 from synthfed.plugins.audits.recognition import Recognition, hits
 from synthfed.plugins.audits.utility import Trial, Utility
 from synthfed.plugins.domains.encoding import scalars
-from synthfed.protocols.schema import Records, places
+from synthfed.protocols.schema import Categorical, Records, places
 from synthfed.protocols.study import Study
 
 from .floors import gaussian_rows, has_arrays, has_labels, histogram_rows, naive_bayes_score
@@ -95,10 +95,11 @@ def of_naive_bayes(study: Study, train: Records, test: Records, few: int, seed: 
 def control(study: Study, model: Model, trainer: Trainer, train: Records, test: Records, seed: int) -> Measure | None:
     """Return how many conditional records a judge trained on real rows takes for the category that was asked for.
 
-    The target if the model can fix it, else its first such column; equally many records of each
+    The target if it is a category that the model can fix, else the first such column; equally many records of each
     category. The control is the judge's mean share over the categories of held-out real rows.
     """
-    names = [column.name for column in study.columns if column.name in model.conditions]
+    columns = [column for column in study.columns if isinstance(column, Categorical)]
+    names = [column.name for column in columns if column.name in model.conditions]
     if not names:
         return None
     name = study.target if study.target in names else names[0]
@@ -108,7 +109,7 @@ def control(study: Study, model: Model, trainer: Trainer, train: Records, test: 
     if len(categories) < 2:
         return None
     each = max(1, _ASKED // len(categories))
-    drawn = [trainer.sample(each, seed + i, {name: int(category)}) for i, category in enumerate(categories)]
+    drawn = [trainer.sample(each, seed + i, {name: Span.at(category)}) for i, category in enumerate(categories)]
     asked = np.concatenate(drawn)
     asked[:, place] = np.repeat(categories, each)  # what counts is what was asked for, not what the record claims
     real = test[np.isin(test[:, place], categories)]

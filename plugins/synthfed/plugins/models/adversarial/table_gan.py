@@ -74,13 +74,15 @@ class TableGan(GanFamily[TableFitting]):
                 or hidden units of a generator without any are to be dropped.
         """
         plugin = f"model {study.model.plugin!r}"
-        if options.generator_dropout > 0 and options.generator != "network" and make is None and not conditions:
+        is_mixture = options.generator != "network" and make is None and not conditions
+        if options.generator_dropout > 0 and is_mixture:
             raise ConfigError(
                 "a mixture has no hidden units to drop; set generator = 'network', or leave this out",
                 where="model.options.generator_dropout",
             )
         super().__init__(study, options, TableAnchor(study, options, plugin, make=make, conditions=conditions))
-        self.conditions = tuple(conditions)
+        # Components can be counted and weighed by anything; a network only fills in what it was told.
+        self.conditions = tuple(column.name for column in study.columns) if is_mixture else tuple(conditions)
 
     @property
     def encoded_width(self) -> int:
@@ -142,8 +144,10 @@ class TableGan(GanFamily[TableFitting]):
     def sample(self, generator: nn.Module, fitting: TableFitting, rows: int, seed: int, given: Given) -> Records:
         """Return synthetic records, their marginals centred on the released ones."""
         check_given(given, self.conditions)
-        codes = sample_codes(of_table(generator), fitting.target, rows, seed, given)
-        return self.anchor.encoder.decode(codes, np.random.default_rng(seed))
+        encoder = self.anchor.encoder
+        portions = encoder.portions(given)
+        codes = sample_codes(of_table(generator), fitting.target, rows, seed, portions)
+        return encoder.decode(codes, np.random.default_rng(seed), portions)
 
     def walk(self, generator: nn.Module, fitting: TableFitting, walks: int, steps: int, seed: int) -> Records:
         """Return the records of walks, each drawn with one and the same chance."""

@@ -12,7 +12,6 @@ Five statistics in sequence; each is scaled by what the ones before it released,
 """
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Self
 
 import numpy as np
@@ -24,7 +23,7 @@ from synthfed.protocols.schema import Strict
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum
 
-from ...api import Array, Payload
+from ...api import Array, Given, Payload
 from ...domains.arrays import ArrayEncoder
 from .dct import CosineBasis
 from .grey_levels import level_shares
@@ -159,13 +158,13 @@ class MomentAnchor:
             group, codes[:, place] = np.divmod(group, size)
         return codes
 
-    def allowed(self, given: Mapping[str, int]) -> npt.NDArray[np.bool_]:
-        """Return which classes have the given categories, shape ``(classes,)``."""
+    def allowed(self, given: Given) -> npt.NDArray[np.bool_]:
+        """Return which classes have the given labels, shape ``(classes,)``."""
         codes = self.codes_of(np.arange(self.classes))
         fits = np.ones(self.classes, dtype=np.bool_)
         for place, label in enumerate(self.encoder.labels):
             if label.name in given:
-                fits &= codes[:, place] == given[label.name]
+                fits &= codes[:, place] == given[label.name].cell(len(label.values))
         return fits
 
     def fitting(self, seed: int) -> MomentFitting:

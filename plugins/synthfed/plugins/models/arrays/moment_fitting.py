@@ -12,7 +12,7 @@ import torch
 
 from synthfed.protocols.errors import ConfigError
 
-from ...api import Answer, Array, Ask
+from ...api import Answer, Array, Ask, Given
 from ..marginals import Released
 from .grey_levels import Levels
 from .moment_estimates import cell_moments, class_means, directions, first_centres, moved_centres, probabilities_of
@@ -107,7 +107,7 @@ class MomentFitting:
         """Return cosine coefficients of fresh arrays of these classes, shape ``(rows, coefficients)``."""
         return self._sampler()[0].draw(group, rng)
 
-    def draw_classes(self, rows: int, rng: torch.Generator, given: Mapping[str, int]) -> Group:
+    def draw_classes(self, rows: int, rng: torch.Generator, given: Given) -> Group:
         """Return classes by their released probability among those with the given categories, shape ``(rows,)``."""
         return self._sampler()[0].draw_classes(rows, rng, self._anchor.allowed(given))
 

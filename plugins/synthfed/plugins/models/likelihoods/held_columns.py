@@ -29,12 +29,14 @@ class HeldColumns:
     Attributes:
         blocks: which.
         names: their columns.
-        sizes: their cells.
+        categories: how many each has.
+        sizes: their cells, of which one more than categories is for missing values.
         places: the places of all their cells in an encoded record.
     """
 
     blocks: tuple[int, ...]
     names: tuple[str, ...]
+    categories: tuple[int, ...]
     sizes: tuple[int, ...]
     places: tuple[int, ...]
 
@@ -53,7 +55,9 @@ class HeldColumns:
             raise ConfigError("lists a column twice; list each once", where=where)
         blocks = tuple(layout.names.index(name) for name in names)
         sizes = tuple(layout.sizes[block] for block in blocks)
-        return cls(blocks, tuple(names), sizes, tuple(place for block in blocks for place in layout.places(block)))
+        categories = tuple(layout.categories[block] for block in blocks)
+        cells = tuple(place for block in blocks for place in layout.places(block))
+        return cls(blocks, tuple(names), categories, sizes, cells)
 
     @property
     def combinations(self) -> Codes:
@@ -81,7 +85,7 @@ class HeldColumns:
         Args:
             law: combinations, some perhaps several times, shape ``(combinations, columns)``.
             weights: of each, shape ``(combinations,)``.
-            given: category by column.
+            given: category, or missing, by column.
             rows: how many.
             rng: where they are drawn from.
 
@@ -92,16 +96,17 @@ class HeldColumns:
             ConfigError: a column that is given is none of these.
         """
         check_given(given, self.names)
-        wanted = [(place, given[name]) for place, name in enumerate(self.names) if name in given]
+        held = enumerate(zip(self.names, self.categories, strict=True))
+        wanted = [(place, given[name].cell(count)) for place, (name, count) in held if name in given]
         fits = np.ones(len(law), dtype=np.bool_)
-        for place, category in wanted:
-            fits &= law[:, place] == category
+        for place, cell in wanted:
+            fits &= law[:, place] == cell
         left = np.where(fits, weights, 0.0)
         # What the law never saw is still to be had when asked for, with the other columns as they are in general.
         left = left if left.sum() > 0 else weights
         drawn = law[rng.choice(len(law), rows, p=left / left.sum())]
-        for place, category in wanted:
-            drawn[:, place] = category
+        for place, cell in wanted:
+            drawn[:, place] = cell
         return drawn
 
 

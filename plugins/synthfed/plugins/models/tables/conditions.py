@@ -4,7 +4,7 @@ Never estimates from records how categories go together: that is a declared, cli
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,7 @@ from synthfed.protocols.schema import Categorical, Column
 from synthfed.protocols.sums import Sum
 
 from ...api import Array, Given
+from .generator import normalised
 from .network import NetworkGenerator
 
 CONDITIONS: Final = "conditions"
@@ -70,14 +71,6 @@ class Conditions:
         """Return each encoded record's combination as 0 and one 1, shape ``(rows, combinations)``."""
         return np.asarray(batch[:, self.cells] @ self.one_hot.T > len(self.names) - 0.5, dtype=np.float64)
 
-    def allowed(self, given: Given) -> Array:
-        """Return 1 for every combination with the given categories, 0 for the others, shape ``(combinations,)``."""
-        kept = np.ones(len(self.one_hot))
-        firsts = np.cumsum([0, *self.sizes])
-        for name, category in given.items():
-            kept *= self.one_hot[:, firsts[self.names.index(name)] + category]
-        return kept
-
 
 class ConditionalGenerator(NetworkGenerator):
     """A generator that is told the categories of some columns and fills in the others.
@@ -109,21 +102,25 @@ class ConditionalGenerator(NetworkGenerator):
         self.odds.copy_(marginals[self.conditions.cells] if joint is None else joint)
 
     def latents(
-        self, rows: int, rng: torch.Generator, given: Given | None = None, balance: float = 0.0
+        self, rows: int, rng: torch.Generator, chances: torch.Tensor | None = None, balance: float = 0.0
     ) -> torch.Tensor:
         """Return noise and drawn conditions, shape ``(rows, latent + appended)``.
 
         Args:
             rows: how many.
             rng: where the chance comes from.
-            given: categories that all of them have.
+            chances: of every combination; those that were released if None.
             balance: the part of them whose combination is drawn evenly, however rare it is.
         """
-        odds = torch.lerp(self.odds, torch.full_like(self.odds, 1.0 / len(self.odds)), balance)
-        if given:
-            odds = odds * torch.tensor(self.conditions.allowed(given), dtype=torch.float32)
+        odds = self.odds if chances is None else chances
+        odds = torch.lerp(odds, torch.full_like(odds, 1.0 / len(odds)), balance)
         chosen = torch.multinomial(odds, rows, replacement=True, generator=rng)
         return torch.cat([super().latents(rows, rng), self.combinations[chosen]], 1)
+
+    def chances(self, shift: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:  # noqa: ARG002  (shifts move none)
+        """Return how likely each combination is among those that limits leave."""
+        left = torch.where(self.combinations > 0, limits[self.conditions.cells], 0.0).sum(1)
+        return normalised(self.odds.double().log() + left)
 
     def weights(self, latents: torch.Tensor, balance: float) -> torch.Tensor:
         """Return how much each balanced draw counts so that all together stand for unbalanced ones; the mean is 1."""
@@ -150,7 +147,7 @@ class ConditionalGenerator(NetworkGenerator):
         return latents[:, self.latent :] @ self.pinned - FAR
 
 
-def check_given(given: Mapping[str, int], conditions: Sequence[str]) -> None:
+def check_given(given: Given, conditions: Sequence[str]) -> None:
     """Refuse what sampling cannot fix, before a record is drawn.
 
     Raises:

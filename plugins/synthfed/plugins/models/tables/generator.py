@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...api import Given
+from synthfed.protocols.errors import ConfigError, LocalProtocolError
 
 
 class Generator(nn.Module, ABC):
@@ -35,8 +35,25 @@ class Generator(nn.Module, ABC):
         self.register_buffer("start", torch.zeros(sum(sizes)))
 
     @abstractmethod
-    def latents(self, rows: int, rng: torch.Generator, given: Given | None = None) -> torch.Tensor:
-        """Return fresh inputs, shape ``(rows, inputs)``; ``given`` is for those that take conditions."""
+    def latents(self, rows: int, rng: torch.Generator, chances: torch.Tensor | None = None) -> torch.Tensor:
+        """Return fresh inputs, shape ``(rows, inputs)``; ``chances`` are those of records that meet conditions."""
+
+    def chances(self, shift: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Return how likely each input is of a record whose values lie in parts of the cells.
+
+        Only where inputs can be counted; a generator without `Model.conditions` is not asked.
+
+        Args:
+            shift: what sampling adds to the logits, shape ``(width,)``.
+            limits: the logarithm of the part of every cell that is allowed, shape ``(width,)``.
+
+        Returns:
+            Probabilities in float64, in the order of the inputs.
+
+        Raises:
+            ConfigError: there is no such record.
+        """
+        raise LocalProtocolError("a generator whose inputs cannot be counted was asked to meet conditions")
 
     @abstractmethod
     def path(self, steps: int, rng: torch.Generator) -> torch.Tensor:
@@ -87,3 +104,14 @@ class Generator(nn.Module, ABC):
         hard = torch.cat([functional.one_hot(block.argmax(1), block.shape[1]) for block in blocks], 1)
         soft = self.probabilities(scores / temperature)
         return hard + soft - soft.detach()
+
+
+def normalised(scores: torch.Tensor) -> torch.Tensor:
+    """Return the probabilities with these logarithms up to a constant, however small; float64, of the same shape.
+
+    Raises:
+        ConfigError: all of them are 0.
+    """
+    if not scores.isfinite().any():
+        raise ConfigError("the model gives such records the probability 0; ask for fewer or wider conditions")
+    return torch.softmax(scores.double(), 0)

@@ -13,8 +13,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ...api import Given
-from .generator import Generator
+from .generator import Generator, normalised
 
 
 class MixtureGenerator(Generator):
@@ -35,10 +34,29 @@ class MixtureGenerator(Generator):
         self.kinds = components
         self.table = nn.Parameter(torch.zeros(components, sum(sizes)))
 
-    def latents(self, rows: int, rng: torch.Generator, given: Given | None = None) -> torch.Tensor:  # noqa: ARG002
-        """Return components in any order, each as often as another up to one, shape ``(rows, 3)``."""
-        drawn = torch.randperm(self.kinds, generator=rng)[torch.randperm(rows, generator=rng) % self.kinds]
+    def latents(self, rows: int, rng: torch.Generator, chances: torch.Tensor | None = None) -> torch.Tensor:
+        """Return components in any order, each as often as its chance says up to one, shape ``(rows, 3)``."""
+        if chances is None:
+            drawn = torch.randperm(self.kinds, generator=rng)[torch.randperm(rows, generator=rng) % self.kinds]
+        else:
+            # Equal steps through the chances from a random start: every step is a draw, all together are even.
+            levels = (torch.randperm(rows, generator=rng) + torch.rand(1, generator=rng, dtype=torch.float64)) / rows
+            reached = chances.cumsum(0)
+            drawn = torch.searchsorted(reached / reached[-1], levels, right=True).clamp_max(self.kinds - 1)
         return _between(drawn, drawn, torch.zeros(rows))
+
+    def chances(self, shift: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+        """Return how likely each component is, by Bayes' rule: its columns are independent, and all are alike before.
+
+        In logarithms, so that a combination may be as rare as it likes.
+        """
+        logits = (self.table + (self.start + shift)).double().T
+        scores = torch.zeros(self.kinds, dtype=torch.float64)
+        parts = (each.split_with_sizes(self.sizes) for each in (logits, limits[:, None]))
+        for block, limit in zip(*parts, strict=True):
+            if limit.any():
+                scores += torch.logsumexp(block + limit, 0) - torch.logsumexp(block, 0)
+        return normalised(scores)
 
     def path(self, steps: int, rng: torch.Generator) -> torch.Tensor:
         """Return the way from one component to another, on the straight line of their logits, shape ``(steps, 3)``."""

@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ...api import Given
 from ..dropout import dropped
 from .generator import Generator
 
@@ -37,7 +36,7 @@ class NetworkGenerator(Generator):
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)
 
-    def latents(self, rows: int, rng: torch.Generator, given: Given | None = None) -> torch.Tensor:  # noqa: ARG002
+    def latents(self, rows: int, rng: torch.Generator, chances: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
         """Return normal noise, shape ``(rows, latent)``."""
         return torch.randn(rows, self.latent, generator=rng)
 

@@ -9,8 +9,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from ...api import Given
-from ...domains.encoding import Codes
+from ...domains.encoding import Codes, Portions
 from .generator import Generator
 
 BATCH: Final = 4096  # records at a time: many for one call, few enough for the processor's cache
@@ -21,27 +20,44 @@ MOST_SHIFT: Final = 30.0  # of a logit: beyond it, odds of float32 numbers would
 
 @torch.no_grad()
 def sample_codes(
-    generator: Generator, marginals: torch.Tensor, rows: int, seed: int, given: Given | None = None
+    generator: Generator, marginals: torch.Tensor, rows: int, seed: int, portions: Portions | None = None
 ) -> Codes:
-    """Return the cells of synthetic records, the same for the same generator, marginals, rows, seed and ``given``.
+    """Return the cells of synthetic records, the same for the same generator, marginals, rows, seed and ``portions``.
 
     Args:
         generator: the trained generator.
         marginals: every cell's released probability, all above 0, shape ``(width,)``.
         rows: how many records.
         seed: fixes them.
-        given: categories that all records have, for a generator that takes conditions.
+        portions: which part of a column's cells all records lie in, for a generator that takes conditions.
 
     Returns:
         Shape ``(rows, columns)``.
+
+    Raises:
+        ConfigError: there is no such record.
     """
     rng = torch.Generator().manual_seed(seed)
-    shift = centring(generator, marginals, rng)
+    shift = centring(generator, marginals, rng)  # of all records, whatever is asked for
+    chances = None
+    if portions:
+        limits = _limits(generator.sizes, portions)
+        chances = generator.chances(shift, limits)
+        shift = shift + limits.float()
     codes = np.empty((len(generator.sizes), rows), dtype=np.int64)
     for first in range(0, rows, BATCH):
-        latents = generator.latents(min(BATCH, rows - first), rng, given)
+        latents = generator.latents(min(BATCH, rows - first), rng, chances)
         codes[:, first : first + BATCH] = draw(generator.logits_by_cell(latents, shift), generator.sizes, rng)
+    for place, (begin, end) in (portions or {}).items():
+        allowed = np.flatnonzero(end > begin)  # neighbours; a sum of odds is rounded, and a draw may pass the last
+        codes[place] = codes[place].clip(allowed[0], allowed[-1])
     return codes.T
+
+
+def _limits(sizes: Sequence[int], portions: Portions) -> torch.Tensor:
+    """Return the logarithm of the part of every cell that is allowed, shape ``(width,)``, float64."""
+    lengths = [portions[i][1] - portions[i][0] if i in portions else np.ones(size) for i, size in enumerate(sizes)]
+    return torch.from_numpy(np.concatenate(lengths)).log()
 
 
 @torch.no_grad()
