@@ -238,6 +238,13 @@ def test_more_images_of_one_digit_can_be_drawn(release: Path, installed: None, t
     assert again.read_bytes() == (release / "synthetic.npz").read_bytes()
 
 
+def test_images_of_every_digit_can_be_drawn_equally_often(release: Path, installed: None, tmp_path: Path) -> None:
+    out = tmp_path / "balanced.npz"
+    synthfed("sample", release, "--balance", "digit", "--rows", 50, "--out", out)
+    with np.load(out, allow_pickle=False) as file:
+        assert np.bincount(file["digit"]).tolist() == [5] * 10
+
+
 def test_walks_through_the_latent_space_can_be_drawn(release: Path, installed: None, tmp_path: Path) -> None:
     out = tmp_path / "walks.npz"
     synthfed("sample", release, "--walks", 4, "--rows", 20, "--seed", 2, "--out", out)

@@ -1,8 +1,10 @@
 """Releases on disk, made by a small model plugin that the tests install."""
 
+import csv
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from synthfed.plugins.api import Given
+from synthfed.plugins.cli import app
 from synthfed.plugins.domains.table import TableDomain
 from synthfed.plugins.registry import find, installed
 from synthfed.protocols.errors import ConfigError, LocalProtocolError, PluginError
@@ -208,6 +211,43 @@ def test_sampling_with_the_published_seed_gives_the_published_rows(tmp_path: Pat
     assert (tmp_path / "again.csv").read_bytes() == (folder / "synthetic.csv").read_bytes()
     sample_to(folder, 200, 6, tmp_path / "other.csv")
     assert (tmp_path / "other.csv").read_bytes() != (folder / "synthetic.csv").read_bytes()
+
+
+def sampled_by_command(folder: Path, out: Path, *flags: str) -> list[dict[str, str]]:
+    app(["sample", str(folder), "--out", str(out), "--rows", "600", *flags], standalone_mode=False)
+    with out.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_balanced_rows_are_drawn_and_the_command_says_that_they_are(
+    tmp_path: Path, toy: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = publish(tmp_path / "release", toy), tmp_path / "rows.csv"
+    rows = sampled_by_command(folder, out, "--balance", "ill", "--where", "age in 10..40")
+    assert Counter(row["ill"] for row in rows) == {"no": 300, "yes": 300}
+    assert all(10 <= int(row["age"]) <= 40 for row in rows)
+    words = "balanced: every category of 'ill' equally often and never missing, not as the release has them"
+    assert capsys.readouterr().out.splitlines() == [f"600 rows: {out}", words]
+
+
+def test_equalised_rows_are_drawn_and_the_command_says_that_they_are(
+    tmp_path: Path, toy: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = publish(tmp_path / "release", toy), tmp_path / "rows.csv"
+    rows = sampled_by_command(folder, out, "--equalise", "ill, or not", "--across", "ill")
+    overall = sum(row["ill, or not"] == "no" for row in rows) / 600
+    for group in ("no", "yes", ""):
+        mine = [row["ill, or not"] == "no" for row in rows if row["ill"] == group]
+        assert abs(sum(mine) - overall * len(mine)) <= 2
+    words = "equalised: every category of 'ill, or not' as often in every group of 'ill', not as the release has them"
+    assert capsys.readouterr().out.splitlines() == [f"600 rows: {out}", words]
+
+
+def test_a_quota_is_not_met_along_a_walk(tmp_path: Path, toy: Any) -> None:
+    folder, out = publish(tmp_path / "release", toy), tmp_path / "rows.csv"
+    with pytest.raises(ConfigError, match="--balance: cannot be met along a walk; leave out --balance or --walks"):
+        sampled_by_command(folder, out, "--walks", "2", "--balance", "ill")
+    assert not out.exists()
 
 
 def test_rows_are_not_written_under_the_name_of_another_kind_of_file(tmp_path: Path, toy: Any) -> None:

@@ -231,6 +231,13 @@ def sample_release(
         list[str] | None,
         typer.Option(help="`column = value`, `column in low..high` or `column is missing`, of every row; repeat."),
     ] = None,
+    balance: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Draw every category of a column equally often.")
+    ] = None,
+    equalise: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Draw a column's categories as often in every group ...")
+    ] = None,
+    across: Annotated[str | None, typer.Option(metavar="COLUMN", help="... of this one.")] = None,
     walks: Annotated[
         int | None, typer.Option(min=1, help="Split the rows into so many straight walks through the latent space.")
     ] = None,
@@ -238,18 +245,23 @@ def sample_release(
     """Draw more synthetic rows from a release; costs no privacy."""
     import torch
 
-    from .release import sample_to, walk_to
+    from .release import Asked, sample_to, walk_to
 
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError("must be a file in a folder that exists", where=f"--out {out}")
     torch.set_num_threads(1)  # as in training: one thread's sums have one order, so a seed means the same rows anywhere
+    given = {"--where": where, "--balance": balance, "--equalise": equalise, "--across": across}
+    flag = next((flag for flag, value in given.items() if value), None)
+    notice = ""
     if walks is None:
-        sample_to(release, rows, seed, out, where or [])
-    elif where:
-        raise ConfigError("cannot be met along a walk; leave out --where or --walks", where="--where")
+        notice = sample_to(release, rows, seed, out, Asked(where or [], balance, equalise, across))
+    elif flag is not None:
+        raise ConfigError(f"cannot be met along a walk; leave out {flag} or --walks", where=flag)
     else:
         walk_to(release, rows, seed, out, walks)
     _console().print(f"{rows} rows: {out}")
+    if notice:
+        _console().print(notice, markup=False)
 
 
 @demo.command()

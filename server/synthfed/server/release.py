@@ -27,6 +27,7 @@ from synthfed.protocols.study import Study, describe, parse_study
 from .evidence import Evidence, PluginEvidence
 from .guarded import GuardedTrainer
 from .pictures import read_pictures
+from .quotas import Supply, draw_by, find_quota
 from .report import FORMAT as REPORT_FORMAT
 from .report import Document, Finding, render, with_audits
 from .sampling import draw
@@ -94,26 +95,55 @@ def open_release(folder: Path) -> Release:
     return Release(folder, study, evidence, manifest, plugin, model, trainer)
 
 
-def sample_to(folder: Path, rows: int, seed: int, out: Path, where: Sequence[str] = ()) -> None:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What new rows must have.
+
+    Attributes:
+        where: conditions that every row meets; see `parse_conditions`.
+        balance: a column whose categories come equally often.
+        equalise: a column whose categories come as often in every group
+        across: of this one.
+    """
+
+    where: Sequence[str] = ()
+    balance: str | None = None
+    equalise: str | None = None
+    across: str | None = None
+
+
+PLAIN: Final = Asked()
+"""Rows as the model draws them."""
+
+
+def sample_to(folder: Path, rows: int, seed: int, out: Path, asked: Asked = PLAIN) -> str:
     """Write new synthetic rows of a release into a file, replacing it all or nothing.
+
+    Returns what makes them differ from the release's own rows beside conditions, in one sentence; empty if nothing.
 
     Args:
         folder: the release.
         rows: how many rows.
         seed: of the draws.
         out: the file.
-        where: conditions that every row meets; see `parse_conditions`.
+        asked: what the rows must have.
 
     Raises:
-        ConfigError: the release cannot be read, ``out`` not written, rows or seed is out of range, or a
-            condition is none of this study's or too rarely met.
+        ConfigError: the release cannot be read, ``out`` not written, rows or seed is out of range, or what is
+            asked for is none of this study's or too rarely met.
         PluginError: the model plugin is not installed.
     """
     release = open_release(folder)
     columns = release.study.columns
-    conditions = parse_conditions(where, columns)
+    conditions = parse_conditions(asked.where, columns)
+    quota = find_quota(columns, conditions, balance=asked.balance, equalise=asked.equalise, across=asked.across)
     domain = _domain(release, out)
-    domain.write(out, columns, draw(release.trainer, columns, rows, seed, conditions, release.model.conditions))
+    trainer, native = release.trainer, release.model.conditions
+    if quota is None:
+        domain.write(out, columns, draw(trainer, columns, rows, seed, conditions, native))
+        return ""
+    domain.write(out, columns, draw_by(quota, Supply(trainer, columns, conditions, native), rows, seed))
+    return quota.notice
 
 
 def walk_to(folder: Path, rows: int, seed: int, out: Path, walks: int) -> None:

@@ -40,7 +40,7 @@ def draw(
         rows: how many records in all.
         seed: of the draws: the same state, arguments and seed give the same records.
         conditions: what every record must meet.
-        native: the columns whose category the model can fix; other conditions are met by rejection.
+        native: the columns whose values the model can fix; other conditions are met by rejection.
 
     Raises:
         ConfigError: ``rows`` or ``seed`` is out of range, or the conditions are met too rarely.
@@ -49,7 +49,7 @@ def draw(
         raise ConfigError(f"cannot sample {rows} rows; ask for at least one")
     if seed < 0:
         raise ConfigError(f"cannot sample with seed {seed}; choose one that is not negative")
-    chunk = max(1, min(CHUNK, _MOST_NUMBERS // places(columns)[-1]))
+    chunk = chunk_rows(columns)
     given = given_by(conditions, native)
     drawn = kept = index = 0
     while kept < rows:
@@ -66,6 +66,11 @@ def draw(
             yield records
 
 
+def chunk_rows(columns: Sequence[Column]) -> int:
+    """Return how many rows of such columns are held at a time."""
+    return max(1, min(CHUNK, _MOST_NUMBERS // places(columns)[-1]))
+
+
 def _count(wanted: int, drawn: int, kept: int, chunk: int) -> int:
     """Return how many rows to draw next: enough by the share that met the conditions so far, with some to spare."""
     share = max(kept, 1) / drawn if drawn else 1.0
@@ -77,6 +82,5 @@ def _too_rare(conditions: Sequence[Condition], kept: int, drawn: int) -> ConfigE
     asked = " and ".join(f"`{condition.text}`" for condition in conditions)
     return ConfigError(
         f"{asked}: met by {kept:,} of {drawn:,} synthetic rows, fewer than 1 in {_RAREST:,}; ask for fewer or wider "
-        "conditions",
-        where="--where",
+        "conditions"
     )
