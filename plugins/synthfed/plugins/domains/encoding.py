@@ -159,7 +159,7 @@ class OneHotEncoder:
             if not (end > begin).any():
                 span = given[names[place]]
                 asked = "missing" if span.is_missing else f"from {span.low:g} to {span.high:g} as a file shows it"
-                raise ConfigError(f"column {names[place]!r} has no value {asked}; ask for another", where="given")
+                raise ConfigError(f"column {names[place]!r} has no value {asked}; ask for another")
         return found
 
     def decode(self, codes: Codes, rng: np.random.Generator, portions: Portions | None = None) -> Records:
