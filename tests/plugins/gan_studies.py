@@ -10,7 +10,7 @@ from synthfed.plugins.models.adversarial.table_gan import TableGan
 from synthfed.plugins.models.cgan import Cgan
 from synthfed.plugins.models.gan import Gan
 from synthfed.plugins.models.infogan import Infogan
-from synthfed.plugins.models.tables.table_anchor import TableFitting
+from synthfed.plugins.models.tables.table_fitting import TableFitting
 from synthfed.plugins.models.wgan import Wgan
 from synthfed.protocols.study import Study
 

@@ -18,7 +18,7 @@ from synthfed.plugins.models.tables.generator import Generator
 from synthfed.plugins.models.tables.mixture import MixtureGenerator
 from synthfed.plugins.models.tables.network import NetworkGenerator
 from synthfed.plugins.models.tables.sampling import centring
-from synthfed.plugins.models.tables.table_anchor import TableFitting
+from synthfed.plugins.models.tables.table_fitting import TableFitting
 from synthfed.protocols.errors import ConfigError, LocalProtocolError
 from synthfed.protocols.schema import Categorical, Integer, Real, Records, Scalar
 

@@ -17,7 +17,7 @@ from synthfed.plugins.models.adversarial.feature_matching import bounded
 from synthfed.plugins.models.adversarial.ladder import Ladder
 from synthfed.plugins.models.dropout import dropped
 from synthfed.plugins.models.gan import Gan
-from synthfed.plugins.models.tables.table_anchor import TableFitting
+from synthfed.plugins.models.tables.table_fitting import TableFitting
 
 
 def sent(payload: Any) -> list[np.ndarray]:

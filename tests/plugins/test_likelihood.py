@@ -263,7 +263,7 @@ def test_private_rounds_without_noise_lower_the_loss_of_real_records(family: str
         return float(model.loss(network, batch, coins).mean().detach())
 
     before = loss()
-    core.remaining[NETWORK] = 40
+    core.remaining[NETWORK] = 60
     core.run(trainer)
     assert loss() < before - 0.1
 

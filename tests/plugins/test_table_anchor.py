@@ -8,13 +8,15 @@ import torch
 from tests.plugins.core import COLUMNS, SITES, UNITS, Core, made_up, study
 
 from synthfed.plugins.api import Answer
+from synthfed.plugins.domains.encoding import OneHotEncoder
 from synthfed.plugins.models.adversarial.engine import Adversarial
 from synthfed.plugins.models.gan import Gan
-from synthfed.plugins.models.marginals import Released, probabilities, project_to_simplex, units_per_site
+from synthfed.plugins.models.marginals import Released, probabilities, project_to_simplex, shares, units_per_site
 from synthfed.plugins.models.tables.network import NetworkGenerator
 from synthfed.plugins.models.tables.pairs import MAX_DIM, PairLayout, shrink
 from synthfed.plugins.models.tables.sampling import draw, sample_codes
-from synthfed.plugins.models.tables.table_anchor import TableFitting
+from synthfed.plugins.models.tables.table_fitting import TableFitting
+from synthfed.protocols.schema import Integer
 
 SMALL: dict[str, Any] = {
     "bins": 8,
@@ -130,9 +132,9 @@ def test_the_norms_of_contributions_to_the_pairs_need_no_contributions() -> None
     ask = trainer.ask(core.remaining)
     assert ask is not None
     assert model.anchor.layout is not None
-    embedding = ask.payload["embedding"].astype(np.float64)
-    slow = np.linalg.norm(model.anchor.layout.contributions(core.batch, embedding), axis=1)
-    np.testing.assert_allclose(model.anchor.layout.norms(core.batch, embedding), slow)
+    arrays = {name: each.astype(np.float64) for name, each in ask.payload.items()}
+    slow = np.linalg.norm(model.anchor.layout.contributions(core.batch, arrays), axis=1)
+    np.testing.assert_allclose(model.anchor.layout.norms(core.batch, arrays), slow)
 
 
 def test_sampling_needs_no_training_and_obeys_the_schema() -> None:
@@ -171,7 +173,7 @@ def test_releases_are_averaged_by_the_inverse_of_their_variance() -> None:
 
 def test_probabilities_are_positive_and_sum_to_one_whatever_the_noise() -> None:
     noisy = Released(np.array([-5.0, 2.0, 3.0, -1.0, -2.0]), sites=1.0, weight=1.0)
-    found = probabilities(noisy, (3, 2))
+    found = probabilities(shares(noisy, (3, 2)), (3, 2))
     assert (found > 0).all()
     np.testing.assert_allclose([found[:3].sum(), found[3:].sum()], 1.0)
     np.testing.assert_allclose(found[3:], 0.5)
@@ -187,6 +189,7 @@ def test_shrinkage_removes_pure_noise_and_keeps_a_strong_signal() -> None:
 
 
 def test_wide_tables_pool_more_so_that_the_message_stays_small() -> None:
-    layout = PairLayout([32] * 60, groups=12)
+    columns = tuple(Integer(name=f"size {i}", lower=0, upper=31) for i in range(60))
+    layout = PairLayout(OneHotEncoder(columns, 32).blocks, groups=12)
     assert 0 < layout.dim <= MAX_DIM
     assert max(layout.counts) < 12

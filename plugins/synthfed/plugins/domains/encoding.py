@@ -130,9 +130,15 @@ class OneHotEncoder:
         width: number of cells of all blocks.
     """
 
-    def __init__(self, columns: Sequence[Scalar], bins: int = 24) -> None:
-        """Lay a public grid of at most ``bins`` cells over the bounds of every numeric column."""
-        self.blocks = tuple(_block(column, bins) for column in columns)
+    def __init__(self, columns: Sequence[Scalar], bins: int = 24, whole: int = 0) -> None:
+        """Lay a public grid over the bounds of every numeric column.
+
+        Args:
+            columns: the schema.
+            bins: cells of a column at most.
+            whole: but an integer column of at most so many values has a cell for each.
+        """
+        self.blocks = tuple(_block(column, bins, max(bins, whole)) for column in columns)
         self.offsets = np.cumsum([0, *(block.width for block in self.blocks)])
         self.width = int(self.offsets[-1])
 
@@ -207,10 +213,10 @@ def _first(holds: Callable[[Array], npt.NDArray[np.bool_]], count: int) -> Array
     return np.where(at_once, 0.0, found)
 
 
-def _block(column: Scalar, bins: int) -> Block:
+def _block(column: Scalar, bins: int, whole: int) -> Block:
     if isinstance(column, Categorical):
         return Block(column, len(column.values), np.empty(0))
-    edges = _integer_edges(column, bins) if isinstance(column, Integer) else _real_edges(column, bins)
+    edges = _integer_edges(column, bins, whole) if isinstance(column, Integer) else _real_edges(column, bins)
     return Block(column, len(edges) - 1, edges)
 
 
@@ -221,10 +227,10 @@ def _real_edges(column: Real, bins: int) -> Array:
     return np.concatenate([[0.0], np.linspace(0.0, top, bins)])
 
 
-def _integer_edges(column: Integer, bins: int) -> Array:
+def _integer_edges(column: Integer, bins: int, whole: int) -> Array:
     """Return edges half-way between integers, so that every cell holds at least one."""
     lower, upper = column.lower, column.upper
-    if upper - lower < bins:
+    if upper - lower < whole:
         tops = np.arange(lower, upper + 1, dtype=np.float64)
     else:
         start, end = _scaled(column, np.array([lower - 0.5, upper + 0.5], dtype=np.float64))

@@ -30,7 +30,7 @@ from .adversarial.gan_options import Weight, read_options
 from .adversarial.losses import LOGISTIC
 from .adversarial.table_gan import TableGan, TableGanOptions
 from .tables.network import NetworkGenerator
-from .tables.table_anchor import TableFitting
+from .tables.table_fitting import TableFitting
 
 REACH = 3**0.5  # of a continuous code to either side, which makes its variance 1 as the noise's is
 

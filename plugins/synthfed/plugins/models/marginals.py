@@ -52,17 +52,22 @@ def units_per_site(marginals: Released, columns: int) -> float:
     return max(float(marginals.per_site.sum() / np.sqrt(columns)), 1.0)
 
 
-def probabilities(marginals: Released, sizes: Sequence[int]) -> Array:
-    """Return every cell's probability, shape ``(width,)``; each column sums to 1, uniform without a release."""
+def shares(marginals: Released, sizes: Sequence[int]) -> Array:
+    """Return every cell's share of its column, noise and all, shape ``(width,)``; uniform without a release.
+
+    Each column sums to 1; a cell may be negative.
+    """
     blocks = np.split(marginals.per_site, np.cumsum(sizes)[:-1])
-    return np.concatenate([_distribution(block) for block in blocks])
+    even = [np.full(size, 1.0 / size) for size in sizes]
+    sums = [float(block.sum()) for block in blocks]
+    return np.concatenate([b / mass if mass > 0 else flat for b, mass, flat in zip(blocks, sums, even, strict=True)])
 
 
-def _distribution(sums: Array) -> Array:
-    mass = float(sums.sum())
-    projected = project_to_simplex(sums / mass) if mass > 0 else np.full(len(sums), 1.0 / len(sums))
-    floored = np.maximum(projected, FLOOR)
-    return np.asarray(floored / floored.sum())
+def probabilities(noisy: Array, sizes: Sequence[int]) -> Array:
+    """Return the nearest probabilities to noisy ones, none below ``FLOOR``, shape ``(width,)``; columns sum to 1."""
+    blocks = np.split(noisy, np.cumsum(sizes)[:-1])
+    floored = [np.maximum(project_to_simplex(block), FLOOR) for block in blocks]
+    return np.concatenate([block / block.sum() for block in floored])
 
 
 def project_to_simplex(values: Array) -> Array:

@@ -21,7 +21,8 @@ from .likelihoods.held_columns import HeldColumns
 from .likelihoods.layout import TableOptions, table_ground
 from .likelihoods.likelihood import Family, RefinementOptions, dense
 from .likelihoods.refinement import AT_ONCE, Public
-from .tables.table_anchor import TableFitting, Width
+from .tables.table_anchor import Width
+from .tables.table_fitting import TableFitting
 
 MOST_STRETCH: Final = 2.0  # of one coupling, as a logarithm
 EDGE: Final = 1e-6  # a normal score is that of a share at least so far from 0 and 1

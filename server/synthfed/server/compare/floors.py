@@ -14,7 +14,7 @@ from synthfed.plugins.api import Array
 from synthfed.plugins.audits.features import one_thread
 from synthfed.plugins.audits.utility import Trial, macro_auc
 from synthfed.plugins.domains.encoding import OneHotEncoder, scalars
-from synthfed.plugins.models.marginals import Released, probabilities
+from synthfed.plugins.models.marginals import Released, probabilities, shares
 from synthfed.protocols.privacy.plan import make_plan
 from synthfed.protocols.schema import ArrayColumn, Categorical, Records, Scalar, places, width_of
 from synthfed.protocols.study import Study
@@ -142,7 +142,7 @@ def _draw_counts(weights: Array, rows: int, rng: np.random.Generator) -> npt.NDA
 def _independent(encoder: OneHotEncoder, sums: Array, rows: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Return cells of rows, each column drawn by itself from its part of noisy sums, shape ``(rows, columns)``."""
     sizes = [block.width for block in encoder.blocks]
-    chances = np.split(probabilities(Released(sums, 1.0, 1.0), sizes), np.cumsum(sizes)[:-1])
+    chances = np.split(probabilities(shares(Released(sums, 1.0, 1.0), sizes), sizes), np.cumsum(sizes)[:-1])
     return np.stack([rng.choice(len(each), size=rows, p=each) for each in chances], axis=1)
 
 

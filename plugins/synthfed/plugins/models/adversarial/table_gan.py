@@ -20,7 +20,8 @@ from ..adam import flatten, set_flat
 from ..tables.conditions import check_given
 from ..tables.generator import Generator
 from ..tables.sampling import sample_codes, walk_codes
-from ..tables.table_anchor import MakeGenerator, TableAnchor, TableAnchorOptions, TableFitting, Width
+from ..tables.table_anchor import MakeGenerator, TableAnchor, TableAnchorOptions, Width
+from ..tables.table_fitting import TableFitting
 from .critics import Critic, DenseCritic
 from .gan_family import Fakes, GanFamily
 from .gan_options import GanOptions, Weight

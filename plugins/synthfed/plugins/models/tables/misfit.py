@@ -14,7 +14,7 @@ class PairMisfit:
     """The square misfit of two-way moments, in units of the noise.
 
     Attributes:
-        scale: what it multiplies square errors by, so that a misfit by noise alone is 1.
+        count: of moments.
     """
 
     def __init__(
@@ -27,8 +27,9 @@ class PairMisfit:
         """Compare with released ``moments``, noise taken off, shape ``(features, features)``."""
         self._embedding = torch.tensor(embedding, dtype=torch.float32)
         self._moments = torch.tensor(moments, dtype=torch.float32)
-        self.scale = 1.0 / (layout.dim * noise_std**2)
-        self._weights = torch.tensor(layout.mask * self.scale, dtype=torch.float32)
+        self.count = layout.dim - layout.width
+        # By this, a misfit by noise alone is 1.
+        self._weights = torch.tensor(layout.mask / (self.count * noise_std**2), dtype=torch.float32)
 
     def __call__(self, expected: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean square misfit of cell probabilities.

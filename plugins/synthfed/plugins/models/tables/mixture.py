@@ -8,12 +8,14 @@ sums, so that its fit has no chance in it, where a network's sees other draws in
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 from torch import nn
 
 from .generator import Generator, normalised
+
+SPREAD: Final = 0.3  # of the first logits: components that start far apart have far to go
 
 
 class MixtureGenerator(Generator):
@@ -26,7 +28,7 @@ class MixtureGenerator(Generator):
         table: what each component adds to ``start``, shape ``(components, width)``.
     """
 
-    fit_rate: ClassVar[float] = 5e-2
+    fit_rate: ClassVar[float] = 0.15
 
     def __init__(self, components: int, sizes: Sequence[int]) -> None:
         """Mix ``components`` products over columns with ``sizes`` cells; at first they are all alike."""
@@ -65,7 +67,7 @@ class MixtureGenerator(Generator):
 
     def spread(self, rng: torch.Generator) -> None:
         """Draw what the components add."""
-        nn.init.normal_(self.table, generator=rng)
+        nn.init.normal_(self.table, std=SPREAD, generator=rng)
 
     def forward(
         self,

@@ -1,91 +1,123 @@
-"""The two-way moments of a table: what a record contributes to them, and how the noise is taken off.
+"""The moments of a table: what a record contributes to them, and how the noise is taken off.
 
 Never chooses a group or a weight by looking at records: both follow from the released marginals.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ...api import Array
+from ...domains.encoding import Block
+from .grouping import Groups, pooled
+from .histograms import Histograms
 
 MAX_DIM: Final = 2**15
 NORM_QUANTILE: Final = 0.9  # of independent draws: few real records are clipped, little of the range is wasted
 TARGET_WEIGHT: Final = 3.0  # pairs with the target matter most to whoever learns from the data
+MARGINALS_WEIGHT: Final = 1.5  # of the marginals, which are measured once more beside the pairs
 LEAST_SPREAD: Final = 0.05  # a nearly constant column must not get an endless weight
 DRAWS: Final = 2000
 
+EMBEDDING: Final = "embedding"
+CENTRE: Final = "centre"
+SCALE: Final = "scale"
+
 
 class PairLayout:
-    """Which products of two columns' features a record contributes; a function of the schema alone.
+    """Which numbers a record contributes: its cells once more, and products of two columns' features.
+
+    All of it is a function of the schema alone.
 
     Attributes:
-        counts: how many groups each column's cells are pooled into.
+        blocks: the columns' cells.
+        width: number of cells.
+        counts: how many groups each column's cells are pooled into at most.
         mask: which products count, shape ``(features, features)``: each pair from different columns, once.
-        dim: number of those products.
+        dim: length of a contribution: cells, then products.
     """
 
-    def __init__(self, sizes: Sequence[int], groups: int) -> None:
-        """Pool columns of ``sizes`` cells into at most ``groups`` groups, fewer where a table is wide."""
-        self.sizes = tuple(sizes)
+    def __init__(self, blocks: Sequence[Block], groups: int) -> None:
+        """Pool columns into at most ``groups`` groups, fewer where a table is wide."""
+        self.blocks = tuple(blocks)
+        self.sizes = tuple(block.width for block in blocks)
+        self.width = sum(self.sizes)
         self.counts = next(
             counts
             for most in range(groups, 0, -1)
-            if _products(counts := tuple(min(size, most) for size in self.sizes)) <= MAX_DIM or most == 1
+            if self.width + _products(counts := tuple(min(size, most) for size in self.sizes)) <= MAX_DIM or most == 1
         )
         column = np.repeat(np.arange(len(self.counts)), self.counts)
         self.mask: npt.NDArray[np.bool_] = column[:, None] < column[None, :]
         self._first, self._second = np.nonzero(self.mask)
-        self.dim = len(self._first)
+        self.dim = self.width + len(self._first)
 
-    def embedding(self, probabilities: Array, target: int) -> Array:
-        """Return the matrix from one-hot records to centred, weighted group indicators.
+    @property
+    def payload(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Names and shapes of what the sites are sent: the embedding, the cells' centre and scale."""
+        return ((EMBEDDING, (self.width, sum(self.counts))), (CENTRE, (self.width,)), (SCALE, (self.width,)))
+
+    def embedding(self, histograms: Histograms, target: int) -> dict[str, Array]:
+        """Return what turns one-hot records into contributions: centred and weighted features, by name.
 
         Centring takes out what the marginals already tell. The scale makes most contributions of
         independent draws shorter than 1, the norm that the core clips to.
 
         Args:
-            probabilities: every cell's released probability, shape ``(width,)``.
+            histograms: every cell's released probability, smoothed.
             target: position of the target column, which weighs more.
 
         Returns:
-            Shape ``(width, features)``.
+            Arrays of the shapes in ``payload``: features of every cell, and what is taken off each cell
+            and what it is then multiplied by.
         """
-        blocks = np.split(probabilities, np.cumsum(self.sizes)[:-1])
-        matrix = np.zeros(self.shape)
+        columns = np.split(histograms.values, np.cumsum(self.sizes)[:-1])
+        noise_std = float(histograms.noise_std.max())
+        matrix, scale = np.zeros((self.width, sum(self.counts))), []
         row = column = 0
-        for i, (block, count) in enumerate(zip(blocks, self.counts, strict=True)):
+        for i, (block, own, count) in enumerate(zip(self.blocks, columns, self.counts, strict=True)):
             weight = TARGET_WEIGHT if i == target else 1.0
-            matrix[row : row + len(block), column : column + count] = weight * _features(block, count)
-            row, column = row + len(block), column + count
+            features = _features(pooled(block, own, count, noise_std), own, count)
+            matrix[row : row + len(own), column : column + count] = weight * features
+            scale.append(np.full(len(own), MARGINALS_WEIGHT * _weight(len(own), own)))
+            row, column = row + len(own), column + count
+        arrays = {EMBEDDING: matrix, CENTRE: histograms.values, SCALE: np.concatenate(scale)}
         rng = np.random.default_rng(0)  # public draws; any fixed ones will do, and a restart must draw the same
-        independent = np.concatenate([rng.multinomial(1, block, DRAWS) for block in blocks], axis=1)
-        norms = self.norms(independent, matrix)
-        return np.asarray(matrix / np.sqrt(max(float(np.quantile(norms, NORM_QUANTILE)), 1e-12)))
+        independent = np.concatenate([rng.multinomial(1, own, DRAWS) for own in columns], axis=1)
+        longest = max(float(np.quantile(self.norms(independent, arrays), NORM_QUANTILE)), 1e-12)
+        return {EMBEDDING: matrix / np.sqrt(longest), CENTRE: histograms.values, SCALE: arrays[SCALE] / longest}
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of the embedding: cells and features."""
-        return sum(self.sizes), sum(self.counts)
+    def contributions(self, batch: Array, arrays: Mapping[str, Array]) -> Array:
+        """Return each one-hot record's centred cells and products of features, shape ``(rows, dim)``."""
+        features = batch @ arrays[EMBEDDING]
+        cells = (batch - arrays[CENTRE]) * arrays[SCALE]
+        return np.concatenate([cells, features[:, self._first] * features[:, self._second]], axis=1)
 
-    def contributions(self, batch: Array, embedding: Array) -> Array:
-        """Return each one-hot record's products of features, shape ``(rows, dim)``."""
-        features = batch @ embedding
-        return np.asarray(features[:, self._first] * features[:, self._second])
-
-    def norms(self, batch: Array, embedding: Array) -> Array:
+    def norms(self, batch: Array, arrays: Mapping[str, Array]) -> Array:
         """Return the L2 norm of each record's contribution, shape ``(rows,)``, without making any.
 
         The squared products of all pairs of columns sum to the products of the columns' squared sums.
         """
         starts = np.cumsum([0, *self.counts[:-1]])
-        columns = np.add.reduceat((batch @ embedding) ** 2, starts, axis=1)
-        return np.asarray(np.sqrt(np.maximum(columns.sum(1) ** 2 - (columns**2).sum(1), 0.0) / 2))
+        columns = np.add.reduceat((batch @ arrays[EMBEDDING]) ** 2, starts, axis=1)
+        products = np.maximum(columns.sum(1) ** 2 - (columns**2).sum(1), 0.0) / 2
+        cells = (((batch - arrays[CENTRE]) * arrays[SCALE]) ** 2).sum(1)
+        return np.asarray(np.sqrt(products + cells))
+
+    def marginals(self, moments: Array, noise_std: float, arrays: Mapping[str, Array]) -> Histograms:
+        """Return the columns' histograms as released moments have them.
+
+        Args:
+            moments: shape ``(dim,)``.
+            noise_std: standard deviation of the noise in each.
+            arrays: what the sites were sent.
+        """
+        return Histograms(arrays[CENTRE] + moments[: self.width] / arrays[SCALE], noise_std / arrays[SCALE])
 
     def denoise(self, moments: Array, noise_std: float) -> Array:
-        """Return the moments as a matrix, each column pair's block freed of noise; 0 outside ``mask``.
+        """Return the products' moments as a matrix, each column pair's block freed of noise; 0 outside ``mask``.
 
         Args:
             moments: shape ``(dim,)``.
@@ -95,7 +127,7 @@ class PairLayout:
             Shape ``(features, features)``.
         """
         matrix = np.zeros(self.mask.shape)
-        matrix[self.mask] = moments
+        matrix[self.mask] = moments[self.width :]
         edges = np.cumsum([0, *self.counts])
         for i in range(len(self.counts)):
             for j in range(i + 1, len(self.counts)):
@@ -123,16 +155,13 @@ def _products(counts: Sequence[int]) -> int:
     return (sum(counts) ** 2 - sum(count**2 for count in counts)) // 2
 
 
-def _features(probabilities: Array, count: int) -> Array:
-    """Return one column's features by cell: neighbours pooled to about equal mass, centred, weighted.
-
-    The weight favours columns with many groups and little spread, whose signal is fainter.
-    """
-    cells = np.arange(len(probabilities))
-    middle = np.cumsum(probabilities) - probabilities / 2
-    pooled = np.minimum((middle * count).astype(np.int64), count - 1)
-    group = cells if len(cells) == count else pooled
+def _features(group: Groups, probabilities: Array, count: int) -> Array:
+    """Return one column's features by cell, shape ``(cells, count)``: its groups' indicators, centred and weighted."""
     indicators = np.eye(count)[group]
     mass = probabilities @ indicators
-    spread = max(1.0 - float(np.sum(mass**2)), LEAST_SPREAD)
-    return np.asarray((indicators - mass) * (len(np.unique(group)) / spread) ** (1 / 3))
+    return np.asarray((indicators - mass) * _weight(int(group.max()) + 1, mass))
+
+
+def _weight(groups: int, mass: Array) -> float:
+    """Return a weight that favours columns with many groups and little spread, whose signal is fainter."""
+    return float((groups / max(1.0 - float(np.sum(mass**2)), LEAST_SPREAD)) ** (1 / 3))

@@ -1,0 +1,209 @@
+"""The coordinator's half of a table's anchor: released statistics and the generator fitted to them.
+
+Never sees a record: all that it works on was released.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from ...api import Answer, Array, Ask
+from ..adam import Adam, flat_gradient, flatten, set_flat
+from ..anchor import tensor
+from ..marginals import Released, probabilities, shares, units_per_site
+from .conditions import CONDITIONS
+from .histograms import Histograms
+from .misfit import PairMisfit
+from .pairs import EMBEDDING, PairLayout
+from .sampling import sample_codes
+
+if TYPE_CHECKING:
+    from .table_anchor import TableAnchor
+
+MARGINALS: Final = "marginals"
+PAIRS: Final = "pairs"
+FIT_MOMENTUM: Final = 0.9
+FIT_MARGINALS_WEIGHT: Final = 3.0  # of a square error of the marginals against one of the moments, in units of noise
+
+
+class TableFitting:
+    """Released statistics of a table, and the generator fitted to them.
+
+    Attributes:
+        generator: its logits start at the released marginals.
+        target: every cell's probability by all that was released, shape ``(width,)``.
+        joint: that of every combination of conditions, shape ``(combinations,)``; None without several.
+    """
+
+    def __init__(self, anchor: "TableAnchor", seed: int) -> None:
+        """Start without a release: uniform marginals."""
+        self._anchor = anchor
+        self._rng = torch.Generator().manual_seed(seed)
+        self.generator = anchor.generator(seed)
+        conditions = anchor.conditions
+        self._marginals = Released(np.zeros(anchor.encoder.width))
+        self._pairs = Released(np.zeros(anchor.layout.dim if anchor.layout else 0))
+        self._joint = Released(np.zeros(len(conditions.one_hot) if conditions else 0))
+        self._misfit: PairMisfit | None = None  # computed when first needed: sampling never does
+        self._log: dict[str, float] = {}
+        self._aim()
+
+    def ask(self, remaining: Mapping[str, int]) -> Ask | None:
+        """Return every round of the marginals, of the combinations of conditions, then of the two-way moments."""
+        for name in (MARGINALS, CONDITIONS):
+            if remaining.get(name, 0) > 0:
+                return Ask(name, {})
+        layout = self._anchor.layout
+        # Without marginals the two-way moments could be neither centred nor scaled.
+        if layout is not None and remaining.get(PAIRS, 0) > 0 and self._marginals.weight > 0:
+            arrays = self._embedding(layout)
+            return Ask(PAIRS, {name: each.astype(np.float32) for name, each in arrays.items()})
+        return None
+
+    def receive(self, answer: Answer) -> None:
+        """Add a statistic to its average."""
+        self._misfit = None
+        if answer.sum == MARGINALS:
+            self._marginals = self._marginals.add(answer)
+        elif answer.sum == CONDITIONS:
+            self._joint = self._joint.add(answer)
+        else:
+            self._pairs = self._pairs.add(answer)
+        self._aim()
+
+    @property
+    def units_per_site(self) -> float:
+        """The released estimate, or the declared bound if no marginal was ever released."""
+        if self._marginals.weight == 0:
+            return float(self._anchor.most_units_per_site)
+        return units_per_site(self._marginals, len(self._anchor.sizes))
+
+    def fit(self) -> None:
+        """Fit the generator to the released two-way moments."""
+        pairs_misfit = self.pairs_misfit()
+        if pairs_misfit is None:
+            return
+        adam, options = Adam.of(self.generator), self._anchor.options
+        rows, first_rate = self.generator.kinds or options.fakes, options.fit_rate or self.generator.fit_rate
+        self.generator.spread(self._rng)
+        for step in range(options.fit_steps):
+            latents = self.generator.latents(rows, self._rng)
+            expected = self.generator.probabilities(self.generator(latents))
+            misfit, marginals_misfit = pairs_misfit(expected), self._marginals_misfit(expected)
+            # Both are mean squares in units of the noise, but of different numbers of cells and moments.
+            loss = misfit + FIT_MARGINALS_WEIGHT * marginals_misfit * len(self.target) / pairs_misfit.count
+            gradient = flat_gradient(loss + self.generator.fit_loss(latents, expected), self.generator)
+            rate = first_rate * (1 + np.cos(np.pi * step / options.fit_steps)) / 2
+            adam.step(self.generator, gradient, float(rate), FIT_MOMENTUM)
+            self._log = {
+                "pairs_misfit": float(misfit.detach()),
+                "marginals_misfit": float(marginals_misfit.detach()),
+                "marginals_drift": float(self.drift(expected.detach())),
+            }
+
+    def pairs_misfit(self) -> PairMisfit | None:
+        """Return the misfit of the released two-way moments; None where there are none."""
+        layout = self._anchor.layout
+        if self._misfit is None and layout is not None and self._pairs.weight > 0:
+            moments, noise_std = self._moments()
+            clean = layout.denoise(moments, noise_std)
+            self._misfit = PairMisfit(layout, self._embedding(layout)[EMBEDDING], clean, noise_std)
+        return self._misfit
+
+    def drift(self, expected: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the divergence of a batch's mean cells from the released marginals, summed over columns.
+
+        Args:
+            expected: cell probabilities of fakes, shape ``(rows, width)``.
+            weights: of the fakes, with mean 1, shape ``(rows,)``; all alike if None.
+        """
+        mean = (expected if weights is None else expected * weights[:, None]).mean(0)
+        ratio = self.target.log() - mean.clamp_min(1e-8).log()
+        return (self.target * ratio).sum()
+
+    def sample(self, rows: int, rng: torch.Generator) -> torch.Tensor:
+        """Return one-hot records, their marginals centred on the released ones, shape ``(rows, width)``."""
+        seed = int(torch.randint(2**31, (), generator=rng))
+        codes = torch.from_numpy(sample_codes(self.generator, self.target, rows, seed).copy())
+        blocks = [functional.one_hot(each, size) for each, size in zip(codes.T, self._anchor.sizes, strict=True)]
+        return torch.cat(blocks, 1).float()
+
+    def progress(self) -> Mapping[str, float]:
+        """Return the generator's misfits and the units per site."""
+        return {"units_per_site": self.units_per_site, **self._log}
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return released sums, the fitted generator and the random state."""
+        return {
+            "anchor.generator": flatten(self.generator).numpy(),
+            "anchor.rng": self._rng.get_state().numpy().copy(),
+            **_released_state("marginals", self._marginals),
+            **_released_state("pairs", self._pairs),
+            **_released_state("conditions", self._joint),
+        }
+
+    def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Restore what ``state`` returned."""
+        set_flat(self.generator, tensor(state["anchor.generator"]))
+        self._rng.set_state(tensor(state["anchor.rng"]))
+        self._marginals, self._pairs = _released("marginals", state), _released("pairs", state)
+        self._joint = _released("conditions", state)
+        self._log, self._misfit = {}, None
+        self._aim()
+
+    def _aim(self) -> None:
+        """Set the first logits, and what the fit holds on to, to the marginals released so far."""
+        anchor, estimate = self._anchor, self._estimate()
+        self.target = torch.tensor(estimate.values, dtype=torch.float32)
+        self._target_std = torch.tensor(estimate.noise_std, dtype=torch.float32)
+        self.joint: torch.Tensor | None = None
+        if anchor.conditions is not None and anchor.conditions.is_joint:
+            combinations = [len(anchor.conditions.one_hot)]
+            joint = probabilities(shares(self._joint, combinations), combinations)
+            self.joint = torch.tensor(joint, dtype=torch.float32)
+        self.generator.aim(self.target, self.joint)
+
+    def _estimate(self) -> Histograms:
+        """Return the columns' probabilities by all that was released: the moments hold the marginals once more."""
+        anchor, layout = self._anchor, self._anchor.layout
+        found = Histograms.of(self._marginals, anchor.sizes)
+        if layout is not None and self._pairs.weight > 0:
+            units = self.units_per_site
+            again = layout.marginals(
+                self._pairs.per_site / units, self._pairs.noise_per_site / units, self._embedding(layout)
+            )
+            found = found.averaged(again)
+        return found.smoothed(anchor.encoder.blocks, anchor.groups)
+
+    def _moments(self) -> tuple[Array, float]:
+        """Return the released mean contribution of a unit to the moments, and the noise in each number."""
+        units = self.units_per_site
+        return self._pairs.per_site / units, self._pairs.noise_per_site / units
+
+    def _embedding(self, layout: PairLayout) -> dict[str, Array]:
+        anchor = self._anchor
+        first = Histograms.of(self._marginals, anchor.sizes).smoothed(anchor.encoder.blocks, anchor.groups)
+        return layout.embedding(first, anchor.target)
+
+    def _marginals_misfit(self, expected: torch.Tensor) -> torch.Tensor:
+        """Return the mean square misfit of a batch's mean cells, in units of the noise of the released ones.
+
+        Where latents are drawn, the batch's mean is off by chance, too, and that is no misfit either.
+        """
+        variance = self._target_std.square()
+        if not self.generator.kinds:
+            variance = variance + self.target * (1 - self.target) / len(expected)
+        return ((expected.mean(0) - self.target).square() / variance).mean()
+
+
+def _released_state(name: str, released: Released) -> dict[str, npt.NDArray[Any]]:
+    return {f"{name}.total": released.total.copy(), f"{name}.weights": np.array([released.sites, released.weight])}
+
+
+def _released(name: str, state: Mapping[str, npt.NDArray[Any]]) -> Released:
+    sites, weight = state[f"{name}.weights"]
+    return Released(state[f"{name}.total"].copy(), float(sites), float(weight))
