@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from synthfed.plugins.cli import app
 from synthfed.plugins.constrained import make_model
@@ -162,3 +163,5 @@ def test_a_comparison_gives_its_studies_the_constraints_of_the_data() -> None:
     made = study_of(bound, "tabular-gan", study().model, bound.privacy, "abc")
     assert made.constraints == study().constraints
     assert Wanted("floor", plain, 1).terms != Wanted("floor", bound, 1).terms
+    with pytest.raises(ValidationError, match="constraint 1: total: 'ill' is the target"):
+        DataSet.model_validate(fields | {"constraints": [{"kind": "sum", "total": "ill", "parts": ["rent", "food"]}]})

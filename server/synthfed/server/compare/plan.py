@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from synthfed.protocols.constraints import Constraints
+from synthfed.protocols.constraints import Constraints, check_constraints
 from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.ids import digest
 from synthfed.protocols.schema import ArrayColumn, Categorical, Columns, Name, Strict
@@ -71,6 +71,11 @@ class DataSet(Strict):
         if value.unit is not None:
             raise ValueError("names a unit, but rows are dealt one by one; leave `unit` out")
         return value
+
+    @model_validator(mode="after")
+    def _constraints_can_be_kept(self) -> Self:
+        check_constraints(self.constraints, self.columns, self.target)
+        return self
 
 
 class Contender(Strict):
