@@ -8,14 +8,24 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PlainValidator
 
 from .ranges import MOST_UNITS, decimals_of, empty_range, ranges, span
 from .schema import MAX_CATEGORIES, MAX_COLUMNS, Categorical, Column, Integer, Name, Real, Strict
 
 MAX_CONSTRAINTS: Final = 64
 
-Value = str | int | float
+
+def _value(value: object) -> object:
+    """Return a category or a number, a whole one as such however it was written: one value must have one hash."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("must be text in quotes or a number")  # noqa: TRY004  (pydantic takes no other)
+    if isinstance(value, str) or abs(value) <= MOST_UNITS:
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+    raise ValueError("must be a finite number, and not so large that it could not be held exactly")
+
+
+Value = Annotated[str | int | float, PlainValidator(_value)]
 """A category, or a number."""
 Several = Annotated[tuple[Name, ...], Field(min_length=2, max_length=MAX_COLUMNS, strict=False)]
 
@@ -50,16 +60,6 @@ class Determines(Strict):
     determined: Name
     table: Annotated[dict[str, Value], Field(min_length=1, max_length=MAX_CATEGORIES)]
     missing: Value | None = None
-
-    @field_validator("table")
-    @classmethod
-    def _numbers_have_one_spelling(cls, table: dict[str, Value]) -> dict[str, Value]:
-        return {key: _spelt(value) for key, value in table.items()}
-
-    @field_validator("missing")
-    @classmethod
-    def _a_number_has_one_spelling(cls, value: Value | None) -> Value | None:
-        return None if value is None else _spelt(value)
 
 
 Constraint = Annotated[SumOf | Order | Determines, Field(discriminator="kind")]
@@ -274,11 +274,6 @@ def _keys(determinant: Column) -> tuple[str, ...]:
     if isinstance(determinant, Categorical):
         return determinant.values
     return tuple(map(str, range(determinant.lower, determinant.upper + 1))) if isinstance(determinant, Integer) else ()
-
-
-def _spelt(value: Value) -> Value:
-    """Return a whole number as such, however it was written, so that one value has one hash."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _wrong(number: int, field: str, problem: str) -> ValueError:
