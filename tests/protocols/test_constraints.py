@@ -200,6 +200,22 @@ def test_a_whole_number_determines_categories_from_its_own_lower_bound_on() -> N
     np.testing.assert_array_equal(records, [[0, -1, 1], [0, 0, 0], [0, 1, 1]])
 
 
+def test_what_is_present_is_in_order_across_what_is_missing() -> None:
+    ordered = of(study([integer("a"), integer("b", missing=True), integer("c")], order("a", "b", "c", strict=True)))
+    records, kept = ordered.complete(np.array([[0, 7, np.nan, 3], [0, 3, np.nan, 4], [0, 9, np.nan, 9], [0, 1, 2, 3]]))
+    assert kept.tolist() == [False, True, False, True]
+    repaired = ordered.repair(records)
+    np.testing.assert_array_equal(repaired, [[0, 3, np.nan, 7], [0, 3, np.nan, 4], [0, 7, np.nan, 9], [0, 1, 2, 3]])
+
+
+def test_arrays_keep_their_places_beside_what_is_derived() -> None:
+    pixels = {"name": "p", "kind": "array", "shape": [2, 2], "lower": 0, "upper": 9}
+    completion = of(study([integer("a"), pixels, integer("b")], determines("ill", "a", {"no": 4, "yes": 5})))
+    whole = np.array([[1.0, 5, 6, 7, 8, 9, 3]])
+    np.testing.assert_array_equal(completion.reduce(whole), [[1, 6, 7, 8, 9, 3]])
+    np.testing.assert_array_equal(completion.complete(completion.reduce(whole))[0], whole)
+
+
 def test_broken_rows_are_counted_by_constraint() -> None:
     columns = [*ABC, integer("d", missing=True), category("l", *LEVELS)]
     made = study(columns, total("c", "a", "b"), determines("ill", "l", {"no": "low", "yes": "high"}))
@@ -301,6 +317,7 @@ def check_kept(made: Study, records: Records) -> None:
         decimals = column.decimals if isinstance(column, Real) else 0
         text = f"{value:.{decimals}f}"
         assert float(text) == value
+        assert text != "-0"
         return int(text.replace(".", ""))
 
     for row in records:

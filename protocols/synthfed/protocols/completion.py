@@ -73,7 +73,7 @@ class Completion:
         return records, kept
 
     def repair(self, records: Records) -> Records:
-        """Return records as `complete` gave them, changed by no more than it takes to keep all constraints.
+        """Return records as `complete` gave them, those that break a constraint changed until they keep all.
 
         Numbers out of order change places and are then moved up to the one before them. Where a total is out of
         bounds, its parts share the difference by how much room each has.
