@@ -388,3 +388,33 @@ def test_while_an_agent_has_a_home_no_second_process_can_open_or_clear_it(home: 
         assert all(line.startswith("ConfigError") for line in refusals)
         assert all("another agent is using this home; stop it first" in line for line in refusals)
         assert agent.ledger.unsettled() == (1,)
+
+
+BOUND = """
+[[constraints]]
+kind = "determines"
+determinant = "ill"
+determined = "visits"
+table = { no = 0, yes = 1 }
+
+[[columns]]
+name = "visits"
+kind = "integer"
+lower = 0
+upper = 3
+"""
+
+
+def test_rows_that_break_a_constraint_are_counted_for_the_operator_and_stop_nothing(home: Home) -> None:
+    study, data = home.path / "study.toml", home.path / "data.csv"
+    study.write_text(study.read_text(encoding="utf-8") + BOUND, encoding="utf-8")
+    header, *rows = data.read_text(encoding="utf-8").splitlines()
+    kept = [f"{row},{int(row.endswith('yes'))}" for row in rows]
+    for broken, said in ((kept, "0 of 30 rows break it"), ([f"{rows[1]},3", *kept[1:]], "1 of 30 rows break it; ")):
+        data.write_text("\n".join([f"{header},visits", *broken]) + "\n", encoding="utf-8")
+        findings = [finding for finding in preflight(home) if finding.topic == "constraints"]
+        assert len(findings) == 1
+        assert findings[0].is_ok
+        assert findings[0].detail.startswith(f"constraint 1 (determines): {said}")
+        with open_agent(home) as agent:
+            assert len(agent.data.encoded) == 30

@@ -37,6 +37,9 @@ def test_terms_have_the_stored_bytes_and_hashes() -> None:
     assert policy.code.hex() == HASHES["policy"]["code"]
     assert study.canonical.decode() == HASHES["study"]["canonical"]
     assert study.hash.hex() == HASHES["study"]["hash"]
+    constrained = parse_study(HASHES["constrained"]["toml"], where="vector")
+    assert constrained.canonical.decode() == HASHES["constrained"]["canonical"]
+    assert constrained.hash.hex() == HASHES["constrained"]["hash"]
     assert [kind.declaration() for kind in policy.plan.kinds] == HASHES["policy"]["kinds"]
     assert policy.hash.hex() == HASHES["policy"]["hash"]
 

@@ -93,6 +93,37 @@ upper = 300.5
 decimals = 1
 """
 
+CONSTRAINED = (
+    STUDY
+    + """\
+[[columns]]
+kind = "integer"
+name = "stays"
+lower = 0
+upper = 99
+missing = true
+[[columns]]
+kind = "integer"
+name = "days"
+lower = 0
+upper = 150
+missing = true
+[[columns]]
+kind = "categorical"
+name = "band"
+values = ["light", "heavy"]
+[[constraints]]
+kind = "sum"
+total = "days"
+parts = ["visits", "stays"]
+[[constraints]]
+kind = "determines"
+determinant = "ill"
+determined = "band"
+table = { yes = "heavy", no = "light" }
+"""
+)
+
 KINDS = (
     Kind(Sum("steps", "gradient", 1000, 1.5, 0.1, 100, 1.0, (("w", (10, 100)),)), 1.25, 192, 32),
     Kind(Sum("counts", "statistic", 3, 1.0, 1.0, 1, 0.1), 4.5, 1024, 64),
@@ -151,11 +182,17 @@ def ephemeral(x25519: bytes, kem_seed: bytes) -> keys.Ephemeral:
 def hashes() -> dict[str, Any]:
     """Return canonical terms and every hash that parties must compute alike."""
     study = parse_study(STUDY, where="vectors")
+    constrained = parse_study(CONSTRAINED, where="vectors")
     policy = policy_of(study)
     roll = Roll((OTHER_HELLO, HELLO))
     transcript = roll.transcript(policy.hash)
     return {
         "study": {"toml": STUDY, "canonical": study.canonical.decode(), "hash": study.hash.hex()},
+        "constrained": {
+            "toml": CONSTRAINED,
+            "canonical": constrained.canonical.decode(),
+            "hash": constrained.hash.hex(),
+        },
         "policy": {"kinds": [kind.declaration() for kind in KINDS], "code": CODE.hex(), "hash": policy.hash.hex()},
         "transcript": {"roll": encode(roll, SEQUENCE).hex(), "hash": transcript.hex()},
         "context": {"round": encode(ROUND, SEQUENCE).hex(), "hash": ROUND.context(transcript).hex()},

@@ -75,6 +75,31 @@ def terms() -> Iterator[Scenario]:
         ("target-not-a-column", {'target = "ill"': 'target = "sick"'}, "there would be nothing to condition on"),
         ("unit-is-a-column", {'unit = "person"': 'unit = "visits"'}, "a model must not learn who a record is of"),
         ("column-twice", {'name = "weight"': 'name = "visits"'}, "a record has one value for a name"),
+        (
+            "constraint-kind-unknown",
+            constrained('kind = "product"\ntotal = "visits"\nparts = ["weight", "weight"]'),
+            "what is not known is refused",
+        ),
+        (
+            "constraint-on-no-column",
+            constrained('kind = "order"\ncolumns = ["visits", "stays"]'),
+            "a constraint on nothing would be met by everything",
+        ),
+        (
+            "constraint-derives-the-target",
+            constrained('kind = "determines"\ndeterminant = "visits"\ndetermined = "ill"\ntable = { 0 = "no" }'),
+            "the model must see what it is to predict",
+        ),
+        (
+            "constraint-table-with-a-gap",
+            constrained('kind = "determines"\ndeterminant = "ill"\ndetermined = "visits"\ntable = { yes = 1 }'),
+            "a category without an answer would have none in a release",
+        ),
+        (
+            "constraint-of-other-decimals",
+            constrained('kind = "order"\ncolumns = ["visits", "weight"]'),
+            "an order is kept exactly, in units of one last place",
+        ),
         ("bounds-reversed", {"lower = -3": "lower = 91"}, "there is no value between them"),
     ):
         yield Scenario(f"terms-{name}", "terms", why, {"toml": edited(edits)})
@@ -82,6 +107,10 @@ def terms() -> Iterator[Scenario]:
 
 def shared_controller(name: str) -> dict[str, str]:
     return {'id = "alps"': f'controller = "{name}"\nid = "alps"'}
+
+
+def constrained(fields: str) -> dict[str, str]:
+    return {FIRST_COLUMN: f"[[constraints]]\n{fields}\n{FIRST_COLUMN}"}
 
 
 def edited(edits: dict[str, str]) -> str:

@@ -16,13 +16,15 @@ from http.client import HTTPException
 from typing import Final, TypeVar
 
 from synthfed.plugins.pinning import Pinned, naming, pin
+from synthfed.protocols.completion import Completion
 from synthfed.protocols.errors import ConfigError, SynthfedError
 from synthfed.protocols.ids import fingerprint
+from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Family, answer_time_s, own_noise
 
 from .config import Home, SiteConfig, data_path, study_path
-from .data import load_units
+from .data import load_units, read_table
 from .gate import Gate
 from .site import check_records_apart, check_roster
 from .supervise import connect, unreachable
@@ -103,6 +105,8 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
         "data", lambda: load_units(path, study, pinned.domain, pinned.model.private()), "the records fit the schema"
     )
     yield finding
+    if finding.is_ok and study.constraints:
+        yield from _constraints(read_table(path, study, pinned.domain).records, study)
     took_s, finding = _try("timing", lambda: _measured(pinned), "")
     yield from [finding] if took_s is None else _timing(pinned, took_s)
 
@@ -110,6 +114,18 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
 def _pinned(home: Home, config: SiteConfig, study: Study) -> Pinned:
     with naming(str(study_path(home, config))):
         return pin(study)
+
+
+def _constraints(records: Records, study: Study) -> Iterator[Finding]:
+    """Tell this site's operator, and nobody else, how many of its records break each constraint of the terms.
+
+    None of it stops a study: the model sees the columns that nothing derives, and those of any record.
+    """
+    counts = Completion(study.columns, study.constraints).broken(records)
+    for number, (each, count) in enumerate(zip(study.constraints, counts, strict=True), 1):
+        detail = f"constraint {number} ({each.kind}): {count:,} of {len(records):,} rows break it"
+        more = "; they are trained on all the same, by the columns that nothing derives" if count else ""
+        yield Finding("constraints", True, detail + more)
 
 
 def _own_noise(pinned: Pinned) -> Finding:

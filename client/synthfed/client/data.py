@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from synthfed.plugins.api import Array, Domain, PrivatePart
+from synthfed.plugins.api import Array, Domain, PrivatePart, Table
 from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.sampling import Indices, poisson_sample, secret_subset, uniform_below
@@ -48,17 +48,28 @@ def load_units(path: Path, study: Study, domain: Domain, private: PrivatePart) -
         ConfigError: the file cannot be read, or is a folder with links that lead out of it.
         DataError: it does not fit the study; names columns and numbers of rows, never a value.
     """
+    table = read_table(path, study, domain)
+    order = np.argsort(table.units, kind="stable")
+    _, starts, counts = np.unique(table.units[order], return_index=True, return_counts=True)
+    return UnitData(private.encode(table.records[order]), starts.astype(np.int64), counts.astype(np.int64))
+
+
+def read_table(path: Path, study: Study, domain: Domain) -> Table:
+    """Return the records and units of a site's data file.
+
+    Raises:
+        ConfigError, DataError: as `load_units`.
+    """
     check_links(path)
     privacy = study.privacy
     table = domain.read(path, study.columns, unit=privacy.unit, records_per_unit=privacy.records_per_unit)
-    order = np.argsort(table.units, kind="stable")
-    _, starts, counts = np.unique(table.units[order], return_index=True, return_counts=True)
-    if len(starts) > privacy.units_per_site:
+    units = len(np.unique(table.units))
+    if units > privacy.units_per_site:
         raise DataError(
-            f"{path}: {len(starts)} units, but the study declares at most privacy.units_per_site = "
+            f"{path}: {units} units, but the study declares at most privacy.units_per_site = "
             f"{privacy.units_per_site}; agree on a higher bound or give fewer records"
         )
-    return UnitData(private.encode(table.records[order]), starts.astype(np.int64), counts.astype(np.int64))
+    return table
 
 
 def check_links(path: Path) -> None:

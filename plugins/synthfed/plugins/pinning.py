@@ -14,6 +14,7 @@ from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.study import Study
 
 from .api import Domain, Model
+from .constrained import make_model
 from .registry import Plugin, find
 
 
@@ -46,7 +47,7 @@ def pin(study: Study) -> Pinned:
     plugin, reader = find("synthfed.models", study.model.plugin), find("synthfed.domains", study.domain)
     code = digest("code", plugin.hash, reader.hash)
     try:
-        model: Model = plugin.make(study)
+        model = make_model(plugin, study)
         with plugin.blamed("cannot declare its sums"):
             sums = model.sums()
         domain: Domain = reader.make()

@@ -78,8 +78,8 @@ class QuorumLost(SynthfedError):
 
 _LONGEST_SHOWN: Final = 24
 _LONGEST_NAME: Final = 64
-_NAMED: Final = {"columns": ("column", "name"), "sites": ("site", "id")}
-"""Lists whose entries are called by a name of their own: what an entry is, and the field of its name."""
+_NAMED: Final = {"columns": ("column", "name"), "sites": ("site", "id"), "constraints": ("constraint", "")}
+"""Lists whose entries have a word: what an entry is, and the field of its name; without one it is counted."""
 
 _ABSENT: Final = ("missing", "union_tag_not_found")
 _WORDS: Final = {

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .cohort import Cohort, Mode, check_cohort, controlled
+from .constraints import Constraints, check_constraints, free_columns
 from .errors import ConfigError
 from .errors import describe as describe  # by this name for whoever validates more than studies
 from .ids import digest
@@ -23,8 +24,9 @@ FORMAT: Final = 1
 LATER_TERMS: Final[tuple[tuple[str, str, object], ...]] = (
     ("aggregation", "key_agreement", "hybrid"),
     ("privacy", "sigma_floor", None),
+    ("", "constraints", []),
 )
-"""Terms that format 1 got after studies of it had been agreed on, by table and name, with their default.
+"""Terms that format 1 got after studies of it had been agreed on, by table (none at the top) and name, with default.
 
 A new term belongs here, and its default may never change: what a ledger has charged to a study counts by the study's
 hash, so an unchanged study file must keep its hash in every version, or its caps would begin anew.
@@ -116,6 +118,7 @@ class Study(Strict):
     cohort: Cohort
     aggregation: Aggregation = Aggregation()
     columns: Columns
+    constraints: Constraints = ()
 
     @field_validator("name")
     @classmethod
@@ -137,6 +140,7 @@ class Study(Strict):
             raise ValueError(f"target {self.target!r} has one category only, so there is nothing to predict")
         if self.privacy.unit in names:
             raise ValueError(f"the unit column {self.privacy.unit!r} names persons and must not be a column to learn")
+        check_constraints(self.constraints, self.columns, self.target)
         check_cohort(self.cohort, self.privacy.mode)
         _check_agreement(self.aggregation, self.privacy.mode)
         _check_combination(self.aggregation, self.cohort, self.privacy.mode)
@@ -151,14 +155,22 @@ class Study(Strict):
         fields = self.model_dump(mode="json")
         fields["cohort"]["sites"].sort(key=lambda site: site["id"])
         for table, name, default in LATER_TERMS:
-            if fields[table][name] == default:
-                del fields[table][name]
+            terms = fields[table] if table else fields
+            if terms[name] == default:
+                del terms[name]
         return canonical_json(fields)
 
     @property
     def hash(self) -> bytes:
         """The digest of the canonical terms, 32 bytes."""
         return digest("study", self.canonical)
+
+    @property
+    def free(self) -> "Study":
+        """The same terms of the columns that no constraint derives: what a model is made for and sees."""
+        if not self.constraints:
+            return self
+        return self.model_copy(update={"columns": free_columns(self.columns, self.constraints), "constraints": ()})
 
     @property
     def is_draft(self) -> bool:

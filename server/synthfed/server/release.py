@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
 from synthfed.plugins.api import Audit, Domain, Model, Source, Trainer
+from synthfed.plugins.constrained import make_model
 from synthfed.plugins.files import read_text, write_whole
 from synthfed.plugins.registry import Plugin, find, installed
 from synthfed.protocols.errors import ConfigError
@@ -89,7 +90,7 @@ def open_release(folder: Path) -> Release:
     manifest = _read_manifest(folder / "model" / "model.json")
     state = _read_weights(folder / "model" / "weights.safetensors", manifest.weights_sha256)
     plugin = find("synthfed.models", study.model.plugin)
-    model: Model = plugin.make(study)
+    model = make_model(plugin, study)
     trainer = GuardedTrainer(plugin, model, manifest.seed)
     trainer.load(state)
     return Release(folder, study, evidence, manifest, plugin, model, trainer)

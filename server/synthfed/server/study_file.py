@@ -65,6 +65,8 @@ def render_study(study: Study) -> str:
         lines += ["", "[[cohort.sites]]", *_pairs(id=site.id, key=site.key, controller=site.controller)]
     for column in study.columns:
         lines += ["", "[[columns]]", *_column(column)]
+    for each in study.constraints:
+        lines += ["", "[[constraints]]", *_pairs(**each.model_dump(exclude_none=True))]
     return "\n".join(lines) + "\n"
 
 

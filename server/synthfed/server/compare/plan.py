@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from synthfed.protocols.constraints import Constraints, check_constraints
 from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.ids import digest
 from synthfed.protocols.schema import ArrayColumn, Categorical, Columns, Name, Strict
@@ -42,6 +43,7 @@ class DataSet(Strict):
         test_share: share of all rows that are held out, drawn by the run's seed.
         few: real rows of the small table whose gain by synthetic rows is measured.
         privacy: the terms of every study on it; each row is a unit.
+        constraints: as in a study; models keep them, the trivial ones do not know them.
     """
 
     name: Label
@@ -54,6 +56,7 @@ class DataSet(Strict):
     few: Rows = 100
     privacy: Privacy
     columns: Columns
+    constraints: Constraints = ()
 
     @property
     def trivial(self) -> tuple[str, ...]:
@@ -68,6 +71,11 @@ class DataSet(Strict):
         if value.unit is not None:
             raise ValueError("names a unit, but rows are dealt one by one; leave `unit` out")
         return value
+
+    @model_validator(mode="after")
+    def _constraints_can_be_kept(self) -> Self:
+        check_constraints(self.constraints, self.columns, self.target)
+        return self
 
 
 class Contender(Strict):
@@ -121,7 +129,9 @@ class Wanted:
     def terms(self) -> str:
         """The digest of everything that the plan says of this run; a result of other terms does not count."""
         model = self.model if isinstance(self.model, str) else self.model.model_dump(mode="json", exclude={"data"})
-        return digest("comparison", canonical_json([model, self.data.model_dump(mode="json"), self.seed])).hex()[:16]
+        # Results from before there were constraints go on counting.
+        data = self.data.model_dump(mode="json", exclude=None if self.data.constraints else {"constraints"})
+        return digest("comparison", canonical_json([model, data, self.seed])).hex()[:16]
 
 
 class Plan(Strict):

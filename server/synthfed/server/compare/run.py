@@ -77,6 +77,7 @@ def study_of(data: DataSet, model: str, terms: ModelTerms, privacy: Privacy, sit
         model=terms,
         cohort={"sites": roster, "tolerated": tolerated, "quorum": quorum},
         columns=data.columns,
+        constraints=data.constraints,
     )
 
 
