@@ -227,7 +227,7 @@ def some_runs() -> list[Run]:
 def test_the_table_of_a_ladder_shows_each_system_under_each_promise() -> None:
     text = render(plan_of(), some_runs())
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    assert {len(row) for row in rows} == {16}
+    assert {len(row) for row in rows} == {17}
     assert [row[:4] for row in rows[2:]] == [
         ["-", "*real rows*", "-", "0.950"],
         ["1", "*histograms*", "all rows in one place", "0.500"],
@@ -235,7 +235,7 @@ def test_the_table_of_a_ladder_shows_each_system_under_each_promise() -> None:
         ["3", "`gan`", "3, skewed", "0.900"],
         ["none", "`copula`", "all rows in one place", "0.700"],
     ]
-    assert [row[-3:] for row in rows[3:5]] == [["-", "-", "2"], ["12", "700", "2"]]
+    assert [row[-4:] for row in rows[3:5]] == [["-", "-", "-", "2"], ["12", "20", "700", "2"]]
     assert "- `aim`, epsilon 3, seed 0, failed: peer 'aim' was ended after 60 minutes" in text
     assert "105 training rows at 3 sites, 45 held out; delta 1e-05" in text
 

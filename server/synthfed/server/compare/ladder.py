@@ -29,7 +29,7 @@ SYSTEMS: Final = {"floor": "histograms", "naive-bayes": "naive Bayes"}
 
 _WITHOUT: Final = "inf"
 _MISSING: Final = "-"
-_HEAD: Final = ("epsilon", "system", "sites", *MEASURES.values(), "s", "MiB", "seeds")
+_HEAD: Final = ("epsilon", "system", "sites", *MEASURES.values(), "s", "CPU s", "MiB", "seeds")
 
 
 def section(data: DataSet, runs: Sequence[Run]) -> str:
@@ -72,7 +72,7 @@ def _real(runs: Sequence[Run]) -> list[str]:
         _mean([value for run in by_seed if name in run.measures and (value := run.measures[name].real) is not None])
         for name in MEASURES
     ]
-    return [_MISSING, "*real rows*", _MISSING, *cells, _MISSING, _MISSING, str(len(by_seed))]
+    return [_MISSING, "*real rows*", _MISSING, *cells, _MISSING, _MISSING, _MISSING, str(len(by_seed))]
 
 
 def _row(series: tuple[str, str, str], runs: Sequence[Run]) -> list[str]:
@@ -87,6 +87,7 @@ def _row(series: tuple[str, str, str], runs: Sequence[Run]) -> list[str]:
         "all rows in one place" if runs[0].sites == 1 or name in TRIVIAL else sites,
         *cells,
         _mean([cost.seconds for cost in costs], ".0f"),
+        _mean([cost.cpu_seconds for cost in costs], ".0f"),
         _mean([cost.peak_mib for cost in costs if cost.peak_mib is not None], ",.0f"),
         str(len({run.seed for run in runs})),
     ]
