@@ -19,8 +19,9 @@ from synthfed.server.compare import rows as rows_module
 from synthfed.server.compare.apart import _ended, _heard, _told, run_apart
 from synthfed.server.compare.comparison import Request, compare
 from synthfed.server.compare.dimensions import control, gain, of_floor, of_naive_bayes, score, smoothness
+from synthfed.server.compare.entries import DataSet
 from synthfed.server.compare.floors import gaussian_rows, histogram_rows, noise_std
-from synthfed.server.compare.plan import DataSet, Plan, choose, parse_plan
+from synthfed.server.compare.plan import Plan, choose, parse_plan
 from synthfed.server.compare.results import Cost, Measure, Place, Results, Run
 from synthfed.server.compare.rows import read_cells, split
 from synthfed.server.compare.run import study_of
@@ -224,7 +225,7 @@ def test_filters_choose_runs_and_bring_the_floor_along() -> None:
     plan = plan_of(PLAN.replace("seeds = [0]", "seeds = [0, 1]"))
     assert len(choose(plan, [])) == 8
     assert [run.key for run in choose(plan, ["model=small, seed=1"])] == [
-        *(("floor", "iris", 1), ("naive-bayes", "iris", 1), ("small", "iris", 1))
+        *((name, "iris", 1, "", "") for name in ("floor", "naive-bayes", "small"))
     ]
     assert len(choose(plan, ["data=iris,seed=0", "model=absent"])) == 7
 
@@ -233,7 +234,7 @@ def test_filters_choose_runs_and_bring_the_floor_along() -> None:
     ("only", "message"),
     [
         ("model=smal", "no run of the plan meets 'model=smal'"),
-        ("mode=small", "'mode' must be one of model, data, seed"),
+        ("mode=small", "'mode' must be one of model, data, seed, split, epsilon"),
         ("small", "'small' must be model=NAME"),
     ],
 )

@@ -13,7 +13,8 @@ from synthfed.plugins.constrained import make_model
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.registry import find
 from synthfed.protocols.study import Study, parse_study
-from synthfed.server.compare.plan import DataSet, Wanted
+from synthfed.server.compare.entries import DataSet
+from synthfed.server.compare.plan import Wanted
 from synthfed.server.compare.run import study_of
 from synthfed.server.drafting import with_sites
 from synthfed.server.release import open_release
@@ -165,3 +166,7 @@ def test_a_comparison_gives_its_studies_the_constraints_of_the_data() -> None:
     assert Wanted("floor", plain, 1).terms != Wanted("floor", bound, 1).terms
     with pytest.raises(ValidationError, match="constraint 1: total: 'ill' is the target"):
         DataSet.model_validate(fields | {"constraints": [{"kind": "sum", "total": "ill", "parts": ["rent", "food"]}]})
+
+
+def test_what_a_repair_may_change_is_no_condition_that_the_model_fixes() -> None:
+    assert set(pin(study()).model.conditions) == {"education", "ill"}

@@ -30,6 +30,7 @@ EXIT_CODES: Final = {
 """Stable exit codes, by who must act; 1 is a bug, 2 a wrong command line, 130 an interruption."""
 
 _HELP: Final = {
+    "bench": "Measure models against other projects' systems.",
     "client": "Run a site.",
     "compare": "Measure models against each other.",
     "demo": "Run a federation of six sites on this machine.",

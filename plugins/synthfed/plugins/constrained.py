@@ -42,7 +42,8 @@ class ConstrainedModel:
         """Wrap a model of the free columns."""
         self._model, self._completion = model, completion
         self.Options = model.Options
-        self.conditions = model.conditions
+        # What is fixed must stay: no repair may touch it.
+        self.conditions = tuple(name for name in model.conditions if name not in completion.movable)
 
     def sums(self) -> tuple[Sum, ...]:
         """Return the model's sums: none is spent on what is derived."""
@@ -94,10 +95,7 @@ class _ConstrainedTrainer:
         self._trainer.receive(answer)
 
     def sample(self, rows: int, seed: int, given: Given) -> Records:
-        """Return whole records: one that breaks a constraint gives way to another, and at last is repaired.
-
-        ``given`` is of categories, which no repair changes.
-        """
+        """Return whole records: one that breaks a constraint gives way to another, and at last is repaired."""
         records, kept = self._completion.complete(self._trainer.sample(rows, seed, given))
         drawn, good = rows, int(kept.sum())
         for attempt in range(1, REDRAWS + 1):

@@ -49,6 +49,11 @@ class Completion:
         self._written = [each.name for each in free if each.name in bound and isinstance(each, Integer | Real)]
         self._parts = dict(self._sums)
 
+    @property
+    def movable(self) -> frozenset[str]:
+        """The columns whose values a repair may change: those of orders and sums."""
+        return frozenset(self._ranges)
+
     def reduce(self, records: Records) -> Records:
         """Return the free columns of whole records, shape ``(rows, free width)``."""
         return records[:, self._free]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args, get_type_hints
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.console import Console
 from synthfed.protocols.errors import ConfigError
 
 from .wishes import Wishes, flag_of, pairs
+
+if TYPE_CHECKING:
+    from .compare.comparison import Request
 
 app: Final = typer.Typer(
     help="Run a coordinator.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -36,6 +39,14 @@ SeedOption = Annotated[
     typer.Option(
         min=0, max=_LARGEST_SEED, help="Fixes initial weights and the coordinator's draws, never privacy noise."
     ),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(help="model=NAME,data=NAME,seed=NUMBER,split=NAME,epsilon=NUMBER, each part optional; repeat."),
+]
+AgainOption = Annotated[bool, typer.Option("--again", help="Run also what is finished.")]
+PeersOption = Annotated[
+    Path | None, typer.Option("--peers-python", help="A Python whose environment has the peers; this one else.")
 ]
 RowsOption = Annotated[int, typer.Option("--rows", "-n", min=1, help="How many synthetic rows.")]
 _HOME: Final = Path("coordinator")
@@ -204,21 +215,28 @@ def compare_models(
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets' files; all must be public.")] = None,
     results: Annotated[Path | None, typer.Option(help="The file of all runs; the plan's name with .json else.")] = None,
     page: Annotated[Path | None, typer.Option(help="The page for the table; the plan's name with .md else.")] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="model=NAME,data=NAME,seed=NUMBER, each part optional; repeat.")
-    ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Run also what is finished.")] = False,
+    only: OnlyOption = None,
+    again: AgainOption = False,
+    plot: Annotated[Path | None, typer.Option(help="An SVG file for the picture of quality against epsilon.")] = None,
+    peers_python: PeersOption = None,
 ) -> None:
     """Train models on public data in simulated federations, measure them, and write the table."""
-    from .compare.comparison import Request, compare
+    from .compare.comparison import Request
+
+    results, page = results or plan.with_suffix(".json"), page or plan.with_suffix(".md")
+    run_comparison(Request(plan, data, results, page, only or [], again, plot, peers_python))
+
+
+def run_comparison(request: "Request") -> None:
+    """Run a comparison until it is done or interrupted, and print where it is written."""
+    from .compare.comparison import compare
 
     console = _console()
-    request = Request(
-        plan, data, results or plan.with_suffix(".json"), page or plan.with_suffix(".md"), only or [], again
-    )
     with _interruptible():
         failures = compare(request, lambda line: console.print(line, markup=False))
-    console.print(f"results: {request.results}, table: {request.page}" + (f", {failures} failed" if failures else ""))
+    written = [f"results: {request.results}", f"table: {request.page}"]
+    written += [] if request.plot is None else [f"picture: {request.plot}"]
+    console.print(", ".join(written + ([f"{failures} failed"] if failures else [])))
 
 
 @sample.command()

@@ -21,6 +21,9 @@ from ..domains.encoding import scalars
 from .estimate import LEVEL, Estimate, independent_columns, interval, subsample, unfit_for_tables
 from .features import one_thread, scalar_features, unit_scale
 
+LEARNERS = ("linear", "boosted", "forest")
+"""The models of a trial, of which the audit uses all but the last."""
+
 _REPLICATES = 200
 _MAX_ROWS = 20_000  # of each table
 _SHUFFLES = 4  # a model of shuffled columns is a random direction: one alone can look good by luck
@@ -100,12 +103,15 @@ class Trial:
         """Whether the target takes more than one value."""
         return len(np.unique(records[:, self.target])) > 1
 
-    def predict(self, records: Records) -> Array:
-        """Return the test predictions of each model trained on records, ``(models, rows, classes or 1)``."""
+    def predict(self, records: Records, *, forest: bool = False) -> Array:
+        """Return the test predictions of each model trained on records, ``(models, rows, classes or 1)``.
+
+        The models are `LEARNERS`, the forest only if it is asked for; one alone where the target does not vary.
+        """
         features, truth = self._split(records)
         if not self.varies(records):
             return np.full((1, len(self.truth), max(1, self.classes)), truth[0])
-        models = _models(self.seed, classify=self.classes > 0)
+        models = _models(self.seed, classify=self.classes > 0)[: len(LEARNERS) if forest else -1]
         with warnings.catch_warnings(), one_thread():
             # A linear model short of convergence is still the same competitor for every table.
             warnings.filterwarnings("ignore", message=".*failed to converge.*")
@@ -167,7 +173,8 @@ def r_squared(truth: Array, scores: Array) -> float:
     return 1 - float(((truth - scores[:, 0]) ** 2).sum()) / spread if spread > 0 else 0.0
 
 
-def _models(seed: int, *, classify: bool) -> tuple[Any, Any]:
+def _models(seed: int, *, classify: bool) -> tuple[Any, Any, Any]:
+    """Return the models in the order of `LEARNERS`."""
     try:
         from sklearn import ensemble, linear_model
     except ImportError:
@@ -175,5 +182,13 @@ def _models(seed: int, *, classify: bool) -> tuple[Any, Any]:
     # Early stopping would hold rows back and fail where a class has one row only.
     trees = {"random_state": seed % 2**32, "early_stopping": False, "max_iter": 50}
     if classify:
-        return linear_model.LogisticRegression(max_iter=300), ensemble.HistGradientBoostingClassifier(**trees)
-    return linear_model.Ridge(), ensemble.HistGradientBoostingRegressor(**trees)
+        return (
+            linear_model.LogisticRegression(max_iter=300),
+            ensemble.HistGradientBoostingClassifier(**trees),
+            ensemble.RandomForestClassifier(random_state=trees["random_state"]),
+        )
+    return (
+        linear_model.Ridge(),
+        ensemble.HistGradientBoostingRegressor(**trees),
+        ensemble.RandomForestRegressor(random_state=trees["random_state"]),
+    )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,26 @@ from pydantic import ValidationError
 
 from synthfed.plugins.files import read_text
 
-from .plan import Contender, DataSet, Wanted
+from .entries import Contender, DataSet, Peer
+from .plan import Wanted
 from .results import Run
 from .run import blank_run, failed, run
 
 
-def run_apart(wanted: Wanted, folder: Path | None) -> Run:
+def run_apart(wanted: Wanted, folder: Path | None, python: Path | None = None) -> Run:
     """Return what came of one run of the plan, also where its process was killed.
 
     Args:
         wanted: the run.
         folder: where files of data sets are.
+        python: the interpreter that peers run in; None for this one.
     """
     with tempfile.TemporaryDirectory(prefix="synthfed-compare-") as temporary:
         question, answer = Path(temporary) / "wanted.json", Path(temporary) / "run.json"
-        question.write_text(json.dumps(_told(wanted)), encoding="utf-8")
+        places = {"folder": folder and str(folder), "python": python and str(python)}
+        question.write_text(json.dumps(_told(wanted) | places), encoding="utf-8")
         # -P: a module that was planted in the working folder is not imported.
-        command = [sys.executable, "-P", "-m", __name__, str(question), str(answer), *([str(folder)] if folder else [])]
+        command = [sys.executable, "-P", "-m", __name__, str(question), str(answer)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
         try:
             return Run.model_validate_json(answer.read_bytes())
@@ -41,18 +45,26 @@ def run_apart(wanted: Wanted, folder: Path | None) -> Run:
 
 def _told(wanted: Wanted) -> dict[str, Any]:
     # What is not set stays unset: a default need not be what a plan may say.
-    name, model = (wanted.model, None) if isinstance(wanted.model, str) else ("", wanted.model)
+    model = wanted.model
     return {
-        "trivial": name,
-        "model": model and model.model_dump_json(exclude_unset=True),
+        "kind": type(model).__name__,
+        "model": model if isinstance(model, str) else model.model_dump_json(exclude_unset=True, exclude={"epsilons"}),
         "data": wanted.data.model_dump_json(exclude_unset=True),
         "seed": wanted.seed,
+        "split": wanted.split,
+        "epsilon": None if wanted.epsilon is None else str(wanted.epsilon),  # JSON knows no infinity
     }
 
 
 def _heard(told: dict[str, Any]) -> Wanted:
-    model = told["trivial"] or Contender.model_validate_json(told["model"])
-    return Wanted(model, DataSet.model_validate_json(told["data"]), told["seed"])
+    read: dict[str, Callable[[str], Contender | Peer | str]] = {
+        "str": str,
+        "Contender": Contender.model_validate_json,
+        "Peer": Peer.model_validate_json,
+    }
+    epsilon = None if told["epsilon"] is None else float(told["epsilon"])
+    data = DataSet.model_validate_json(told["data"])
+    return Wanted(read[told["kind"]](told["model"]), data, told["seed"], told["split"], epsilon)
 
 
 def _ended(code: int) -> str:
@@ -61,9 +73,11 @@ def _ended(code: int) -> str:
     return f"its process ended with {code} and no result; what it said is above"
 
 
-def main(question: str, answer: str, folder: str | None = None) -> None:
+def main(question: str, answer: str) -> None:
     """Do a run that another process told, and write what came of it."""
-    done = run(_heard(json.loads(read_text(Path(question)))), Path(folder) if folder else None)
+    told = json.loads(read_text(Path(question)))
+    folder, python = (Path(told[name]) if told[name] else None for name in ("folder", "python"))
+    done = run(_heard(told), folder, python)
     Path(answer).write_text(done.model_dump_json(), encoding="utf-8")
 
 

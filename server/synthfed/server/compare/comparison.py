@@ -10,7 +10,8 @@ from pathlib import Path
 from synthfed.plugins.files import read_text
 
 from .apart import run_apart
-from .plan import Wanted, choose, parse_plan
+from .plan import Plan, Wanted, choose, parse_plan
+from .plot import write_plot
 from .results import Results, Run
 from .rows import check_source
 from .table import SCORES, write_page
@@ -27,6 +28,8 @@ class Request:
         page: the markdown page.
         only: filters of runs; see `choose`.
         again: run also what is finished.
+        plot: the picture of quality against epsilon, if one is wanted.
+        python: the interpreter that peers run in; None for this one.
     """
 
     plan: Path
@@ -35,6 +38,8 @@ class Request:
     page: Path
     only: Sequence[str] = ()
     again: bool = False
+    plot: Path | None = None
+    python: Path | None = None
 
 
 def compare(request: Request, say: Callable[[str], None]) -> int:
@@ -55,18 +60,30 @@ def compare(request: Request, say: Callable[[str], None]) -> int:
     left = [wanted for wanted in chosen if request.again or not _is_done(results, wanted)]
     for source in {wanted.data.name: wanted.data for wanted in left}.values():
         check_source(source, request.data)
-    write_page(request.page, plan, results.of(plan.wanted()))  # before hours of work: it can be written
+    _show(request, plan, results)  # before hours of work: it can be written
     say(f"{len(left)} of {len(chosen)} runs are to be done")
     failures = 0
     for number, wanted in enumerate(left, 1):
-        model, data, seed = wanted.key
-        say(f"{number} of {len(left)}: {model} on {data}, seed {seed} ...")
-        done = run_apart(wanted, request.data)
+        say(f"{number} of {len(left)}: {_title(wanted)} ...")
+        done = run_apart(wanted, request.data, request.python)
         results.add(done)
-        write_page(request.page, plan, results.of(plan.wanted()))
+        _show(request, plan, results)
         failures += bool(done.error)
         say(f"    {_line(done)}")
     return failures
+
+
+def _show(request: Request, plan: Plan, results: Results) -> None:
+    runs = results.of(plan.wanted())
+    write_page(request.page, plan, runs)
+    if request.plot is not None:
+        write_plot(request.plot, plan, runs)
+
+
+def _title(wanted: Wanted) -> str:
+    model, data, seed, split, epsilon = wanted.key
+    named = [("seed", str(seed)), ("epsilon", epsilon), ("sites", split)]
+    return ", ".join([f"{model} on {data}", *(f"{name} {text}" for name, text in named if text)])
 
 
 def _is_done(results: Results, wanted: Wanted) -> bool:

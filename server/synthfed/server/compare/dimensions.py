@@ -19,10 +19,11 @@ from synthfed.protocols.schema import Categorical, Records, places
 from synthfed.protocols.study import Study
 
 from .floors import gaussian_rows, has_arrays, has_labels, histogram_rows, naive_bayes_score
+from .judges import judged
 from .results import Measure
 
 AUDITS: Final = (Fidelity(), Utility(), Recognition(), Diversity())
-KEPT: Final = ("tvd2", "auc", "r2", "accuracy", "coverage")
+KEPT: Final = ("tvd1", "tvd2", "auc", "r2", "accuracy", "coverage")
 """The audits' numbers that the comparison keeps; ``auc``, ``r2`` or ``accuracy`` is a data set's score."""
 
 _MOST_ROWS: Final = 4000  # that a judge is trained or asked on
@@ -33,13 +34,14 @@ _GUESS: Final = 0.5  # area under the curve of one answer for all: the majority'
 
 
 def audited(study: Study, rows: Mapping[Source, Records], seed: int) -> dict[str, Measure]:
-    """Return the fitting audits' numbers of whole records, each with its interval and the real rows' own."""
+    """Return the fitting audits' numbers of whole records, with intervals and the real rows' own, and the judges'."""
     found = [estimate for audit in AUDITS if not audit.unfit(study) for estimate in audit.run(study, rows, seed)]
-    return {
+    kept = {
         each.name: Measure(value=each.value, low=each.low, high=each.high, real=each.control)
         for each in found
         if each.name in KEPT and not each.column
     }
+    return kept | judged(study, rows, seed)
 
 
 def of_model(
@@ -89,6 +91,11 @@ def of_naive_bayes(study: Study, train: Records, test: Records, few: int, seed: 
     """Return what rows from noisy histograms within each category of the target reach, judged as a model's rows."""
     rows: dict[Source, Records] = {"train": train, "holdout": test}
     rows["synthetic"] = histogram_rows(study, train, len(train), seed, by_target=True)
+    return of_rows(study, rows, few, seed)
+
+
+def of_rows(study: Study, rows: Mapping[Source, Records], few: int, seed: int) -> dict[str, Measure]:
+    """Return what can be measured of rows alone, whatever drew them."""
     return audited(study, rows, seed) | _found(gain=gain(study, rows, few, seed))
 
 

@@ -14,7 +14,7 @@ from synthfed.plugins.files import read_text, write_whole
 from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.schema import Strict
 
-from .plan import Wanted
+from .plan import Key, Wanted
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -44,15 +44,15 @@ class Cost(Strict):
         cpu_seconds: of the processor, all threads.
         peak_mib: most resident memory of that process meanwhile, interpreter and libraries included; None where
             other work of the process would be in it.
-        state_numbers: numbers in the trained model's saved state, the optimisers' included.
-        sent_numbers: numbers in the largest vector that a site sends.
+        state_numbers: numbers in the trained model's saved state, the optimisers' included; None for a peer's.
+        sent_numbers: numbers in the largest vector that a site sends; None where there are no sites.
     """
 
     seconds: Seconds
     cpu_seconds: Seconds
     peak_mib: Seconds | None
-    state_numbers: Count
-    sent_numbers: Count
+    state_numbers: Count | None = None
+    sent_numbers: Count | None = None
 
 
 class Place(Strict):
@@ -65,12 +65,15 @@ class Place(Strict):
 class Run(Strict):
     """One run that ended; ``error`` says why if it failed, and is empty if not.
 
-    ``epsilon`` is promised with ``delta`` to one row, ``spent`` the most that a site was charged.
+    ``epsilon`` is promised with ``delta`` to one row, None where nothing is; ``spent`` is the most that a site was
+    charged. ``split`` and ``rung`` are the way of dealing and the epsilon that the plan asks for, where it has several.
     """
 
     model: str
     data: str
     seed: Count
+    split: str = ""
+    rung: str = ""
     terms: str
     error: str = ""
     sites: Count = 0
@@ -78,15 +81,15 @@ class Run(Strict):
     test: Count = 0
     measures: dict[str, Measure] = Field(default_factory=dict)
     cost: Cost | None = None
-    epsilon: float
-    delta: float
+    epsilon: float | None
+    delta: float | None
     spent: float | None = None
     place: Place
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """The names of model and data set, and the seed."""
-        return (self.model, self.data, self.seed)
+    def key(self) -> Key:
+        """What it is found by."""
+        return (self.model, self.data, self.seed, self.split, self.rung)
 
 
 class _Document(Strict):
@@ -104,7 +107,7 @@ class Results:
             ConfigError: it cannot be read, or is none of this format.
         """
         self._path = path
-        self._runs: dict[tuple[str, str, int], Run] = {}
+        self._runs: dict[Key, Run] = {}
         if path.exists():
             try:
                 document = _Document.model_validate_json(read_text(path))
@@ -122,7 +125,7 @@ class Results:
         return tuple(run for wanted in runs if (run := self.find(wanted)) is not None)
 
     def add(self, run: Run) -> None:
-        """Put a run in place of an older one of the same model, data and seed, on disk when this returns."""
+        """Put a run in place of an older one of the same key, on disk when this returns."""
         self._runs[run.key] = run
         ordered = tuple(self._runs[key] for key in sorted(self._runs))
         document = _Document(runs=ordered).model_dump(mode="json")

@@ -19,16 +19,20 @@ from synthfed.plugins.domains.csv_files import read_cells as read_csv_cells
 from synthfed.plugins.domains.npz import open_arrays
 from synthfed.plugins.registry import find
 from synthfed.protocols.errors import ConfigError, DataError
-from synthfed.protocols.schema import ArrayColumn, Records
+from synthfed.protocols.schema import ArrayColumn, Categorical, Records
 
-from .plan import DataSet
+from .entries import DataSet
+from .entries import Split as Dealing
 
 Cells = Mapping[str, npt.NDArray[Any]]
 """A source's columns by name, one entry per row: texts, numbers or arrays."""
 
 _PACKAGE: Final = "sklearn:"
 _SHIPPED: Final = ("breast_cancer", "digits", "iris", "wine")
-_DRAW: Final = 0x5E7  # apart from every other use of the run's seed
+_DRAW, _SKEW = 0x5E7, 0x5E8  # apart from every other use of the run's seed
+_SKEWNESS: Final = 0.5
+_LEAST_SHARE: Final = 100
+_DEALS: Final = 1000
 _INSTALL: Final = 'a comparison needs scikit-learn; run: pip install "synthfed[demo]"'
 
 
@@ -40,11 +44,14 @@ class Split:
         sites: each site's file.
         train: the rows of all sites, shape ``(rows, width)``.
         test: rows that no site has, shape ``(rows, width)``.
+        declared: the rows of the largest site, rounded up as one would declare them in public; 0 where sites are
+            alike, and the data set's own number holds.
     """
 
     sites: Mapping[str, Path]
     train: Records
     test: Records
+    declared: int = 0
 
 
 def check_source(data: DataSet, folder: Path | None) -> None:
@@ -104,7 +111,7 @@ def _shipped(name: str) -> dict[str, npt.NDArray[Any]]:
     return cells | {"target": np.asarray(loaded.target_names)[loaded.target]}
 
 
-def split(data: DataSet, cells: Cells, seed: int, folder: Path) -> Split:
+def split(data: DataSet, cells: Cells, seed: int, folder: Path, dealing: Dealing | None = None) -> Split:
     """Hold out rows, deal the rest to sites and write each site's file; the same for the same seed.
 
     Args:
@@ -112,6 +119,7 @@ def split(data: DataSet, cells: Cells, seed: int, folder: Path) -> Split:
         cells: its columns.
         seed: of the draw.
         folder: where the files go.
+        dealing: how rows are dealt to a number of sites; in equal parts if it is not said.
 
     Raises:
         DataError: a row does not fit the schema, or too few are left for so many sites.
@@ -121,7 +129,13 @@ def split(data: DataSet, cells: Cells, seed: int, folder: Path) -> Split:
     held_out = round(rows * data.test_share)
     train = order[held_out:][: data.most_train]
     if isinstance(data.sites, int):
-        dealt = {f"site-{i + 1}": train[i :: data.sites] for i in range(data.sites)}
+        parts = [train[i :: data.sites] for i in range(data.sites)]
+        if dealing == "skewed":
+            parts = skewed(
+                data, cells[data.target][train].astype(str), data.sites, np.random.default_rng([seed, _SKEW])
+            )
+            parts = [train[part] for part in parts]
+        dealt = {f"site-{i + 1}": part for i, part in enumerate(parts)}
     else:
         named = np.array([_site(name) for name in cells[data.sites][train].astype(str)])
         dealt = {name: train[named == name] for name in np.unique(named).tolist()}
@@ -134,7 +148,47 @@ def split(data: DataSet, cells: Cells, seed: int, folder: Path) -> Split:
         name: domain.read(path, data.columns, unit=None, records_per_unit=1).records
         for name, path in {**sites, "": test}.items()
     }
-    return Split(sites, np.concatenate([read[site] for site in sites]), read[""])
+    declared = _declared(max(map(len, dealt.values()))) if dealing == "skewed" else 0
+    return Split(sites, np.concatenate([read[site] for site in sites]), read[""], declared)
+
+
+def skewed(
+    data: DataSet, labels: npt.NDArray[Any], sites: int, rng: np.random.Generator
+) -> list[npt.NDArray[np.int64]]:
+    """Return the places of each site's rows: every category is dealt in shares drawn from a Dirichlet law of 0.5.
+
+    Sites then differ in size and in the target's distribution (Hsu, Qi, Brown 2019, arXiv:1909.06335). A target
+    that is no category is dealt as one, so that sites differ in size alone. Draws that leave a site less than a
+    hundredth of the rows are repeated: a federation would not have it.
+
+    Args:
+        data: the data set.
+        labels: the target's cells, shape ``(rows,)``.
+        sites: how many.
+        rng: of the shares and the dealing.
+
+    Raises:
+        DataError: no draw leaves each site enough.
+    """
+    is_category = any(column.name == data.target and isinstance(column, Categorical) for column in data.columns)
+    labels = labels if is_category else np.full(len(labels), "")
+    groups = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    least = max(1, len(labels) // _LEAST_SHARE)
+    for _ in range(_DEALS):
+        cuts = [np.cumsum(rng.dirichlet(np.full(sites, _SKEWNESS)))[:-1] for _ in groups]
+        parts = [
+            np.split(group, np.rint(cut * len(group)).astype(np.int64)) for group, cut in zip(groups, cuts, strict=True)
+        ]
+        dealt = [np.sort(np.concatenate([part[site] for part in parts])) for site in range(sites)]
+        if min(map(len, dealt)) >= least:
+            return dealt
+    raise DataError(f"data {data.name!r}: has too few rows for so many skewed sites; deal it to fewer")
+
+
+def _declared(rows: int) -> int:
+    """Return a number rounded up to two digits."""
+    unit = int(10 ** max(0, len(str(rows)) - 2))
+    return -(-rows // unit) * unit
 
 
 def _site(name: str) -> str:

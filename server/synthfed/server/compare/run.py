@@ -4,41 +4,48 @@ Never leaves a file behind, and never measures a cost with the judges' work in i
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from synthfed.plugins.api import Source
 from synthfed.protocols.cohort import Site, least_quorum, least_tolerated
 from synthfed.protocols.errors import SynthfedError
+from synthfed.protocols.schema import Records
 from synthfed.protocols.study import ModelTerms, Privacy, Study
 
 from ..drafting import make_study
 from ..release import Release, open_release
 from ..simulate import simulate
-from .dimensions import of_floor, of_model, of_naive_bayes
+from .dimensions import of_floor, of_model, of_naive_bayes, of_rows
+from .entries import FLOOR, Contender, DataSet, Peer
 from .meter import Meter, metering, this_place
-from .plan import FLOOR, Contender, DataSet, Wanted
+from .peers import draw
+from .plan import Wanted
 from .results import Cost, Measure, Run
 from .rows import Split, read_cells, split
 
 _LONGEST_ERROR: Final = 300
 
 
-def run(wanted: Wanted, folder: Path | None) -> Run:
+def run(wanted: Wanted, folder: Path | None, python: Path | None = None) -> Run:
     """Return what came of one run of the plan, also where it failed.
 
     Args:
         wanted: the run.
         folder: where files of data sets are.
+        python: the interpreter that peers run in; None for this one.
     """
     data, seed, blank = wanted.data, wanted.seed, blank_run(wanted)
     try:
         with tempfile.TemporaryDirectory(prefix="synthfed-compare-") as temporary:
-            parted = split(data, read_cells(data, folder), seed, Path(temporary))
+            parted = split(data, read_cells(data, folder), seed, Path(temporary), wanted.split)
             sizes = {"sites": len(parted.sites), "train": len(parted.train), "test": len(parted.test)}
             blank = blank.model_copy(update=sizes)
             if isinstance(wanted.model, str):
                 return blank.model_copy(update={"measures": _trivial(wanted.model, data, parted, seed)})
+            if isinstance(wanted.model, Peer):
+                return _drawn(blank, wanted.model, data, parted, python, Path(temporary))
             return _trained(blank, wanted.model, data, parted, Path(temporary) / "release")
     except SynthfedError as error:  # of this federation alone: the next run has ledgers of its own
         return failed(blank, str(error))
@@ -48,14 +55,17 @@ def run(wanted: Wanted, folder: Path | None) -> Run:
 
 def blank_run(wanted: Wanted) -> Run:
     """Return a run of which nothing is measured yet."""
-    (name, data, seed), privacy = wanted.key, wanted.data.privacy
+    (name, data, seed, dealt, rung), privacy = wanted.key, wanted.data.privacy
+    promises = not isinstance(wanted.model, Peer) or wanted.model.is_private
     return Run(
         model=name,
         data=data,
         seed=seed,
+        split=dealt,
+        rung=rung,
         terms=wanted.terms,
-        epsilon=privacy.epsilon,
-        delta=privacy.delta,
+        epsilon=privacy.epsilon if promises else None,
+        delta=privacy.delta if promises else None,
         place=this_place(),
     )
 
@@ -89,7 +99,9 @@ def _trivial(model: str, data: DataSet, parted: Split, seed: int) -> dict[str, M
 
 def _trained(blank: Run, model: Contender, data: DataSet, parted: Split, out: Path) -> Run:
     terms = ModelTerms(plugin=model.plugin or model.name, options=model.options)
-    study = study_of(data, model.name, terms, model.privacy(data), parted.sites)
+    privacy = model.privacy(data)
+    privacy = privacy.model_copy(update={"units_per_site": max(privacy.units_per_site, parted.declared)})
+    study = study_of(data, model.name, terms, privacy, parted.sites)
     with metering() as meter:
         simulate(study, parted.sites, out, rows=len(parted.train), seed=blank.seed, watch=lambda _: None)
     release = open_release(out)
@@ -107,6 +119,20 @@ def _trained(blank: Run, model: Contender, data: DataSet, parted: Split, out: Pa
     return blank.model_copy(
         update={"measures": measures, "cost": cost, "epsilon": release.evidence.epsilon, "spent": spent}
     )
+
+
+def _drawn(blank: Run, peer: Peer, data: DataSet, parted: Split, python: Path | None, folder: Path) -> Run:
+    study = study_of(data, peer.name, ModelTerms(plugin=peer.system), data.privacy, parted.sites)
+    (folder / "peer").mkdir()
+    drawn = draw(peer, data, parted.train, blank.seed, python, folder / "peer")
+    rows: dict[Source, Records] = {"synthetic": drawn.records, "train": parted.train, "holdout": parted.test}
+    place = blank.place.model_copy(update={"versions": {**blank.place.versions, **_peers(drawn.versions)}})
+    measures = of_rows(study, rows, data.few, blank.seed)
+    return blank.model_copy(update={"measures": measures, "cost": drawn.cost, "sites": 1, "place": place})
+
+
+def _peers(versions: Mapping[str, str]) -> dict[str, str]:
+    return {f"peer's {name}": version for name, version in versions.items()}
 
 
 def _cost(release: Release, meter: Meter) -> Cost:

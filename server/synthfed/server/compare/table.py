@@ -11,7 +11,9 @@ from typing import Final
 from synthfed.plugins.files import read_text, write_whole
 from synthfed.protocols.errors import ConfigError
 
-from .plan import FLOOR, TRIVIAL, DataSet, Plan
+from . import ladder
+from .entries import FLOOR, TRIVIAL, DataSet
+from .plan import Plan
 from .results import Cost, Run
 
 BEGIN: Final = "<!-- comparison: begin -->"
@@ -45,8 +47,9 @@ def write_page(path: Path, plan: Plan, runs: Iterable[Run]) -> None:
 
 def render(plan: Plan, runs: Sequence[Run]) -> str:
     """Return one table for each data set of the plan that has a run, and what failed."""
+    render_one = ladder.section if plan.is_ladder else _section
     parts = [
-        _section(data, [run for run in runs if run.data == data.name])
+        render_one(data, [run for run in runs if run.data == data.name])
         for data in plan.data
         if any(run.data == data.name for run in runs)
     ]
