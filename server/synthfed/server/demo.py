@@ -58,7 +58,7 @@ def demo_study(sites: Sequence[Site], epsilon: float, steps: int) -> Study:
         sample_rate=0.2,
         steps=steps,
         answer_time_s=0.25,
-        statistic_time_s=4.0,
+        statistic_time_s=5.0,
     )
     return make_study(
         name="rand-hie",

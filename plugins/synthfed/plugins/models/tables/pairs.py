@@ -20,6 +20,7 @@ TARGET_WEIGHT: Final = 3.0  # pairs with the target matter most to whoever learn
 MARGINALS_WEIGHT: Final = 1.5  # of the marginals, which are measured once more beside the pairs
 LEAST_SPREAD: Final = 0.05  # a nearly constant column must not get an endless weight
 DRAWS: Final = 2000
+LEAST_NORM: Final = 1e-2  # so that what the sites are sent stays far below the largest number that they take
 
 EMBEDDING: Final = "embedding"
 CENTRE: Final = "centre"
@@ -51,8 +52,7 @@ class PairLayout:
         )
         column = np.repeat(np.arange(len(self.counts)), self.counts)
         self.mask: npt.NDArray[np.bool_] = column[:, None] < column[None, :]
-        self._first, self._second = np.nonzero(self.mask)
-        self.dim = self.width + len(self._first)
+        self.dim = self.width + int(self.mask.sum())
 
     @property
     def payload(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -86,14 +86,21 @@ class PairLayout:
         arrays = {EMBEDDING: matrix, CENTRE: histograms.values, SCALE: np.concatenate(scale)}
         rng = np.random.default_rng(0)  # public draws; any fixed ones will do, and a restart must draw the same
         independent = np.concatenate([rng.multinomial(1, own, DRAWS) for own in columns], axis=1)
-        longest = max(float(np.quantile(self.norms(independent, arrays), NORM_QUANTILE)), 1e-12)
+        longest = max(float(np.quantile(self.norms(independent, arrays), NORM_QUANTILE)), LEAST_NORM)
         return {EMBEDDING: matrix / np.sqrt(longest), CENTRE: histograms.values, SCALE: arrays[SCALE] / longest}
 
     def contributions(self, batch: Array, arrays: Mapping[str, Array]) -> Array:
         """Return each one-hot record's centred cells and products of features, shape ``(rows, dim)``."""
         features = batch @ arrays[EMBEDDING]
-        cells = (batch - arrays[CENTRE]) * arrays[SCALE]
-        return np.concatenate([cells, features[:, self._first] * features[:, self._second]], axis=1)
+        rows, result = len(batch), np.empty((len(batch), self.dim))
+        result[:, : self.width] = (batch - arrays[CENTRE]) * arrays[SCALE]
+        first, place = 0, self.width
+        for count in self.counts[:-1]:  # a column's products with all later ones lie together
+            own, later = features[:, first : first + count], features[:, first + count :]
+            products = result[:, place : place + count * later.shape[1]].reshape(rows, count, later.shape[1])
+            np.multiply(own[:, :, None], later[:, None, :], out=products)
+            first, place = first + count, place + count * later.shape[1]
+        return result
 
     def norms(self, batch: Array, arrays: Mapping[str, Array]) -> Array:
         """Return the L2 norm of each record's contribution, shape ``(rows,)``, without making any.
