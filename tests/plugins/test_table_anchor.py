@@ -182,7 +182,7 @@ def test_probabilities_are_positive_and_sum_to_one_whatever_the_noise() -> None:
 
 def test_shrinkage_removes_pure_noise_and_keeps_a_strong_signal() -> None:
     rng = np.random.default_rng(0)
-    signal = 50 * np.outer(np.ones(10), np.ones(12)) / np.sqrt(120)
+    signal = 25 * np.outer(np.repeat([-1, 1], 5), np.repeat([-1, 1], 6)) / np.sqrt(120)
     noise = rng.normal(0, 0.5, (10, 12))
     assert np.linalg.norm(shrink(noise, 0.5)) < 0.5 * np.linalg.norm(noise)
     assert np.linalg.norm(shrink(signal + noise, 0.5) - signal) < 0.6 * np.linalg.norm(noise)

@@ -123,35 +123,42 @@ class PairLayout:
         """
         return Histograms(arrays[CENTRE] + moments[: self.width] / arrays[SCALE], noise_std / arrays[SCALE])
 
-    def denoise(self, moments: Array, noise_std: float) -> Array:
+    def denoise(self, moments: Array, noise_std: float, arrays: Mapping[str, Array]) -> Array:
         """Return the products' moments as a matrix, each column pair's block freed of noise; 0 outside ``mask``.
 
         Args:
             moments: shape ``(dim,)``.
             noise_std: standard deviation of the noise in each.
+            arrays: what the sites were sent.
 
         Returns:
             Shape ``(features, features)``.
         """
-        matrix = np.zeros(self.mask.shape)
-        matrix[self.mask] = moments[self.width :]
-        edges = np.cumsum([0, *self.counts])
-        for i in range(len(self.counts)):
-            for j in range(i + 1, len(self.counts)):
-                block = np.s_[edges[i] : edges[i + 1], edges[j] : edges[j + 1]]
-                matrix[block] = shrink(matrix[block], noise_std)
-        return matrix
+        noisy, clean = np.zeros(self.mask.shape), np.zeros(self.mask.shape)
+        noisy[self.mask] = moments[self.width :]
+        # A column with fewer groups than features has some that are always 0, and noise alone in their products.
+        used = np.flatnonzero(arrays[EMBEDDING].any(0))
+        columns = np.split(used, np.searchsorted(used, np.cumsum(self.counts)[:-1]))
+        for i, first in enumerate(columns):
+            for second in columns[i + 1 :]:
+                block = np.ix_(first, second)
+                clean[block] = shrink(noisy[block], noise_std)
+        return clean
 
 
 def shrink(block: Array, noise_std: float) -> Array:
-    """Return a matrix with its singular values shrunk: what does not stand out of the noise becomes 0.
+    """Return a block of moments with its singular values shrunk: what does not stand out of the noise becomes 0.
 
-    The shrinker is the best one in Frobenius norm for white noise of known size (Gavish and Donoho
-    2017, arXiv:1405.7511).
+    Products of centred indicators sum to 0 along both axes, so sums that are not are noise, and what is
+    left has one row and one column less. The shrinker is the best one in Frobenius norm for white noise of
+    known size (Gavish and Donoho 2017, arXiv:1405.7511).
     """
-    left, values, right = np.linalg.svd(block, full_matrices=False)
-    unit = noise_std * np.sqrt(max(block.shape))
-    ratio = min(block.shape) / max(block.shape)
+    if min(block.shape) < 2:
+        return np.zeros_like(block)
+    centred = block - block.mean(0) - block.mean(1, keepdims=True) + block.mean()
+    left, values, right = np.linalg.svd(centred, full_matrices=False)
+    small, large = min(block.shape) - 1, max(block.shape) - 1
+    unit, ratio = noise_std * np.sqrt(large), small / large
     seen = values / unit
     gain = np.sqrt(np.maximum((seen**2 - ratio - 1) ** 2 - 4 * ratio, 0.0)) / np.maximum(seen, 1e-12)
     kept = np.where(seen > 1 + np.sqrt(ratio), gain, 0.0) * unit

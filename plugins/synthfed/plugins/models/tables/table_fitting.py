@@ -109,9 +109,9 @@ class TableFitting:
         """Return the misfit of the released two-way moments; None where there are none."""
         layout = self._anchor.layout
         if self._misfit is None and layout is not None and self._pairs.weight > 0:
-            moments, noise_std = self._moments()
-            clean = layout.denoise(moments, noise_std)
-            self._misfit = PairMisfit(layout, self._embedding(layout)[EMBEDDING], clean, noise_std)
+            (moments, noise_std), arrays = self._moments(), self._embedding(layout)
+            clean = layout.denoise(moments, noise_std, arrays)
+            self._misfit = PairMisfit(layout, arrays[EMBEDDING], clean, noise_std)
         return self._misfit
 
     def drift(self, expected: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
