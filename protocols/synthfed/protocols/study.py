@@ -137,7 +137,7 @@ class Study(Strict):
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         names = [column.name for column in self.columns]
-        _check_site_column(self.site_column, names, self.target, self.privacy.unit)
+        check_site_column(self.site_column, names, self.target, self.privacy.unit)
         check_columns(self.released.columns)
         if self.target not in names:
             raise ValueError(f"target {self.target!r} is not among the columns; name one of them")
@@ -199,7 +199,8 @@ class Study(Strict):
         return any(not site.key for site in self.cohort.sites)
 
 
-def _check_site_column(site: str | None, columns: Sequence[str], target: str, unit: str | None) -> None:
+def check_site_column(site: str | None, columns: Sequence[str], target: str, unit: str | None) -> None:
+    """Raise ValueError where the site column is a column of files, the target or the unit column."""
     if site is None:
         return
     if site in columns:
