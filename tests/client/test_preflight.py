@@ -418,3 +418,33 @@ def test_rows_that_break_a_constraint_are_counted_for_the_operator_and_stop_noth
         assert findings[0].detail.startswith(f"constraint 1 (determines): {said}")
         with open_agent(home) as agent:
             assert len(agent.data.encoded) == 30
+
+
+def test_a_study_that_publishes_rows_by_site_needs_this_sites_own_word(home: Home) -> None:
+    study = home.path / "study.toml"
+    study.write_text(study.read_text(encoding="utf-8").replace("[privacy]", 'site_column = "hospital"\n\n[privacy]', 1))
+    refused = [finding for finding in preflight(home) if finding.topic == "rows by site"]
+    assert [finding.is_ok for finding in refused] == [False]
+    assert "site.toml: rows_by_site: study 'first' publishes every row under its site's id, in column 'hospital'" in (
+        refused[0].detail
+    )
+    with (
+        pytest.raises(ConfigError, match="set `rows_by_site = true` to allow that, or do not take part"),
+        open_agent(home),
+    ):
+        pytest.fail("the agent opened")
+    config = home.config.read_text(encoding="utf-8")
+    assert "\nrows_by_site = false" in config
+    home.config.write_text(config.replace("rows_by_site = false", "rows_by_site = true"), encoding="utf-8")
+    allowed = [finding for finding in preflight(home) if finding.topic == "rows by site"]
+    assert [finding.is_ok for finding in allowed] == [True]
+    assert allowed[0].detail.startswith("the release tells this site's rows by its name, and so its size")
+    with open_agent(home) as agent:
+        assert len(agent.data.encoded) == 30
+
+
+def test_a_study_without_a_site_column_asks_for_no_such_word(home: Home) -> None:
+    config = home.config.read_text(encoding="utf-8")
+    lines = [line for line in config.splitlines() if not line.startswith("rows_by_site")]
+    home.config.write_text("\n".join(lines), encoding="utf-8")
+    assert "rows by site" not in {finding.topic for finding in preflight(home)}

@@ -47,7 +47,7 @@ def test_records_of_one_unit_lie_next_to_each_other_whatever_the_order_of_the_fi
     tmp_path: Path, by_person: Study, tiny: PrivatePart
 ) -> None:
     path = write(tmp_path, "person,x\np,0.1\nq,0.2\np,0.3\nr,0.4\nq,0.5\np,0.6\n")
-    data = load_units(path, by_person, TableDomain(), tiny)
+    data = load_units(path, by_person, TableDomain(), tiny, "a")
     parts = [
         sorted(data.encoded[start : start + count, 0].tolist())
         for start, count in zip(data.starts, data.counts, strict=True)
@@ -57,7 +57,7 @@ def test_records_of_one_unit_lie_next_to_each_other_whatever_the_order_of_the_fi
 
 
 def test_without_a_unit_column_every_record_is_a_unit(tmp_path: Path, study: Study, tiny: PrivatePart) -> None:
-    data = load_units(write(tmp_path, "x\n0.5\n0.5\n0.25\n"), study, TableDomain(), tiny)
+    data = load_units(write(tmp_path, "x\n0.5\n0.5\n0.25\n"), study, TableDomain(), tiny, "a")
     assert data.counts.tolist() == [1, 1, 1]
     assert data.encoded[data.starts, 0].tolist() == [0.5, 0.5, 0.25]
 
@@ -117,9 +117,9 @@ def test_a_round_in_which_nobody_is_sampled_gives_no_rows() -> None:
 
 def test_more_units_than_the_study_declares_are_refused(tmp_path: Path, by_person: Study, tiny: PrivatePart) -> None:
     four = "person,x\n" + "".join(f"p{i},0.5\n" for i in range(4))
-    assert len(load_units(write(tmp_path, four), by_person, TableDomain(), tiny).starts) == 4
+    assert len(load_units(write(tmp_path, four), by_person, TableDomain(), tiny, "a").starts) == 4
     with pytest.raises(DataError, match=r"declares at most privacy\.units_per_site = 4; agree on"):
-        load_units(write(tmp_path, four + "p4,0.5\n"), by_person, TableDomain(), tiny)
+        load_units(write(tmp_path, four + "p4,0.5\n"), by_person, TableDomain(), tiny, "a")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_an_error_about_the_data_names_columns_and_counts_and_never_a_value(
     tmp_path: Path, by_person: Study, tiny: PrivatePart, text: str, names: str
 ) -> None:
     with pytest.raises(DataError) as caught:
-        load_units(write(tmp_path, text), by_person, TableDomain(), tiny)
+        load_units(write(tmp_path, text), by_person, TableDomain(), tiny, "a")
     assert names in str(caught.value)
     assert "4711" not in str(caught.value)
     assert "SECRET" not in str(caught.value)
@@ -150,7 +150,7 @@ def test_an_error_about_the_data_names_columns_and_counts_and_never_a_value(
 
 def test_a_missing_table_is_an_error_of_the_settings(tmp_path: Path, study: Study, tiny: PrivatePart) -> None:
     with pytest.raises(ConfigError, match=r"none\.csv: does not exist"):
-        load_units(tmp_path / "none.csv", study, TableDomain(), tiny)
+        load_units(tmp_path / "none.csv", study, TableDomain(), tiny, "a")
 
 
 def test_links_that_lead_out_of_a_data_folder_are_refused_and_not_named(tmp_path: Path) -> None:

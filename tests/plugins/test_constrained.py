@@ -7,7 +7,7 @@ import pytest
 from tests.plugins.core import study
 from tests.plugins.toy_model import Toy, ToyTrainer
 
-from synthfed.plugins.api import Answer, Given, Records
+from synthfed.plugins.api import Answer, Given, Records, Span
 from synthfed.plugins.constrained import REDRAWS, ConstrainedModel
 from synthfed.protocols.completion import Completion
 from synthfed.protocols.study import Study
@@ -96,14 +96,14 @@ def test_what_fits_is_kept_and_the_rest_is_drawn_again() -> None:
 
 def test_the_same_seed_and_condition_give_the_same_records() -> None:
     (one, _), (two, _) = wrapped(Counting), wrapped(Counting)
-    np.testing.assert_array_equal(one.sample(300, 7, {"level": 1}), two.sample(300, 7, {"level": 1}))
+    np.testing.assert_array_equal(one.sample(300, 7, {"level": Span.at(1)}), two.sample(300, 7, {"level": Span.at(1)}))
     assert not np.array_equal(one.sample(300, 7, {}), one.sample(300, 8, {}))
 
 
 @pytest.mark.parametrize("rows", [1, 40])
 def test_a_model_that_never_fits_is_asked_a_bounded_number_of_times_and_its_records_are_repaired(rows: int) -> None:
     trainer, inner = wrapped(Stuck)
-    records = trainer.sample(rows, 1, {"level": 1})
+    records = trainer.sample(rows, 1, {"level": Span.at(1)})
     check(records)
     assert inner.asked == [rows] * (REDRAWS + 1)
     assert (records[:, 1] == 1).all()

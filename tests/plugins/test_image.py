@@ -106,6 +106,7 @@ def test_reads_a_folder_of_image_files_with_their_labels(tmp_path: Path) -> None
     expected = np.moveaxis(np.arange(24).reshape(2, 4, 3), -1, 0).ravel()
     np.testing.assert_array_equal(table.records, [[*expected, 1], [*expected, 0]])
     assert table.units.tolist() == [0, 0]
+    assert table.names == {"file", "kind", "person"}
 
 
 def test_reads_jpeg_files_and_turns_colours_into_grey_where_the_schema_says_so(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ def test_a_long_table_reads_as_the_arrays_that_it_holds(tmp_path: Path, unit: st
     long = SignalDomain().read(save(tmp_path / "a.csv", rows()), COLUMNS, unit=unit, records_per_unit=2)
     np.testing.assert_array_equal(long.records, arrays.records)
     np.testing.assert_array_equal(long.units, arrays.units)
+    assert long.names == set(HEADER)
+    assert arrays.names == {"beat", "kind", "patient"}
 
 
 @pytest.mark.parametrize(

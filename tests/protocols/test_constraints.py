@@ -216,6 +216,12 @@ def test_arrays_keep_their_places_beside_what_is_derived() -> None:
     np.testing.assert_array_equal(completion.complete(completion.reduce(whole))[0], whole)
 
 
+def test_a_repair_may_change_the_columns_of_orders_and_sums_and_no_others() -> None:
+    columns = [*map(integer, "abcde"), integer("f")]
+    assert of(study(columns, order("a", "b"))).movable == {"a", "b"}
+    assert of(study(columns, order("a", "b"), total("c", "d", "e"))).movable == {"a", "b", "c", "d", "e"}
+
+
 def test_broken_rows_are_counted_by_constraint() -> None:
     columns = [*ABC, integer("d", missing=True), category("l", *LEVELS)]
     made = study(columns, total("c", "a", "b"), determines("ill", "l", {"no": "low", "yes": "high"}))

@@ -19,6 +19,7 @@ from tests.vectors.session import EAST_KEY, identity
 
 from synthfed.protocols.cohort import Site, least_quorum, least_tolerated
 from synthfed.protocols.errors import ConfigError, PluginError
+from synthfed.protocols.schema import Categorical
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.study import LATER_TERMS, Aggregation, Privacy, Study, canonical_json, parse_study
 
@@ -115,6 +116,22 @@ def test_a_good_file_gives_its_study() -> None:
         ('name = "weight"', 'name = "ill"', "column 'ill' is declared twice"),
         ("upper = 300.5", "upper = 0", "column 'weight': lower must be less than upper"),
         ("upper = 300.5", f"upper = {10**400}", "column 'weight': upper: is too large to be held exactly"),
+        (
+            'target = "ill"',
+            'target = "ill"\nsite_column = "weight"',
+            "site_column 'weight' is among the columns, but a site's agent alone says whose a record is; take it out",
+        ),
+        (
+            'target = "ill"',
+            'target = "place"\nsite_column = "place"',
+            "target 'place' is the site column, which no data should help to predict; name another",
+        ),
+        (
+            'target = "ill"',
+            'target = "ill"\nsite_column = "person"',
+            "site_column 'person' is the unit column, which names persons; give it another name",
+        ),
+        ('target = "ill"', 'target = "ill"\nsite_column = ""', "site_column: "),
         ("width = 8", "width = nan", "model"),  # canonical JSON would write null for nan and inf alike
         ("width = 8", "width = inf", "model"),
         ("[model]", "[model", "is not valid TOML: "),
@@ -284,12 +301,54 @@ def test_a_later_term_that_is_written_with_its_default_is_no_other_study() -> No
         ("steps = 10", "steps = 10\nsigma_floor = 0.5"),
         ("[cohort]\n", '[aggregation]\nkey_agreement = "x25519"\n[cohort]\n'),
         ("[[columns]]", f"{DETERMINED}[[columns]]"),
+        ('target = "ill"', 'target = "ill"\nsite_column = "place"'),
     ],
 )
 def test_a_later_term_with_another_value_than_its_default_changes_the_hash(old: str, new: str) -> None:
     local = changed('mode = "distributed"', 'mode = "local"')
     assert parse_study(local.replace(old, new, 1), where="x").hash != parse_study(local, where="x").hash
-    assert len(LATER_TERMS) == 3  # one case for each
+    assert len(LATER_TERMS) == 4  # one case for each
+
+
+BY_SITE = changed('target = "ill"', 'target = "ill"\nsite_column = "place"')
+
+
+def test_released_records_end_with_their_site_in_the_order_that_the_hash_does_not_depend_on() -> None:
+    found = parse_study(BY_SITE, where="x")
+    other = found.model_copy(
+        update={"cohort": found.cohort.model_copy(update={"sites": tuple(reversed(found.cohort.sites))})}
+    )
+    assert other.hash == found.hash
+    assert other.released.columns == found.released.columns
+    *columns, site = found.released.columns
+    assert tuple(columns) == found.columns
+    assert site == Categorical(name="place", values=("east-2", "north", "south"))
+    assert found.released.released == found.released
+    plain = parse_study(GOOD, where="x")
+    assert plain.released is plain
+    assert plain.free is plain
+
+
+def test_a_model_sees_the_site_column_and_none_that_a_constraint_derives() -> None:
+    found = parse_study(BY_SITE.replace("[[columns]]", f"{DETERMINED}[[columns]]", 1), where="x")
+    names = [column.name for column in found.free.columns]
+    assert names == [*(column.name for column in found.columns if column.name != "weight"), "place"]
+    assert not found.free.constraints
+
+
+def test_no_constraint_can_be_on_the_site_column() -> None:
+    by_place = DETERMINED.replace('"ill"', '"place"')
+    assert problem_of(BY_SITE.replace("[[columns]]", f"{by_place}[[columns]]", 1)).startswith(
+        "constraint 1: determinant: 'place' is not among the columns"
+    )
+
+
+def test_the_site_column_counts_among_the_numbers_of_a_record() -> None:
+    wide = {"kind": "array", "name": "scan", "shape": [2**20 - 1], "lower": 0, "upper": 1}
+    kept = [column for column in terms()["columns"] if column["name"] == terms()["target"]]
+    assert study(columns=[*kept, wide]).released
+    with pytest.raises(ValidationError, match="a record has more than"):
+        study(columns=[*kept, wide], site_column="place")
 
 
 def test_a_number_written_as_an_integer_or_as_a_real_is_the_same_term() -> None:

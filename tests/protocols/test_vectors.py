@@ -40,6 +40,10 @@ def test_terms_have_the_stored_bytes_and_hashes() -> None:
     constrained = parse_study(HASHES["constrained"]["toml"], where="vector")
     assert constrained.canonical.decode() == HASHES["constrained"]["canonical"]
     assert constrained.hash.hex() == HASHES["constrained"]["hash"]
+    by_site = parse_study(HASHES["by_site"]["toml"], where="vector")
+    assert by_site.canonical.decode() == HASHES["by_site"]["canonical"]
+    assert by_site.hash.hex() == HASHES["by_site"]["hash"]
+    assert by_site.released.columns[-1].model_dump(mode="json") == HASHES["by_site"]["last_column"]
     assert [kind.declaration() for kind in policy.plan.kinds] == HASHES["policy"]["kinds"]
     assert policy.hash.hex() == HASHES["policy"]["hash"]
 

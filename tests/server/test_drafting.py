@@ -117,6 +117,7 @@ def studies(draw: st.DrawFn) -> Study:
             "format": 1,
             "name": draw(st.sampled_from(["a", "A.b-c_9", "0" * 64])),
             "target": names[-1],
+            "site_column": draw(st.none() | NAMES.filter(lambda name: name not in (*names, unit))),
             "privacy": {
                 "mode": mode,
                 "epsilon": draw(st.floats(1e-9, 100)),
@@ -239,6 +240,13 @@ def test_a_draft_leaves_the_unit_column_out(table: Path) -> None:
     assert study.privacy.unit == "person"
 
 
+def test_a_draft_publishes_rows_by_site_where_it_is_asked_to(table: Path) -> None:
+    study = draft(table, site_column="hospital")
+    assert study.site_column == "hospital"
+    assert "hospital" not in [column.name for column in study.columns]
+    assert draft(table).site_column is None
+
+
 def test_a_draft_tolerates_the_largest_controller(table: Path) -> None:
     sites: dict[str, Any] = {"site": list("abcdef"), "controller": ["a=trust", "b=trust"]}
     assert draft(table, **sites).cohort.tolerated == 2
@@ -251,6 +259,7 @@ def test_a_draft_tolerates_the_largest_controller(table: Path) -> None:
     ("changes", "message"),
     [
         ({"target": "height"}, "target 'height' is not among the columns"),
+        ({"site_column": "age"}, "site_column 'age' is among the columns"),
         ({"site": ["a"]}, "give at least two sites"),
         ({"site": ["a", "b"]}, 'use mode = "local"'),
         ({"site": ["a", "a", "b"]}, "lists a site twice"),

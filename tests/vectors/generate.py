@@ -124,6 +124,8 @@ table = { yes = "heavy", no = "light" }
 """
 )
 
+BY_SITE = STUDY.replace('target = "ill"', 'target = "ill"\nsite_column = "place"')
+
 KINDS = (
     Kind(Sum("steps", "gradient", 1000, 1.5, 0.1, 100, 1.0, (("w", (10, 100)),)), 1.25, 192, 32),
     Kind(Sum("counts", "statistic", 3, 1.0, 1.0, 1, 0.1), 4.5, 1024, 64),
@@ -182,7 +184,7 @@ def ephemeral(x25519: bytes, kem_seed: bytes) -> keys.Ephemeral:
 def hashes() -> dict[str, Any]:
     """Return canonical terms and every hash that parties must compute alike."""
     study = parse_study(STUDY, where="vectors")
-    constrained = parse_study(CONSTRAINED, where="vectors")
+    constrained, by_site = (parse_study(text, where="vectors") for text in (CONSTRAINED, BY_SITE))
     policy = policy_of(study)
     roll = Roll((OTHER_HELLO, HELLO))
     transcript = roll.transcript(policy.hash)
@@ -192,6 +194,12 @@ def hashes() -> dict[str, Any]:
             "toml": CONSTRAINED,
             "canonical": constrained.canonical.decode(),
             "hash": constrained.hash.hex(),
+        },
+        "by_site": {
+            "toml": BY_SITE,
+            "canonical": by_site.canonical.decode(),
+            "hash": by_site.hash.hex(),
+            "last_column": by_site.released.columns[-1].model_dump(mode="json"),
         },
         "policy": {"kinds": [kind.declaration() for kind in KINDS], "code": CODE.hex(), "hash": policy.hash.hex()},
         "transcript": {"roll": encode(roll, SEQUENCE).hex(), "hash": transcript.hex()},

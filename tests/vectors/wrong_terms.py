@@ -100,6 +100,16 @@ def terms() -> Iterator[Scenario]:
             constrained('kind = "order"\ncolumns = ["visits", "weight"]'),
             "an order is kept exactly, in units of one last place",
         ),
+        (
+            "site-column-is-a-column",
+            {'target = "ill"': 'target = "ill"\nsite_column = "visits"'},
+            "a site's file must not say which site it is",
+        ),
+        (
+            "site-column-is-the-target",
+            {'target = "ill"': 'target = "place"\nsite_column = "place"'},
+            "no data should help to predict where a record came from",
+        ),
         ("bounds-reversed", {"lower = -3": "lower = 91"}, "there is no value between them"),
     ):
         yield Scenario(f"terms-{name}", "terms", why, {"toml": edited(edits)})

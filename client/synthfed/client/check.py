@@ -26,7 +26,7 @@ from synthfed.protocols.sums import Family, answer_time_s, own_noise
 from .config import Home, SiteConfig, data_path, study_path
 from .data import load_units, read_table
 from .gate import Gate
-from .site import check_records_apart, check_roster
+from .site import check_consent, check_records_apart, check_roster
 from .supervise import connect, unreachable
 from .train import seconds_per_step
 from .vault import Ledger, load_identity
@@ -39,6 +39,7 @@ _HEADROOM: Final = 2.0  # other sites or programs may share this machine's cores
 _LEAST_TIME_S: Final = 0.05  # an answer also takes draws, masks and a write to disk
 _TRIALS: Final = 3
 _PROBE_S: Final = 30.0
+_BY_SITE: Final = "the release tells this site's rows by its name, and so its size, rates and gaps, as site.toml allows"
 
 # In processes of their own, for each changes its process for good.
 _LEAVE_NETWORK: Final = """\
@@ -101,12 +102,17 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
     yield _own_noise(pinned)
     yield _ceiling(home, config, pinned)
     path = data_path(home, config)
+    if study.site_column is not None:
+        _, finding = _try("rows by site", lambda: check_consent(home, config, study), _BY_SITE)
+        yield finding
     _, finding = _try(
-        "data", lambda: load_units(path, study, pinned.domain, pinned.model.private()), "the records fit the schema"
+        "data",
+        lambda: load_units(path, study, pinned.domain, pinned.model.private(), config.site),
+        "the records fit the schema",
     )
     yield finding
     if finding.is_ok and study.constraints:
-        yield from _constraints(read_table(path, study, pinned.domain).records, study)
+        yield from _constraints(read_table(path, study, pinned.domain, config.site).records, study)
     took_s, finding = _try("timing", lambda: _measured(pinned), "")
     yield from [finding] if took_s is None else _timing(pinned, took_s)
 
@@ -121,7 +127,7 @@ def _constraints(records: Records, study: Study) -> Iterator[Finding]:
 
     None of it stops a study: the model sees the columns that nothing derives, and those of any record.
     """
-    counts = Completion(study.columns, study.constraints).broken(records)
+    counts = Completion(study.released.columns, study.constraints).broken(records)
     for number, (each, count) in enumerate(zip(study.constraints, counts, strict=True), 1):
         detail = f"constraint {number} ({each.kind}): {count:,} of {len(records):,} rows break it"
         more = "; they are trained on all the same, by the columns that nothing derives" if count else ""

@@ -36,13 +36,17 @@ class Coordinator(Strict):
 
 
 class SiteConfig(Strict):
-    """The content of ``site.toml``; paths are relative to the home."""
+    """The content of ``site.toml``; paths are relative to the home.
+
+    Without ``rows_by_site`` a study with a site column is refused: what it publishes of a site is the site's to give.
+    """
 
     format: Literal[1]
     site: str
     controller: str = ""
     data: str
     study: str = "study.toml"
+    rows_by_site: bool = False
     ceiling: Ceiling
     coordinator: Coordinator
 
@@ -145,6 +149,7 @@ site = {json.dumps(site)}
 controller = {json.dumps(controller)}   # the legal entity or operator that runs this site
 data = {json.dumps(data)}   # a file (.csv, .csv.gz, .npz) or a folder of images; only the study's columns are read
 study = "study.toml"          # the agreed study: putting the file here is this site's consent
+rows_by_site = false          # whether a study may publish rows under this site's name: its size, rates and gaps
 
 # The most that this site's records may ever spend, over all studies that run in this home.
 # A step that would pass it is refused, and the study ends with what it has.

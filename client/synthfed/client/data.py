@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthfed.plugins.api import Array, Domain, PrivatePart, Table
+from synthfed.plugins.site_column import read_site
 from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.sampling import Indices, poisson_sample, secret_subset, uniform_below
@@ -41,33 +42,32 @@ class UnitData:
         return self.starts[chosen] + uniform_below(stream, self.counts[chosen])
 
 
-def load_units(path: Path, study: Study, domain: Domain, private: PrivatePart) -> UnitData:
-    """Return a site's data file as encoded, grouped records.
+def load_units(path: Path, study: Study, domain: Domain, private: PrivatePart, site: str) -> UnitData:
+    """Return a site's data file as encoded, grouped records, with its id where the terms ask for it.
 
     Raises:
         ConfigError: the file cannot be read, or is a folder with links that lead out of it.
         DataError: it does not fit the study; names columns and numbers of rows, never a value.
     """
-    table = read_table(path, study, domain)
+    table = read_table(path, study, domain, site)
     order = np.argsort(table.units, kind="stable")
     _, starts, counts = np.unique(table.units[order], return_index=True, return_counts=True)
     return UnitData(private.encode(table.records[order]), starts.astype(np.int64), counts.astype(np.int64))
 
 
-def read_table(path: Path, study: Study, domain: Domain) -> Table:
-    """Return the records and units of a site's data file.
+def read_table(path: Path, study: Study, domain: Domain, site: str) -> Table:
+    """Return the records, with the released columns, and units of a site's data file.
 
     Raises:
         ConfigError, DataError: as `load_units`.
     """
     check_links(path)
-    privacy = study.privacy
-    table = domain.read(path, study.columns, unit=privacy.unit, records_per_unit=privacy.records_per_unit)
+    table = read_site(path, study, domain, site)
     units = len(np.unique(table.units))
-    if units > privacy.units_per_site:
+    if units > study.privacy.units_per_site:
         raise DataError(
             f"{path}: {units} units, but the study declares at most privacy.units_per_site = "
-            f"{privacy.units_per_site}; agree on a higher bound or give fewer records"
+            f"{study.privacy.units_per_site}; agree on a higher bound or give fewer records"
         )
     return table
 

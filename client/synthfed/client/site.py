@@ -33,6 +33,7 @@ def open_agent(home: Home) -> Iterator[Agent]:
     study = home.load_study(config)
     identity = load_identity(home.identity)
     check_roster(home, config, study, identity)
+    check_consent(home, config, study)
     with exclusive(home.lock, "agent"):
         pinned = pin(study)
         _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
@@ -59,7 +60,7 @@ def check_records_apart(pinned: Pinned) -> None:
     private, sums = pinned.model.private(), [kind.sum for kind in pinned.policy.plan.kinds]
     with pinned.plugin.blamed("cannot compute encoding or a statistic on made-up rows"):
         statistics = [each for each in sums if each.family == "statistic"]
-        check_rows(private, statistics, pinned.policy.study.columns)
+        check_rows(private, statistics, pinned.policy.study.released.columns)
     for each in sums:
         if each.family == "gradient":
             with pinned.plugin.blamed(f"cannot compute {each.name!r} on made-up rows"):
@@ -80,6 +81,17 @@ def check_roster(home: Home, config: SiteConfig, study: Study, identity: Ed25519
             f"the roster of study {study.name!r} lists another key for site {config.site!r}; send the coordinator "
             "this home's enrolment.json and agree on the study again",
             where=where,
+        )
+
+
+def check_consent(home: Home, config: SiteConfig, study: Study) -> None:
+    """Raise ConfigError where the study publishes rows by site and this site's own settings do not allow that."""
+    if study.site_column is not None and not config.rows_by_site:
+        raise ConfigError(
+            f"rows_by_site: study {study.name!r} publishes every row under its site's id, in column "
+            f"{study.site_column!r}, which tells this site's size, rates and gaps; set `rows_by_site = true` to allow "
+            "that, or do not take part",
+            where=str(home.config),
         )
 
 
@@ -128,7 +140,7 @@ def _agent(
     clock: Clock,
 ) -> Agent:
     policy, encoder = pinned.policy, pinned.model.private()
-    units = load_units(data, policy.study, pinned.domain, encoder)
+    units = load_units(data, policy.study, pinned.domain, encoder, site)
     machine = SiteMachine(policy, site, identity)
     # Another private part than that which met all records at once: what it may have kept must not act in a sum.
     return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, pinned.model.private(), clock)

@@ -82,7 +82,7 @@ def seconds_per_step(pinned: Pinned, kind: Kind) -> float:
 
 def row_width(pinned: Pinned, private: PrivatePart) -> int:
     """Return how many numbers an encoded row has."""
-    return len(private.encode(np.zeros((1, places(pinned.policy.study.columns)[-1])))[0])
+    return len(private.encode(np.zeros((1, places(pinned.policy.study.released.columns)[-1])))[0])
 
 
 def module_faults(module: nn.Module) -> list[str]:

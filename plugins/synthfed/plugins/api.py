@@ -248,10 +248,13 @@ class Table:
     Attributes:
         records: shape ``(rows, width)``, as the schema codes them.
         units: shape ``(rows,)``, each record's unit as a number from 0 to units - 1.
+        names: of all columns or arrays that the file has, those that were not asked for, too; empty where a domain
+            cannot tell.
     """
 
     records: Records
     units: npt.NDArray[np.int64]
+    names: frozenset[str] = frozenset()
 
 
 class Domain(Protocol):

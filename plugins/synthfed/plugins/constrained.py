@@ -32,7 +32,9 @@ def make_model(plugin: Plugin, study: Study) -> Model:
         ConfigError: an option is wrong, or the model is not made for such columns.
     """
     model: Model = plugin.make(study.free)
-    return ConstrainedModel(model, Completion(study.columns, study.constraints)) if study.constraints else model
+    if not study.constraints:
+        return model
+    return ConstrainedModel(model, Completion(study.released.columns, study.constraints))
 
 
 class ConstrainedModel:

@@ -52,7 +52,8 @@ def pin(study: Study) -> Pinned:
             sums = model.sums()
         domain: Domain = reader.make()
         with reader.blamed("cannot check a schema"):
-            domain.check(study.columns)
+            for columns in dict.fromkeys((study.columns, study.released.columns)):  # of sites' files, and of a release
+                domain.check(columns)
         plan = make_plan(study, sums)
     except ConfigError as error:
         raise StudyError(str(error)) from None

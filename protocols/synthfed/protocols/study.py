@@ -6,6 +6,7 @@ Never holds anything that was computed from private records.
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -16,7 +17,7 @@ from .errors import ConfigError
 from .errors import describe as describe  # by this name for whoever validates more than studies
 from .ids import digest
 from .keystream import StreamCipher
-from .schema import Columns, Name, Strict, check_columns
+from .schema import Categorical, Columns, Name, Strict, check_columns
 from .secagg.suites import KeyAgreement
 
 FORMAT: Final = 1
@@ -25,6 +26,7 @@ LATER_TERMS: Final[tuple[tuple[str, str, object], ...]] = (
     ("aggregation", "key_agreement", "hybrid"),
     ("privacy", "sigma_floor", None),
     ("", "constraints", []),
+    ("", "site_column", None),
 )
 """Terms that format 1 got after studies of it had been agreed on, by table (none at the top) and name, with default.
 
@@ -107,12 +109,17 @@ class Aggregation(Strict):
 
 
 class Study(Strict):
-    """The terms of one joint training, as a TOML file states them."""
+    """The terms of one joint training, as a TOML file states them.
+
+    ``columns`` are those of the sites' files. With ``site_column`` a record has one more, last: its site's id, which
+    the site's agent puts there; `released` has it among its columns.
+    """
 
     format: Literal[1]
     name: str
     target: Name
     domain: Name = "table"
+    site_column: Name | None = None
     privacy: Privacy
     model: ModelTerms
     cohort: Cohort
@@ -129,8 +136,9 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
-        check_columns(self.columns)
         names = [column.name for column in self.columns]
+        check_site_column(self.site_column, names, self.target, self.privacy.unit)
+        check_columns(self.released.columns)
         if self.target not in names:
             raise ValueError(f"target {self.target!r} is not among the columns; name one of them")
         target = self.columns[names.index(self.target)]
@@ -166,16 +174,45 @@ class Study(Strict):
         return digest("study", self.canonical)
 
     @property
-    def free(self) -> "Study":
-        """The same terms of the columns that no constraint derives: what a model is made for and sees."""
-        if not self.constraints:
+    def released(self) -> "Study":
+        """The same terms of records as they are once read, and of the released ones: the site column is the last.
+
+        Its categories are the roster in sorted order, for the order of a file's entries is no part of the hash.
+        """
+        if self.site_column is None:
             return self
-        return self.model_copy(update={"columns": free_columns(self.columns, self.constraints), "constraints": ()})
+        site = Categorical(name=self.site_column, values=self.cohort.roster)
+        return self.model_copy(update={"columns": (*self.columns, site), "site_column": None})
+
+    @property
+    def free(self) -> "Study":
+        """The same terms of the released columns that no constraint derives: what a model is made for and sees."""
+        released = self.released
+        if not self.constraints:
+            return released
+        columns = free_columns(released.columns, self.constraints)
+        return released.model_copy(update={"columns": columns, "constraints": ()})
 
     @property
     def is_draft(self) -> bool:
         """Whether a site of the roster still lacks its key."""
         return any(not site.key for site in self.cohort.sites)
+
+
+def check_site_column(site: str | None, columns: Sequence[str], target: str, unit: str | None) -> None:
+    """Raise ValueError where the site column is a column of files, the target or the unit column."""
+    if site is None:
+        return
+    if site in columns:
+        raise ValueError(
+            f"site_column {site!r} is among the columns, but a site's agent alone says whose a record is; take it out "
+            "of the columns and of the sites' files"
+        )
+    if site == target:
+        # It has one value at every site: to predict it is to find out where a record came from.
+        raise ValueError(f"target {target!r} is the site column, which no data should help to predict; name another")
+    if site == unit:
+        raise ValueError(f"site_column {site!r} is the unit column, which names persons; give it another name")
 
 
 def _check_agreement(aggregation: Aggregation, mode: Mode) -> None:

@@ -82,7 +82,7 @@ def conduct(
         with superlink.running():
             with naming(str(request.study)):  # while the SuperLink is up: sites can connect in the meantime
                 pinned = pin(study)
-            check_drawing(pinned.domain, study.columns)
+            check_drawing(pinned.domain, study.released.columns)
             # Only now: a port in use or wrong terms must not leave a run behind that was never begun.
             folder = home.run_folder(study.name)
             aside = None if request.resume else put_aside(folder)  # nobody writes there: the ports are ours

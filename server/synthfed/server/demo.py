@@ -217,7 +217,7 @@ def _audit(study: Study, out: Path, tables: DemoTables, seed: int) -> tuple[Find
     """Audit the release against the real rows, which only a demo has in one place."""
     domain = pin(study).domain
     read = [
-        domain.read(path, study.columns, unit=UNIT, records_per_unit=RECORDS_PER_PERSON).records
+        domain.read(path, study.released.columns, unit=UNIT, records_per_unit=RECORDS_PER_PERSON).records
         for path in (tables.train, tables.holdout)
     ]
     return audit_release(out, train=read[0], holdout=read[1], seed=seed)

@@ -54,6 +54,7 @@ def draft_study(wishes: Wishes) -> Study:
         name=wishes.name or wishes.out.stem,
         target=wishes.target,
         domain=wishes.domain,
+        site_column=wishes.site_column,
         privacy=privacy,
         model=model,
         cohort=_wished(Cohort, wishes) | {"sites": sites, "tolerated": tolerated, "quorum": quorum},

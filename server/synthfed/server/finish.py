@@ -198,9 +198,10 @@ def write_release(
     weights = save({name: np.asarray(array, order="C") for name, array in trainer.state().items()})
     digest = hashlib.sha256(weights).hexdigest()
     manifest = Manifest(plugin=evidence.plugin, rows=rows, seed=seed, weights_sha256=digest)
-    first = next(draw(trainer, study.columns, rows, seed))
+    released = study.released
+    first = next(draw(trainer, released.columns, rows, seed))
     document = report(study=study, evidence=evidence, synthetic=first, rows=rows, seed=seed, history=history)
-    pictures = draw_pictures(study, domain, conditions, trainer, first, document["history"], seed)
+    pictures = draw_pictures(released, domain, conditions, trainer, first, document["history"], seed)
     document["pictures"] = [{"name": each.name, "title": each.title, "alt": each.alt} for each in pictures]
     with _new_folder(folder) as part:
         for name in ("model", *([FOLDER] if pictures else [])):
@@ -213,7 +214,7 @@ def write_release(
             "evidence.json": [evidence.to_json().encode()],
         }.items():
             write_whole(part / name, content)
-        domain.write(part / f"synthetic{domain.suffix}", study.columns, draw(trainer, study.columns, rows, seed))
+        domain.write(part / f"synthetic{domain.suffix}", released.columns, draw(trainer, released.columns, rows, seed))
         write_report(part, document)
 
 

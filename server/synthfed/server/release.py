@@ -22,7 +22,7 @@ from synthfed.plugins.constrained import make_model
 from synthfed.plugins.files import read_text, write_whole
 from synthfed.plugins.registry import Plugin, find, installed
 from synthfed.protocols.errors import ConfigError
-from synthfed.protocols.schema import Records, Strict, places
+from synthfed.protocols.schema import Columns, Records, Strict, places
 from synthfed.protocols.study import Study, describe, parse_study
 
 from .evidence import Evidence, PluginEvidence
@@ -68,9 +68,14 @@ class Release:
         """Whether the installed plugin is byte for byte the one that trained; if not, rows may differ."""
         return self.plugin.hash.hex() == self.evidence.plugin.hash
 
+    @property
+    def columns(self) -> Columns:
+        """The columns of its rows: those of the sites' files and, where the terms ask for it, the site column."""
+        return self.study.released.columns
+
     def sample(self, rows: int, seed: int) -> Records:
         """Return synthetic records, shape ``(rows, width)``; the release's own rows and seed give its file."""
-        return np.concatenate(list(draw(self.trainer, self.study.columns, rows, seed)))
+        return np.concatenate(list(draw(self.trainer, self.columns, rows, seed)))
 
 
 def open_release(folder: Path) -> Release:
@@ -135,7 +140,7 @@ def sample_to(folder: Path, rows: int, seed: int, out: Path, asked: Asked = PLAI
         PluginError: the model plugin is not installed.
     """
     release = open_release(folder)
-    columns = release.study.columns
+    columns = release.columns
     conditions = parse_conditions(asked.where, columns)
     quota = find_quota(columns, conditions, balance=asked.balance, equalise=asked.equalise, across=asked.across)
     domain = _domain(release, out)
@@ -168,7 +173,7 @@ def walk_to(folder: Path, rows: int, seed: int, out: Path, walks: int) -> None:
     if not len(records):
         model = release.plugin.name
         raise ConfigError(f"model {model!r} has no latent space to walk through; leave the option out", where="--walks")
-    _domain(release, out).write(out, release.study.columns, [records])
+    _domain(release, out).write(out, release.columns, [records])
 
 
 def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) -> tuple[Finding, ...]:
@@ -189,11 +194,13 @@ def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) 
     release = open_release(folder)
     document = _read_report(folder / "report.json")
     for name, table in (("train", train), ("holdout", holdout)):
-        if table.ndim != 2 or len(table) == 0 or table.shape[1] != places(release.study.columns)[-1]:
-            raise ConfigError(f"the {name} rows of an audit must be records of the study's columns, at least one")
-    published = next(draw(release.trainer, release.study.columns, release.manifest.rows, release.manifest.seed))
+        if table.ndim != 2 or len(table) == 0 or table.shape[1] != places(release.columns)[-1]:
+            site = release.study.site_column
+            last = "" if site is None else f" and last of its site column {site!r}, which these files must have"
+            raise ConfigError(f"the {name} rows of an audit must be records of the study's columns{last}, at least one")
+    published = next(draw(release.trainer, release.columns, release.manifest.rows, release.manifest.seed))
     rows: dict[Source, Records] = {"synthetic": published, "train": train, "holdout": holdout}
-    findings = tuple(_audit(plugin, release.study, rows, seed) for plugin in installed("synthfed.audits"))
+    findings = tuple(_audit(plugin, release.study.released, rows, seed) for plugin in installed("synthfed.audits"))
     write_report(folder, with_audits(document, findings, train=len(train), holdout=len(holdout), seed=seed))
     return findings
 

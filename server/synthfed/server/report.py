@@ -35,9 +35,10 @@ _TEMPLATE = Path(__file__).with_name("report.html.j2")
 Document = dict[str, Any]
 """A report as plain JSON values, format 1.
 
-Keys: ``format``; ``study`` (terms a reader needs); ``rows`` and ``seed`` of the published table;
-``privacy`` (the promise and what it means); ``evidence`` (`Evidence` as JSON); ``distributions``
-(per column: labels and shares of the synthetic rows); ``history`` (per curve: steps and values);
+Keys: ``format``; ``study`` (terms a reader needs; ``site_column`` only if there is one); ``rows`` and
+``seed`` of the published table; ``privacy`` (the promise and what it means); ``evidence`` (`Evidence` as
+JSON); ``distributions`` (per column: labels and shares of the synthetic rows); ``history`` (per curve:
+steps and values);
 ``pictures`` (per file in the folder of that name: its name, title and what it shows in words);
 ``audits`` (None, or the findings, each estimate with interval, baseline and control); ``warnings``.
 """
@@ -72,6 +73,7 @@ def report(
         seed: the public seed they were sampled with.
         history: public numbers of the training, each with its ``step``.
     """
+    columns = study.released.columns
     document: Document = {
         "format": FORMAT,
         "study": _terms(study),
@@ -81,7 +83,7 @@ def report(
         "evidence": evidence.model_dump(mode="json"),
         "distributions": [
             _distribution(column, synthetic[:, first : first + width_of(column)])
-            for column, first in zip(study.columns, places(study.columns), strict=False)
+            for column, first in zip(columns, places(columns), strict=False)
         ],
         "history": _curves(history),
         "audits": None,
@@ -166,6 +168,16 @@ def warn(document: Document) -> list[str]:
         for site in evidence["sites"]
         if site["epsilon_spent"] > privacy["epsilon"] * (1 + 1e-9)
     ]
+    if (column := document["study"].get("site_column")) is not None:
+        said.append(
+            f"Column {column!r} tells rows by site on purpose: each site's size, rates and gaps can be read from them. "
+            "A person is protected as promised, what is typical of a site is not."
+        )
+        said += [
+            f"Rows of site {site['id']} tell nothing of it: it took part in no round."
+            for site in evidence["sites"]
+            if not site["rounds"]
+        ]
     said += [
         f"Only {each['rounds_released']} of {each['cap']} rounds of the sum {each['name']!r} were released"
         + (": the model was trained without it." if not each["rounds_released"] else ".")
@@ -199,8 +211,9 @@ def _estimates(document: Document) -> list[dict[str, Any]]:
 
 
 def _terms(study: Study) -> Document:
-    columns = [{"name": column.name, "kind": column.kind} for column in study.columns]
-    return {"name": study.name, "hash": study.hash.hex(), "target": study.target, "columns": columns}
+    columns = [{"name": column.name, "kind": column.kind} for column in study.released.columns]
+    terms = {"name": study.name, "hash": study.hash.hex(), "target": study.target, "columns": columns}
+    return terms if study.site_column is None else terms | {"site_column": study.site_column}
 
 
 def _promise(study: Study, evidence: Evidence) -> Document:

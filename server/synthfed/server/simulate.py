@@ -88,7 +88,7 @@ def simulate(
             stack.callback(each.close)
         study = with_sites(study, [_entry(study, site, each) for site, each in sites.items()])
         pinned = pin(study)
-        check_drawing(pinned.domain, study.columns)
+        check_drawing(pinned.domain, study.released.columns)
         for each in sites.values():
             each.open(pinned)
         run = Run.begin(folder / "run", render_study(study), {}, resume=False, watch=watch)

@@ -12,6 +12,7 @@ from synthfed.protocols.study import Study
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _FLOOR: Final = "least noise of one site alone, in clip norms"
+_BY_SITE: Final = "no column of any file: each site's records get its id, and synthetic rows tell sites apart"
 _HEAD: Final = """\
 # The terms of a study: every site agrees to this file, byte by byte, before a record is read.
 # Bounds and categories were agreed from public knowledge. NEVER take them from private records:
@@ -25,6 +26,7 @@ def render_study(study: Study) -> str:
     lines = [
         _HEAD,
         *_pairs(format=study.format, name=study.name, target=study.target, domain=study.domain),
+        *([] if study.site_column is None else _note(_BY_SITE, site_column=study.site_column)),
         "",
         "[privacy]",
         *_note("distributed: each site adds a share of the noise; local: each adds all of it", mode=privacy.mode),

@@ -39,6 +39,9 @@ class Wishes:
         float | None, "Fixed seconds after which a site answers; estimated, `client check` measures it."
     ] = None
     statistic_time_s: Annotated[float | None, "The same for statistics, rarer and larger."] = None
+    site_column: Annotated[
+        str | None, "Publish rows by site: the name of a column with each row's site, which no file has."
+    ] = None
     domain: Annotated[str, "Domain plugin, which reads the table."] = "table"
     model: Annotated[str, "Model plugin."] = "tabular-gan"
     option: Annotated[list[str] | None, "NAME=VALUE, an option of the model, the value as in TOML; repeat."] = None

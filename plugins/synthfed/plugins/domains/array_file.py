@@ -54,7 +54,8 @@ def read_arrays(path: Path, columns: Sequence[Column], *, unit: str | None, reco
         units = every_record(rows)
         if unit is not None:
             units = parse_units(unit, texts_of(path, unit, file.read(unit)), records_per_unit)
-    return as_table(path, parsed, units, records_per_unit)
+        names = file.names
+    return as_table(path, parsed, units, records_per_unit, names)
 
 
 def _rows(path: Path, file: ArrayFile, names: Sequence[str]) -> int:

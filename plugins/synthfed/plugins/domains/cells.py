@@ -3,7 +3,7 @@
 Never shows a value of a private file: a problem names a column and a number of rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -44,8 +44,8 @@ class Units:
     what: str = ""
 
 
-def as_table(path: Path, columns: Sequence[Parsed], units: Units, records_per_unit: int) -> Table:
-    """Return the records that a file's columns make up.
+def as_table(path: Path, columns: Sequence[Parsed], units: Units, records_per_unit: int, names: Iterable[str]) -> Table:
+    """Return the records that a file's columns make up; ``names`` are those of all that the file has.
 
     Raises:
         DataError: there is a problem with a column or with the units, or there are too few records.
@@ -62,7 +62,7 @@ def as_table(path: Path, columns: Sequence[Parsed], units: Units, records_per_un
             f"{records_per_unit}); add records or lower the bound in the study"
         )
     records = np.column_stack([each.values for each in columns]).astype(np.float64, copy=False)
-    return Table(records, units.numbers)
+    return Table(records, units.numbers, frozenset(names))
 
 
 def every_record(rows: int) -> Units:

@@ -41,6 +41,12 @@ def read_cells(path: Path, names: Collection[str] | None = None) -> tuple[list[s
     return [header[i] for i in kept], [[row[i] for row in rows] for i in kept]
 
 
+def read_header(path: Path) -> list[str]:
+    """Return the names of all columns of a file; ConfigError or DataError as `read_cells`."""
+    with _opened(path) as file:
+        return next(csv.reader(file, strict=True), [])
+
+
 def _nonempty(rows: Iterable[list[str]]) -> Iterator[list[str]]:
     return (row for row in rows if row)
 

@@ -21,7 +21,7 @@ from .array_file import parse_numbers, read_arrays, write_records
 from .arrays import ArrayEncoder
 from .captions import captions
 from .cells import Parsed, as_table, every_record, parse_cells, parse_units
-from .csv_files import read_cells
+from .csv_files import read_cells, read_header
 from .draft import check_dropped
 from .npz import MAX_NUMBERS
 
@@ -110,7 +110,7 @@ def _read_folder(path: Path, columns: Sequence[Column], unit: str | None, record
         for each in columns
     ]
     units = every_record(rows) if unit is None else parse_units(unit, by_name[unit], records_per_unit)
-    return as_table(path / LABELS, parsed, units, records_per_unit)
+    return as_table(path / LABELS, parsed, units, records_per_unit, read_header(path / LABELS))
 
 
 def _read_images(folder: Path, column: ArrayColumn, names: Sequence[str]) -> Parsed:

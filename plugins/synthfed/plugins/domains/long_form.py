@@ -18,7 +18,7 @@ from ..api import Table
 from .array_draft import draft_labels, draft_numbers
 from .array_file import parse_numbers
 from .cells import MISSING, Parsed, as_table, every_record, numbers_of, parse_cells, parse_units
-from .csv_files import Strings, read_cells
+from .csv_files import Strings, read_cells, read_header
 from .draft import check_dropped
 
 RECORD: Final = "record"
@@ -59,7 +59,7 @@ def read_long(path: Path, columns: Sequence[Column], *, unit: str | None, record
         for column in columns
     ]
     units = every_record(len(order)) if unit is None else parse_units(unit, own[unit], records_per_unit)
-    return as_table(path, parsed, units, records_per_unit)
+    return as_table(path, parsed, units, records_per_unit, read_header(path))
 
 
 def lead_names(series: ArrayColumn) -> list[str]:

@@ -11,7 +11,7 @@ from synthfed.protocols.schema import Column, Records, Scalar
 from ..api import Table
 from ..files import write_whole
 from .cells import Parsed, as_table, every_record, parse_cells, parse_units
-from .csv_files import Strings, read_cells
+from .csv_files import Strings, read_cells, read_header
 from .draft import draft_columns
 from .encoding import OneHotEncoder, scalars
 from .lines import csv_bytes
@@ -79,4 +79,4 @@ def read_csv(
         for column in scalars(columns, "domain 'table'")
     ]
     units = every_record(len(cells[0])) if unit is None else parse_units(unit, by_name[unit], records_per_unit)
-    return as_table(path, parsed, units, records_per_unit)
+    return as_table(path, parsed, units, records_per_unit, read_header(path))

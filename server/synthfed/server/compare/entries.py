@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from synthfed.protocols.constraints import Constraints, check_constraints
 from synthfed.protocols.schema import ArrayColumn, Categorical, Columns, Name, Strict
-from synthfed.protocols.study import Privacy
+from synthfed.protocols.study import Privacy, check_site_column
 
 FLOOR: Final = "floor"
 """The reserved name of the trivial model that every other one has to beat."""
@@ -48,6 +48,7 @@ class DataSet(Strict):
         domain: reads the rows.
         target: the column to predict.
         sites: how many sites the rows are dealt to by chance, or the column that names a row's site.
+        site_column: as in a study, where ``sites`` names a column; held-out rows have theirs, too.
         splits: ways to deal them, each of which is run; without, in equal parts or by the column.
         most_train: rows to train on at most.
         test_share: share of all rows that are held out, drawn by the run's seed.
@@ -61,6 +62,7 @@ class DataSet(Strict):
     domain: Name = "table"
     target: Name
     sites: Annotated[int, Field(ge=2, le=100)] | Name
+    site_column: Name | None = None
     splits: Annotated[tuple[Split, ...], Field(strict=False)] = ()
     most_train: Rows | None = None
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -90,6 +92,13 @@ class DataSet(Strict):
     @model_validator(mode="after")
     def _constraints_can_be_kept(self) -> "DataSet":
         check_constraints(self.constraints, self.columns, self.target)
+        return self
+
+    @model_validator(mode="after")
+    def _rows_have_a_site(self) -> "DataSet":
+        check_site_column(self.site_column, [column.name for column in self.columns], self.target, None)
+        if self.site_column is not None and isinstance(self.sites, int):
+            raise ValueError("site_column: held-out rows have a site only where `sites` names the column; name it")
         return self
 
     @model_validator(mode="after")

@@ -58,9 +58,10 @@ class Wanted:
         return digest("comparison", canonical_json(told)).hex()[:16]
 
     def _told_of_data(self) -> dict[str, Any]:
-        # Results from before there were constraints go on counting.
+        # Results from before there were constraints and site columns go on counting.
+        later = {"constraints": self.data.constraints, "site_column": self.data.site_column}
         told = self.data.model_dump(
-            mode="json", exclude={"splits"} | (set() if self.data.constraints else {"constraints"})
+            mode="json", exclude={"splits", *(name for name, value in later.items() if not value)}
         )
         if isinstance(self.model, Peer):  # which knows no sites, and of the promise this
             private = ("epsilon", "delta") if self.model.is_private else ()
@@ -104,6 +105,14 @@ class Plan(Strict):
         lost = next(((peer.name, name) for peer in self.peers for name in peer.data if name in arrays), None)
         if lost is not None:
             raise ValueError(f"peer {lost[0]!r} reads tables only, and data {lost[1]!r} has arrays; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _peers_know_no_sites(self) -> Self:
+        by_site = [each.name for each in self.data if each.site_column is not None]
+        lost = next(((peer.name, name) for peer in self.peers for name in peer.data if name in by_site), None)
+        if lost is not None:
+            raise ValueError(f"peer {lost[0]!r} knows no sites, and data {lost[1]!r} has a site_column; leave it out")
         return self
 
     @property

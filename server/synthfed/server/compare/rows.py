@@ -5,7 +5,7 @@ Never lets a row stand both in what a site holds and in what is held out.
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from synthfed.plugins.api import Domain
 from synthfed.plugins.domains.csv_files import read_cells as read_csv_cells
 from synthfed.plugins.domains.npz import open_arrays
 from synthfed.plugins.registry import find
+from synthfed.plugins.site_column import at_site
 from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.schema import ArrayColumn, Categorical, Records
 
@@ -139,17 +140,27 @@ def split(data: DataSet, cells: Cells, seed: int, folder: Path, dealing: Dealing
     else:
         named = np.array([_site(name) for name in cells[data.sites][train].astype(str)])
         dealt = {name: train[named == name] for name in np.unique(named).tolist()}
+    asked = {"": order[:held_out]}
+    if data.site_column is not None:
+        home = np.array([_site(name) for name in cells[str(data.sites)][order[:held_out]].astype(str)])
+        asked = {name: order[:held_out][home == name] for name in np.unique(home).tolist()}
     if held_out == 0 or any(len(part) == 0 for part in dealt.values()):
         raise DataError(f"data {data.name!r}: has too few rows for so many sites; deal it to fewer")
     domain: Domain = find("synthfed.domains", data.domain).make()
     sites = {site: _write(folder / site, data, cells, part) for site, part in dealt.items()}
-    test = _write(folder / "held-out", data, cells, order[:held_out])
-    read = {
-        name: domain.read(path, data.columns, unit=None, records_per_unit=1).records
-        for name, path in {**sites, "": test}.items()
-    }
+    tests = {site: _write(folder / f"held-out{site}", data, cells, part) for site, part in asked.items()}
     declared = _declared(max(map(len, dealt.values()))) if dealing == "skewed" else 0
-    return Split(sites, np.concatenate([read[site] for site in sites]), read[""], declared)
+    roster = sorted(sites)
+    return Split(sites, _read(data, domain, sites, roster), _read(data, domain, tests, roster), declared)
+
+
+def _read(data: DataSet, domain: Domain, files: Mapping[str, Path], roster: Sequence[str]) -> Records:
+    """Return the rows of several sites' files, each with its site where the data set asks for it."""
+    tables = []
+    for site, path in files.items():
+        table = domain.read(path, data.columns, unit=None, records_per_unit=1)
+        tables.append(table if data.site_column is None else at_site(path, table, data.site_column, roster, site))
+    return np.concatenate([table.records for table in tables])
 
 
 def skewed(

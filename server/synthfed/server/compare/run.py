@@ -83,6 +83,7 @@ def study_of(data: DataSet, model: str, terms: ModelTerms, privacy: Privacy, sit
         name=f"{data.name}.{model}",
         target=data.target,
         domain=data.domain,
+        site_column=data.site_column,
         privacy=privacy,
         model=terms,
         cohort={"sites": roster, "tolerated": tolerated, "quorum": quorum},
@@ -94,7 +95,7 @@ def study_of(data: DataSet, model: str, terms: ModelTerms, privacy: Privacy, sit
 def _trivial(model: str, data: DataSet, parted: Split, seed: int) -> dict[str, Measure]:
     study = study_of(data, model, ModelTerms(plugin=model), data.privacy, parted.sites)
     measure = of_floor if model == FLOOR else of_naive_bayes
-    return measure(study, parted.train, parted.test, data.few, seed)
+    return measure(study.released, parted.train, parted.test, data.few, seed)
 
 
 def _trained(blank: Run, model: Contender, data: DataSet, parted: Split, out: Path) -> Run:
@@ -107,7 +108,7 @@ def _trained(blank: Run, model: Contender, data: DataSet, parted: Split, out: Pa
     release = open_release(out)
     synthetic = release.sample(release.manifest.rows, release.manifest.seed)
     measures = of_model(
-        release.study,
+        release.study.released,
         release.model,
         release.trainer,
         {"synthetic": synthetic, "train": parted.train, "holdout": parted.test},
