@@ -248,7 +248,7 @@ def test_a_cold_start_is_possible_and_says_nothing_of_the_anchor(family: str) ->
 
 @pytest.mark.parametrize("family", ["vae", "made", "cvae-pictures", "pixelcnn", "realnvp"])
 def test_private_rounds_without_noise_lower_the_loss_of_real_records(family: str) -> None:
-    model = make(family, public_steps=0, rate=0.02, averaging=0.0)
+    model = make(family, public_steps=0, rate=0.03, averaging=0.0)
     trainer, core = model.trainer(seed=3), Core(model, records_of(family), noise=1e-9)
     core.run(trainer, statistics(family))
     trainer.ask(core.remaining)
@@ -263,7 +263,7 @@ def test_private_rounds_without_noise_lower_the_loss_of_real_records(family: str
         return float(model.loss(network, batch, coins).mean().detach())
 
     before = loss()
-    core.remaining[NETWORK] = 60
+    core.remaining[NETWORK] = 40
     core.run(trainer)
     assert loss() < before - 0.1
 

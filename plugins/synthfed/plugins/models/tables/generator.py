@@ -20,11 +20,13 @@ class Generator(nn.Module, ABC):
     Attributes:
         sizes: cells of each column.
         fit_rate: a first learning rate that fits it to an anchor, if a study sets none.
+        marginals_weight: of a marginal's square error against a moment's in that fit, both in units of the noise.
         kinds: how many latents there are, where they can be counted; 0 where they are continuous.
         start: the logits that every latent has before it is fitted, shape ``(width,)``.
     """
 
     fit_rate: ClassVar[float]
+    marginals_weight: ClassVar[float]
     kinds: int = 0
     start: torch.Tensor
 

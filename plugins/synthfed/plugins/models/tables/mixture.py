@@ -29,6 +29,7 @@ class MixtureGenerator(Generator):
     """
 
     fit_rate: ClassVar[float] = 0.15
+    marginals_weight: ClassVar[float] = 3.0
 
     def __init__(self, components: int, sizes: Sequence[int]) -> None:
         """Mix ``components`` products over columns with ``sizes`` cells; at first they are all alike."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 MARGINALS: Final = "marginals"
 PAIRS: Final = "pairs"
 FIT_MOMENTUM: Final = 0.9
-FIT_MARGINALS_WEIGHT: Final = 3.0  # of a square error of the marginals against one of the moments, in units of noise
 
 
 class TableFitting:
@@ -95,7 +94,8 @@ class TableFitting:
             expected = self.generator.probabilities(self.generator(latents))
             misfit, marginals_misfit = pairs_misfit(expected), self._marginals_misfit(expected)
             # Both are mean squares in units of the noise, but of different numbers of cells and moments.
-            loss = misfit + FIT_MARGINALS_WEIGHT * marginals_misfit * len(self.target) / pairs_misfit.count
+            part = self.generator.marginals_weight * len(self.target) / pairs_misfit.count
+            loss = misfit + part * marginals_misfit
             gradient = flat_gradient(loss + self.generator.fit_loss(latents, expected), self.generator)
             rate = first_rate * (1 + np.cos(np.pi * step / options.fit_steps)) / 2
             adam.step(self.generator, gradient, float(rate), FIT_MOMENTUM)
@@ -190,14 +190,8 @@ class TableFitting:
         return layout.embedding(first, anchor.target)
 
     def _marginals_misfit(self, expected: torch.Tensor) -> torch.Tensor:
-        """Return the mean square misfit of a batch's mean cells, in units of the noise of the released ones.
-
-        Where latents are drawn, the batch's mean is off by chance, too, and that is no misfit either.
-        """
-        variance = self._target_std.square()
-        if not self.generator.kinds:
-            variance = variance + self.target * (1 - self.target) / len(expected)
-        return ((expected.mean(0) - self.target).square() / variance).mean()
+        """Return the mean square misfit of a batch's mean cells, in units of the noise of the released ones."""
+        return ((expected.mean(0) - self.target) / self._target_std).square().mean()
 
 
 def _released_state(name: str, released: Released) -> dict[str, npt.NDArray[Any]]:
