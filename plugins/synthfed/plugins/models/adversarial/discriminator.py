@@ -39,7 +39,7 @@ def learn(
 ) -> tuple[float, float]:
     """Train a critic until its scores are the logarithm of the second density over the first, in parts of a bound.
 
-    Where held-out fakes cannot be told apart, all scores and the bound are 0.
+    Where held-out fakes cannot be told apart, the bound is 0: scores are of the usual size, but mean nothing.
 
     Args:
         critic: with fresh weights; it is changed.
@@ -67,12 +67,14 @@ def _calibrate(critic: Critic, first: torch.Tensor, second: torch.Tensor) -> tup
     """Scale the last layer to calibrated logits of held-out fakes over their bound, and return what ``learn`` does."""
     scores = torch.cat([critic(second), critic(first)]).squeeze(1).double()
     slope, shift = calibration(scores)
+    tells = slope > 0
+    slope = slope if tells else 1.0
     weight, bias = critic.exit.weight, critic.exit.bias
     largest = max(slope * float(weight.abs().max()), abs(slope * float(bias[0]) + shift))
     bound = max(float((slope * scores + shift).abs().quantile(INSIDE)), largest / LARGEST)
     weight.mul_(slope / bound if bound > 0 else 0.0)
     bias.mul_(slope).add_(shift).div_(bound if bound > 0 else 1.0)
-    return bound, float((votes(critic(first)).var() + votes(critic(second)).var()) / 2)
+    return bound if tells else 0.0, float((votes(critic(first)).var() + votes(critic(second)).var()) / 2)
 
 
 def calibration(scores: torch.Tensor) -> tuple[float, float]:
