@@ -127,7 +127,7 @@ def test_a_home_in_order_has_one_good_finding_per_topic_and_is_charged_nothing(h
         *("settings", "keys", "study", "disk", "confinement", "coordinator", "clock"),
         *("roster", "plan", "model", "budget", "data", "timing"),
     ]
-    assert sum(finding.topic == "timing" for finding in findings) == 4
+    assert sum(finding.topic == "timing" for finding in findings) == 5
     assert any("this site alone adds noise of" in finding.detail for finding in findings if finding.topic == "plan")
     ledger = Ledger(home.ledger, load_identity(home.identity), create=True)
     assert ledger.length == 0

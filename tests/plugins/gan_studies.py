@@ -23,6 +23,7 @@ SMALL: dict[str, Any] = {
     "latent": 8,
     "generator_hidden": 16,
     "critic_hidden": 8,
+    "comparison_share": 0.0,  # what is tested is the refined generator, unless a test says otherwise
 }
 
 

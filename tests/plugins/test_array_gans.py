@@ -29,6 +29,7 @@ SMALL: dict[str, Any] = {
     "generator_channels": 4,
     "coefficients": 20,
     "directions": 8,
+    "comparison_share": 0.0,  # as in the studies of tables
 }
 EVERYTHING: dict[str, Any] = {
     "critic_dropout": 0.2,
@@ -42,6 +43,8 @@ EVERYTHING: dict[str, Any] = {
     "spectral": 2.0,
     "cells": 2,
     "pretraining": 2,
+    "comparison_share": 0.05,
+    "comparison_steps": 5,
 }
 FAMILY = pytest.mark.parametrize("family", FAMILIES)
 
@@ -225,3 +228,29 @@ def test_numbers_beyond_the_bounds_are_held_but_find_their_way_back() -> None:
     assert kept.tolist() == [-1.0, 0.5, 1.0]
     (slopes,) = torch.autograd.grad(kept.sum(), numbers)
     torch.testing.assert_close(slopes, torch.tensor([0.1, 1.0, 0.1]))
+
+
+@FAMILY
+def test_a_refinement_that_spoils_arrays_is_thrown_away_by_the_comparison(family: str) -> None:
+    options: dict[str, Any] = {"generator_rate": 0.3, "anchor_hold": 0.0, "generator_steps": 8, "averaging": 0.5}
+    _, trainer, _ = trained(family, comparison_share=0.02, comparison_steps=100, **options)
+    _, anchor, _ = trained(family, rounds=8, comparison_share=0.02)
+    progress, moved = trainer.progress(), trainer.state()
+    assert np.abs(moved["average"] - moved["warm"]).max() > 0.1
+    assert progress["kept"] == 0.0
+    assert progress["comparison"] < -5 * progress["comparison_noise"]
+    np.testing.assert_array_equal(trainer.sample(9, seed=1, given={}), anchor.sample(9, seed=1, given={}))
+
+
+@FAMILY
+def test_a_critics_score_of_an_array_is_one_bounded_vote(family: str) -> None:
+    model = make(family, comparison_share=0.02)
+    private, comparison = model.private(), next(each for each in model.sums() if each.name == "comparison")
+    rng = np.random.default_rng(0)
+    for size in (0.1, 1e3):
+        payload = {name: (size * rng.normal(size=shape)).astype(np.float32) for name, shape in comparison.payload}
+        batch = rng.normal(0, size, (40, model.encoded_width))
+        told = private.statistic("comparison", batch, payload)
+        assert told.shape == (40, 1)
+        assert np.abs(told).max() <= 1.0
+        np.testing.assert_allclose(private.statistic("comparison", batch[7:8], payload), told[7:8])

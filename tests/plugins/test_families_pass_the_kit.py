@@ -34,8 +34,14 @@ IMAGES, SERIES = "images with a label", "series with a label"
 
 TABLES: dict[str, Any] = {"bins": 6, "fit_steps": 20, "fakes": 64, "latent": 4, "generator_hidden": 16}
 ARRAYS: dict[str, Any] = {"coefficients": 12, "directions": 4, "levels": 5}
-GAN: dict[str, Any] = TABLES | {"batch": 32, "critic_hidden": 8}
-ARRAY_GAN: dict[str, Any] = ARRAYS | {"batch": 16, "latent": 2, "critic_channels": 4, "generator_channels": 4}
+GAN: dict[str, Any] = TABLES | {"batch": 32, "critic_hidden": 8, "comparison_steps": 10}
+ARRAY_GAN: dict[str, Any] = ARRAYS | {
+    "batch": 16,
+    "latent": 2,
+    "critic_channels": 4,
+    "generator_channels": 4,
+    "comparison_steps": 10,
+}
 # Few public steps, so they must be long ones: the kit asks whether anything was learnt.
 LIKELIHOOD: dict[str, Any] = {"public_steps": 20, "public_rate": 0.02, "public_records": 128, "batch": 16}
 VAE: dict[str, Any] = LIKELIHOOD | {"hidden": 8, "latent_width": 2}

@@ -26,6 +26,8 @@ EVERYTHING: dict[str, Any] = {
     "features_every": 2,
     "diversity": 1.0,
     "pretraining": 3,
+    "comparison_share": 0.03,
+    "comparison_steps": 5,
 }
 OPTIONS = pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["default", "everything"])
 FAMILY = pytest.mark.parametrize("family", FAMILIES)
@@ -55,6 +57,7 @@ def test_a_family_satisfies_the_contract(family: str) -> None:
         ({"critic_ladder": [2, 1]}, "must rise from rung to rung"),
         ({"marginals_share": 0.5, "pairs_share": 0.5}, "must leave the network a share"),
         ({"features_share": 0.5}, "must leave the critic a share"),
+        ({"comparison_share": 0.15}, "must leave the critic a share"),
         ({"fit_rate": 0.0}, "model.options: fit_rate"),
     ],
 )

@@ -37,6 +37,7 @@ class Options(GanOptions):
 
     batch: int = 32
     pretraining: int = 4
+    comparison_share: float = 0.0
 
 
 class MeanFitting:
@@ -157,6 +158,8 @@ EVERYTHING: dict[str, Any] = {
     "features_share": 0.1,
     "features_every": 2,
     "diversity": 1.0,
+    "comparison_share": 0.05,
+    "comparison_steps": 5,
 }
 
 

@@ -274,6 +274,33 @@ def test_a_value_that_is_not_finite_is_left_out_of_its_curve() -> None:
     assert document(history=history)["history"] == [{"name": "loss", "steps": [0.0, 2.0], "values": [1.0, 2.0]}]
 
 
+def judged(gain: float, noise: float, kept: float) -> list[dict[str, float]]:
+    verdict = {"comparison": gain, "comparison_noise": noise, "kept": kept}
+    return [{"step": 0, "loss": 2.0}, {"step": 1, **verdict, "comparison": 9.0}, {"step": 2, **verdict}]
+
+
+@pytest.mark.parametrize(
+    ("history", "said"),
+    [
+        (judged(0.0312, 0.0061, 1.0), "added 0.0312 nats a record (standard deviation 0.0061), so it was kept."),
+        (judged(-0.02, 0.015, 0.0), "added -0.02 nats a record (standard deviation 0.015), which is not clearly"),
+        (judged(0.0, 0.0, 0.0), "nothing that can be told from the warm start"),
+    ],
+)
+def test_the_page_says_what_the_refinement_added(history: list[dict[str, float]], said: str) -> None:
+    made = document(history=history)
+    assert said in made["refinement"]
+    assert said in render(made)
+
+
+def test_without_a_comparison_nothing_is_said_of_a_refinement() -> None:
+    for history in ([], [{"step": 0, "kept": 1.0}], judged(float("nan"), 1.0, 0.0)):
+        assert document(history=history)["refinement"] == ""
+    old = document(history=[{"step": 0, "loss": 1.0}])
+    del old["refinement"]
+    assert "refinement" not in render(old)
+
+
 def test_a_curve_fills_its_box() -> None:
     assert polyline({"steps": [0, 5, 10], "values": [1.0, 3.0, 2.0]}, 100, 10) == "0.0,10.0 50.0,0.0 100.0,5.0"
     assert polyline({"steps": [4], "values": [7.0]}, 100, 10) == "0.0,10.0"

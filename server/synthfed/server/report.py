@@ -21,6 +21,7 @@ from synthfed.protocols.schema import ArrayColumn, Categorical, Column, Real, Re
 from synthfed.protocols.study import Study
 
 from .evidence import Evidence
+from .refinement import refinement
 
 FORMAT: Final = 1
 MUCH_EPSILON: Final = 8.0
@@ -38,7 +39,8 @@ Document = dict[str, Any]
 Keys: ``format``; ``study`` (terms a reader needs; ``site_column`` only if there is one); ``rows`` and
 ``seed`` of the published table; ``privacy`` (the promise and what it means); ``evidence`` (`Evidence` as
 JSON); ``distributions`` (per column: labels and shares of the synthetic rows); ``history`` (per curve:
-steps and values);
+steps and values); ``refinement`` (what it added, in words; empty where nothing was compared; older
+reports lack it);
 ``pictures`` (per file in the folder of that name: its name, title and what it shows in words);
 ``audits`` (None, or the findings, each estimate with interval, baseline and control); ``warnings``.
 """
@@ -86,6 +88,7 @@ def report(
             for column, first in zip(columns, places(columns), strict=False)
         ],
         "history": _curves(history),
+        "refinement": refinement(history),
         "audits": None,
     }
     return document | {"warnings": warn(document)}
@@ -132,7 +135,7 @@ def render(document: Document, pictures: Mapping[str, bytes] | None = None) -> s
         "that hold one unit's records": dict(evidence["epsilon_by_sites_of_unit"]),
     }
     return page.render(
-        r=document,
+        r={"refinement": "", **document},
         pictures=[each | {"png": drawn[each["name"]]} for each in named],
         curves=list(curves.items()),
         curve_sites=sorted({sites for curve in curves.values() for sites in curve}),

@@ -3,9 +3,12 @@
 Never keeps more than can be saved as two vectors and a count.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -34,6 +37,20 @@ class Adam:
         scale = (self.square / (1 - SQUARE_DECAY**self.count)).sqrt_().add_(1e-8)
         flat = flatten(module).sub_(self.mean / scale, alpha=rate / (1 - decay**self.count))
         set_flat(module, flat)
+
+    def state(self, name: str) -> dict[str, npt.NDArray[Any]]:
+        """Return a copy of everything as arrays whose names begin with ``name``."""
+        return {
+            f"{name}.mean": self.mean.numpy().copy(),
+            f"{name}.square": self.square.numpy().copy(),
+            f"{name}.count": np.array([self.count], dtype=np.int64),
+        }
+
+    @classmethod
+    def load(cls, name: str, state: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Return what ``state`` was taken of."""
+        mean, square = (torch.from_numpy(state[f"{name}.{part}"].copy()) for part in ("mean", "square"))
+        return cls(mean, square, int(state[f"{name}.count"][0]))
 
 
 def flatten(module: nn.Module) -> torch.Tensor:

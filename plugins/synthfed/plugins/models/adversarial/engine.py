@@ -17,6 +17,7 @@ from synthfed.protocols.schema import Records
 from ...api import Answer, Ask, Given
 from ..adam import Adam, flat_gradient, flatten, set_flat
 from ..anchor import Fitting, tensor
+from .comparison import COMPARISON, Comparison
 from .critics import limit_spectra
 from .diversity import RECORDS, Diversity
 from .feature_matching import FEATURES, FeatureMatching
@@ -34,6 +35,8 @@ F = TypeVar("F", bound=Fitting)
 
 class Adversarial(Generic[F]):
     """The trainer: asks for statistics first, starts the generator at them, then trains both networks.
+
+    At last it asks which generator is to stay, the one it started with or the refined one.
 
     A step of the critic is the released sum of clipped gradients on real records plus the same sum on
     fakes, computed here without noise, while the sites compute theirs.
@@ -57,6 +60,7 @@ class Adversarial(Generic[F]):
         self._samples = torch.zeros(min(RECORDS, options.batch), family.encoded_width)  # of the anchor, once fitted
         self._diversity = Diversity(self._samples)
         self._matching = FeatureMatching(family.fresh_critic(seed)) if options.features_share > 0 else None
+        self._comparison = Comparison(family, self._fitting, self._average, seed)
         self._partners = torch.zeros(options.mixup_partners if options.mixup else 0, family.encoded_width)
         self._started = self._is_ready = self._has_partners = False
         self._steps = 0
@@ -67,11 +71,11 @@ class Adversarial(Generic[F]):
         self._follow()
 
     def ask(self, remaining: Mapping[str, int]) -> Ask | None:
-        """Return the next sum: every round of the statistics, then critic steps until none is left."""
+        """Return the next sum: every round of the statistics, critic steps until none is left, the comparison."""
         wanted = self._fitting.ask(remaining)
         if wanted is None:
             self._start()
-            wanted = self._next_step(remaining)
+            wanted = self._next_step(remaining) or self._comparison.ask(remaining, self._rng)
         self._asked = "" if wanted is None else wanted.sum
         return wanted
 
@@ -86,21 +90,24 @@ class Adversarial(Generic[F]):
             self._step_critic(answer)
         elif answer.sum == FEATURES and self._matching is not None:
             self._matching.receive(answer, flatten(self._critic), self._lot(answer), self._steps)
+        elif answer.sum == COMPARISON:
+            self._comparison.receive(answer)
         else:
             self._fitting.receive(answer)
             self._follow()
 
     def sample(self, rows: int, seed: int, given: Given) -> Records:
-        """Return synthetic records from the averaged generator."""
-        return self._family.sample(self._average, self._fitting, rows, seed, given)
+        """Return synthetic records from the generator that is kept."""
+        return self._family.sample(self._comparison.kept, self._fitting, rows, seed, given)
 
     def walk(self, walks: int, steps: int, seed: int) -> Records:
-        """Return records of the averaged generator along straight walks through the latent space."""
-        return self._family.walk(self._average, self._fitting, walks, steps, seed)
+        """Return records of the generator that is kept along straight walks through the latent space."""
+        return self._family.walk(self._comparison.kept, self._fitting, walks, steps, seed)
 
     def progress(self) -> Mapping[str, float]:
-        """Return the critic's steps, what it makes of fakes, the fakes' diversity, and each public loss."""
-        return {"steps": float(self._steps), **self._fitting.progress(), **self._log}
+        """Return the critic's steps, what it makes of fakes, their diversity, each public loss, and the verdict."""
+        compared = self._comparison.progress()
+        return {"steps": float(self._steps), **self._fitting.progress(), **self._log, **compared}
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return weights, optimisers, released sums, what was prepared for the next step, the random state."""
@@ -109,11 +116,12 @@ class Adversarial(Generic[F]):
             "critic": flatten(self._critic).numpy(),
             "generator": flatten(self._generator).numpy(),
             "average": flatten(self._average).numpy(),
-            **_adam_state("critic_adam", self._critic_adam),
-            **_adam_state("generator_adam", self._generator_adam),
+            **self._critic_adam.state("critic_adam"),
+            **self._generator_adam.state("generator_adam"),
             **self._fitting.state(),
             **self._ladder.state(),
             **(self._matching.state() if self._matching is not None else {}),
+            **self._comparison.state(),
             "fakes": self._fakes.numpy().copy(),
             "partners": self._partners.numpy().copy(),
             "samples": self._samples.numpy().copy(),
@@ -130,12 +138,12 @@ class Adversarial(Generic[F]):
         wrong = [name for name, mine in self.state().items() if name not in state or state[name].shape != mine.shape]
         if wrong:
             raise ConfigError(f"array {wrong[0]!r} does not fit; use a checkpoint of this study")
-        for part in (self._fitting, self._ladder, self._matching):
+        for part in (self._fitting, self._ladder, self._matching, self._comparison):
             if part is not None:
                 part.load(state)
         for name, network in (("critic", self._critic), ("generator", self._generator), ("average", self._average)):
             set_flat(network, tensor(state[name]))
-        self._critic_adam, self._generator_adam = _adam("critic_adam", state), _adam("generator_adam", state)
+        self._critic_adam, self._generator_adam = (Adam.load(name, state) for name in ("critic_adam", "generator_adam"))
         self._fakes, self._partners = tensor(state["fakes"]), tensor(state["partners"])
         self._samples = tensor(state["samples"])
         self._diversity = Diversity(self._samples)
@@ -169,8 +177,8 @@ class Adversarial(Generic[F]):
             self._partners, self._has_partners = fakes.records, True
 
     def _follow(self) -> None:
-        """Let both generators hold what was released."""
-        for generator in (self._generator, self._average):
+        """Let the generators hold what was released."""
+        for generator in (self._generator, self._average, self._comparison.warm):
             self._family.follow(generator, self._fitting)
 
     def _start(self) -> None:
@@ -184,6 +192,7 @@ class Adversarial(Generic[F]):
         self._samples = self._fitting.sample(len(self._samples), self._rng)
         self._diversity = Diversity(self._samples)
         self._pretrain()
+        self._comparison.begin()
 
     def _pretrain(self) -> None:
         """Train both networks on the anchor's samples in place of records, which costs no privacy."""
@@ -274,15 +283,3 @@ class Adversarial(Generic[F]):
         if self._options.spectral > 0:
             limit_spectra(self._critic, self._options.spectral)
         self._family.project(self._critic)
-
-
-def _adam_state(name: str, adam: Adam) -> dict[str, npt.NDArray[Any]]:
-    return {
-        f"{name}.mean": adam.mean.numpy().copy(),
-        f"{name}.square": adam.square.numpy().copy(),
-        f"{name}.count": np.array([adam.count], dtype=np.int64),
-    }
-
-
-def _adam(name: str, state: Mapping[str, npt.NDArray[Any]]) -> Adam:
-    return Adam(tensor(state[f"{name}.mean"]), tensor(state[f"{name}.square"]), int(state[f"{name}.count"][0]))

@@ -24,7 +24,9 @@ from synthfed.protocols.sums import Sum
 
 from ...api import Array, Given, Payload
 from ..anchor import Anchor, Fitting
+from .comparison import COMPARISON, ROUNDS
 from .critics import MIXING_COINS, Critic, Mixed
+from .discriminator import votes
 from .engine import CRITIC, Adversarial
 from .feature_matching import FEATURES, bounded
 from .gan_options import GanOptions
@@ -78,9 +80,9 @@ class GanFamily(ABC, Generic[F]):
             ConfigError: the shares leave nothing for the critic.
         """
         self.options, self.anchor, self._privacy = options, anchor, study.privacy
-        if anchor.share + options.features_share >= 1.0:
+        if anchor.share + options.features_share + options.comparison_share >= 1.0:
             raise ConfigError(
-                "features_share and the anchor's shares must leave the critic a share: sum below 1",
+                "features_share, comparison_share and the anchor's shares must leave the critic a share: sum below 1",
                 where="model.options",
             )
 
@@ -158,10 +160,11 @@ class GanFamily(ABC, Generic[F]):
     # The contract's methods, alike for all.
 
     def sums(self) -> tuple[Sum, ...]:
-        """Return the anchor's sums, the critic's gradient, and its mean features where they are asked for."""
+        """Return the anchor's sums, mean features and the comparison where they are asked for, the gradient."""
         options = self.options
         features = (self._features(),) if options.features_share > 0 else ()
-        return (*self.anchor.sums(), *features, self.gradients())
+        comparison = (self._comparison(),) if options.comparison_share > 0 else ()
+        return (*self.anchor.sums(), *features, *comparison, self.gradients())
 
     def gradients(self) -> Sum:
         """Return the sum of the critic's gradients on real records."""
@@ -174,7 +177,7 @@ class GanFamily(ABC, Generic[F]):
             privacy.clip_norm,
             privacy.sample_rate,
             privacy.steps,
-            1.0 - self.anchor.share - self.options.features_share,
+            1.0 - self.anchor.share - self.options.features_share - self.options.comparison_share,
             _payload(module),
             self._coins(),
         )
@@ -187,6 +190,10 @@ class GanFamily(ABC, Generic[F]):
         rounds = -(-privacy.steps // options.features_every)
         size, share = critic.exit.in_features, options.features_share
         return Sum(FEATURES, "statistic", size, 1.0, privacy.sample_rate, rounds, share, _payload(critic))
+
+    def _comparison(self) -> Sum:
+        share = self.options.comparison_share
+        return Sum(COMPARISON, "statistic", 1, 1.0, 1.0, ROUNDS, share, _payload(self.fresh_critic(0)))
 
     def fresh_critic(self, seed: int) -> Critic:
         """Return a critic with weights by ``seed``, the process's random state untouched."""
@@ -230,15 +237,17 @@ class GanAtSite:
         return self._family.encode(records)
 
     def statistic(self, name: str, batch: Array, payload: Payload) -> Array:
-        """Return contributions to one of the anchor's statistics, or to the critic's mean features."""
-        if name != FEATURES:
+        """Return contributions to the anchor's statistics, the critic's mean features, or the comparison."""
+        if name not in (FEATURES, COMPARISON):
             return self._family.anchor.contributions(name, batch, payload)
         critic = copy.deepcopy(self._fresh)
         with torch.no_grad():
             for each, values in zip(critic.parameters(), payload.values(), strict=True):
                 each.copy_(torch.from_numpy(values.astype(np.float64)))
-            features: Array = bounded(critic.features(torch.from_numpy(batch))).numpy()
-        return features
+            rows = torch.from_numpy(batch)
+            told = bounded(critic.features(rows)) if name == FEATURES else votes(critic(rows))
+        contributions: Array = told.numpy()
+        return contributions
 
     def module(self, name: str) -> nn.Module:  # noqa: ARG002  (there is one gradient sum)
         """Return the critic, beside partners where records are mixed."""

@@ -42,6 +42,9 @@ class GanOptions(Strict):
         features_share: share of the budget for the mean of the critic's features of real records; 0 for none.
         features_every: critic's steps from one such mean to the next.
         features_weight: of the misfit to it in the generator's loss, a mean square in units of the noise.
+        comparison_share: share of the budget for the comparison that decides whether the refinement is kept; 0 for
+            none: then it is kept unseen.
+        comparison_steps: public steps of the comparison's discriminator.
         diversity: weight of the shortfall of the fakes' diversity against the anchor's samples.
     """
 
@@ -64,6 +67,8 @@ class GanOptions(Strict):
     features_share: Part = 0.0
     features_every: Count = 10
     features_weight: Weight = 0.1
+    comparison_share: Part = 0.02
+    comparison_steps: Count = 400
     diversity: Weight = 0.0
 
     @field_validator("critic_ladder")

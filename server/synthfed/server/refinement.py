@@ -1,0 +1,35 @@
+"""What a report says of a refinement that a private comparison judged.
+
+Never guesses: without a released comparison it says nothing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+JUDGED: Final = ("comparison", "comparison_noise", "kept")
+"""Names under which a model's progress tells its verdict: the gain in nats a record, its deviation, 1 or 0."""
+
+
+def refinement(history: Sequence[Mapping[str, float]]) -> str:
+    """Return in one sentence what the refinement added and whether it was kept; nothing without a comparison.
+
+    Args:
+        history: public numbers of the training; the last verdict counts.
+    """
+    verdicts = [[float(point[name]) for name in JUDGED] for point in history if all(name in point for name in JUDGED)]
+    if not verdicts or not all(map(math.isfinite, verdicts[-1])):
+        return ""
+    gain, noise, kept = verdicts[-1]
+    if noise == 0:
+        return (
+            "The refinement made nothing that can be told from the warm start, by synthetic rows alone: "
+            "all rows come from the warm start."
+        )
+    measured = f"{gain:.3g} nats a record (standard deviation {noise:.2g})"
+    if kept:
+        return f"By a private comparison on real records the refinement added {measured}, so it was kept."
+    return (
+        f"By a private comparison on real records the refinement added {measured}, which is not clearly above 0: "
+        "it was thrown away, and all rows come from the warm start."
+    )
