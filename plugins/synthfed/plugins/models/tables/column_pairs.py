@@ -146,7 +146,7 @@ class ColumnPairs:
         )
         result = np.empty((len(batch), self.dim))
         result[:, : self.width] = (batch - arrays[CENTRE]) * arrays[SCALE]
-        np.multiply(features[:, first], features[:, second], out=result[:, self.width :])
+        np.multiply(features.take(first, axis=1), features.take(second, axis=1), out=result[:, self.width :])
         return result
 
     def marginals(self, moments: Array, noise_std: float, embedding: Embedding) -> Histograms:

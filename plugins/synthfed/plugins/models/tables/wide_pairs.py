@@ -15,7 +15,7 @@ from .pairs import MAX_DIM, PairLayout
 
 FEW_GROUPS: Final = 4  # to which all pairs of a wide table would be cut
 SCAN_GROUPS: Final = 3  # tell a trend from a middle that is unlike both ends
-STANDS_OUT: Final = 2.0  # standard deviations of noise alone: of all pairs without association 2 % are chosen
+STANDS_OUT: Final = 3.5  # standard deviations of noise alone: each pair chosen by chance dilutes all others
 TARGETS_ROOM: Final = 0.5  # part of the products that is the target's before the others have chosen
 
 
