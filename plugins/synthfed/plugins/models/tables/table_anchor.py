@@ -37,6 +37,7 @@ WHOLE: Final = 4  # integers with up to so many values for each bin have a cell 
 GROUPS: Final = (4, 24, 0.22)
 COMPONENTS: Final = (128, 4096, 9.0)
 MOST_LOGITS: Final = 2**24  # of a mixture, unless a study names its components: the fit holds about a dozen such arrays
+WIDE_LOGITS: Final = 2**22  # and of a wide table's, so that its fit stays one of minutes
 SCAN_PART: Final = 0.4  # of what a wide table's two-way moments have of the budget
 
 MakeGenerator = Callable[[int, int, int, Sequence[int]], NetworkGenerator]
@@ -147,7 +148,9 @@ class TableAnchor:
             self.layout = PairLayout(self.encoder.blocks, self.groups)
             if is_wide(self.layout, self.groups):
                 self.layout, self.wide = None, WideLayout(self.encoder.blocks, self.groups, self.target)
-        bounded = min(_resolution(units, *COMPONENTS), max(MOST_LOGITS // self.encoder.width, 2))
+        bounded = min(
+            _resolution(units, *COMPONENTS), max((WIDE_LOGITS if self.wide else MOST_LOGITS) // self.encoder.width, 2)
+        )
         self.components = options.components or bounded
         self.most_units_per_site = study.privacy.units_per_site
         self.options, self._make = options, make
