@@ -150,7 +150,7 @@ def test_without_any_statistic_the_critic_still_trains_from_uniform_columns() ->
     trainer, core = model.trainer(seed=0), Core(model, made_up())
     core.remaining |= {"marginals": 0, "pairs": 2}
     core.run(trainer)
-    assert core.remaining == {"marginals": 0, "pairs": 2, "critic": 0}
+    assert core.remaining == {"marginals": 0, "pairs": 2, "critic": 0, "comparison": 0}
     assert trainer.progress()["steps"] == 6
     assert np.isfinite(trainer.state()["generator"]).all()
 

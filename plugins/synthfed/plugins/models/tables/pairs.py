@@ -79,9 +79,9 @@ class PairLayout:
         row = column = 0
         for i, (block, own, count) in enumerate(zip(self.blocks, columns, self.counts, strict=True)):
             weight = TARGET_WEIGHT if i == target else 1.0
-            features = _features(pooled(block, own, count, noise_std), own, count)
+            features = features_of(pooled(block, own, count, noise_std), own, count)
             matrix[row : row + len(own), column : column + count] = weight * features
-            scale.append(np.full(len(own), MARGINALS_WEIGHT * _weight(len(own), own)))
+            scale.append(np.full(len(own), MARGINALS_WEIGHT * weight_of(len(own), own)))
             row, column = row + len(own), column + count
         arrays = {EMBEDDING: matrix, CENTRE: histograms.values, SCALE: np.concatenate(scale)}
         rng = np.random.default_rng(0)  # public draws; any fixed ones will do, and a restart must draw the same
@@ -142,40 +142,54 @@ class PairLayout:
         for i, first in enumerate(columns):
             for second in columns[i + 1 :]:
                 block = np.ix_(first, second)
-                clean[block] = shrink(noisy[block], noise_std)
+                clean[block] = _shrink_centred(noisy[block], noise_std)
         return clean
 
 
-def shrink(block: Array, noise_std: float) -> Array:
-    """Return a block of moments with its singular values shrunk: what does not stand out of the noise becomes 0.
+def shrink(block: Array, noise_std: float, shape: tuple[int, int] | None = None) -> Array:
+    """Return matrices with their singular values shrunk: what does not stand out of the noise becomes 0.
 
-    Products of centred indicators sum to 0 along both axes, so sums that are not are noise, and what is
-    left has one row and one column less. The shrinker is the best one in Frobenius norm for white noise of
-    known size (Gavish and Donoho 2017, arXiv:1405.7511).
+    The shrinker is the best one in Frobenius norm for white noise of known size (Gavish and Donoho 2017,
+    arXiv:1405.7511).
+
+    Args:
+        block: any axes before the last two are those of a stack of matrices.
+        noise_std: standard deviation of the noise in each entry.
+        shape: rows and columns that the noise fills, where it was taken out of some directions; all if not given.
     """
-    if min(block.shape) < 2:
-        return np.zeros_like(block)
-    centred = block - block.mean(0) - block.mean(1, keepdims=True) + block.mean()
-    left, values, right = np.linalg.svd(centred, full_matrices=False)
-    small, large = min(block.shape) - 1, max(block.shape) - 1
-    unit, ratio = noise_std * np.sqrt(large), small / large
+    left, values, right = np.linalg.svd(block, full_matrices=False)
+    rows, columns = shape or block.shape[-2:]
+    unit, ratio = noise_std * np.sqrt(max(rows, columns)), min(rows, columns) / max(rows, columns)
     seen = values / unit
     gain = np.sqrt(np.maximum((seen**2 - ratio - 1) ** 2 - 4 * ratio, 0.0)) / np.maximum(seen, 1e-12)
     kept = np.where(seen > 1 + np.sqrt(ratio), gain, 0.0) * unit
-    return np.asarray((left * kept) @ right)
+    return np.asarray((left * kept[..., None, :]) @ right)
+
+
+def _shrink_centred(block: Array, noise_std: float) -> Array:
+    """Return a block of moments of centred indicators freed of noise.
+
+    Their products sum to 0 along both axes: sums that are not are noise, and what is left fills one row
+    and one column less.
+    """
+    rows, columns = block.shape
+    if min(rows, columns) < 2:
+        return np.zeros_like(block)
+    centred = block - block.mean(0) - block.mean(1, keepdims=True) + block.mean()
+    return shrink(centred, noise_std, (rows - 1, columns - 1))
 
 
 def _products(counts: Sequence[int]) -> int:
     return (sum(counts) ** 2 - sum(count**2 for count in counts)) // 2
 
 
-def _features(group: Groups, probabilities: Array, count: int) -> Array:
+def features_of(group: Groups, probabilities: Array, count: int) -> Array:
     """Return one column's features by cell, shape ``(cells, count)``: its groups' indicators, centred and weighted."""
     indicators = np.eye(count)[group]
     mass = probabilities @ indicators
-    return np.asarray((indicators - mass) * _weight(int(group.max()) + 1, mass))
+    return np.asarray((indicators - mass) * weight_of(int(group.max()) + 1, mass))
 
 
-def _weight(groups: int, mass: Array) -> float:
+def weight_of(groups: int, mass: Array) -> float:
     """Return a weight that favours columns with many groups and little spread, whose signal is fainter."""
     return float((groups / max(1.0 - float(np.sum(mass**2)), LEAST_SPREAD)) ** (1 / 3))

@@ -14,6 +14,7 @@ from .generator import Generator
 
 BATCH: Final = 4096  # records at a time: many for one call, few enough for the processor's cache
 CENTRING_RECORDS: Final = 8192
+MOST_NUMBERS: Final = 2**26  # logits at a time: fewer records of tables with more cells than about ten thousand
 CENTRING_PASSES: Final = 5
 MOST_SHIFT: Final = 30.0  # of a logit: beyond it, odds of float32 numbers would overflow
 
@@ -45,9 +46,10 @@ def sample_codes(
         chances = generator.chances(shift, limits)
         shift = shift + limits.float()
     codes = np.empty((len(generator.sizes), rows), dtype=np.int64)
-    for first in range(0, rows, BATCH):
-        latents = generator.latents(min(BATCH, rows - first), rng, chances)
-        codes[:, first : first + BATCH] = draw(generator.logits_by_cell(latents, shift), generator.sizes, rng)
+    batch = min(BATCH, max(MOST_NUMBERS // len(marginals), 1))
+    for first in range(0, rows, batch):
+        latents = generator.latents(min(batch, rows - first), rng, chances)
+        codes[:, first : first + batch] = draw(generator.logits_by_cell(latents, shift), generator.sizes, rng)
     for place, (begin, end) in (portions or {}).items():
         allowed = np.flatnonzero(end > begin)  # neighbours; a sum of odds is rounded, and a draw may pass the last
         codes[place] = codes[place].clip(allowed[0], allowed[-1])
@@ -79,14 +81,15 @@ def walk_codes(generator: Generator, marginals: torch.Tensor, walks: int, steps:
 def centring(generator: Generator, marginals: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Return what to add to the logits so that the marginals are the released ones again, shape ``(width,)``."""
     shift = torch.zeros_like(marginals)
-    latents = generator.latents(CENTRING_RECORDS, rng)
+    records = min(CENTRING_RECORDS, max(MOST_NUMBERS // len(marginals), 1))
+    latents = generator.latents(records, rng)
     blocks = generator.logits_by_cell(latents, shift).split_with_sizes(generator.sizes)
     odds = [(block - block.amax(0)).exp_() for block in blocks]
     for _ in range(CENTRING_PASSES):
         factors = shift.exp().split_with_sizes(generator.sizes)
         # A shift multiplies a cell's odds, so two products per column give the mean of the shifted softmax.
         sums = [factor * (odd @ (factor @ odd).reciprocal()) for odd, factor in zip(odds, factors, strict=True)]
-        expected = torch.cat(sums) / CENTRING_RECORDS
+        expected = torch.cat(sums) / records
         shift += (marginals / expected.clamp_min(1e-8)).log()
         shift.clamp_(-MOST_SHIFT, MOST_SHIFT)
     return shift

@@ -22,8 +22,11 @@ from .conditions import CONDITIONS, ConditionalGenerator, Conditions
 from .generator import Generator
 from .mixture import MixtureGenerator
 from .network import NetworkGenerator
+from .pair_fitting import PAIRS
 from .pairs import PairLayout
-from .table_fitting import MARGINALS, PAIRS, TableFitting
+from .table_fitting import MARGINALS, TableFitting
+from .wide_fitting import SCAN
+from .wide_pairs import WideLayout, is_wide
 
 ROUNDS: Final = 2  # both statistics are averaged, so that one failed round costs accuracy only
 
@@ -33,6 +36,9 @@ BINS: Final = (8, 64, 0.6)
 WHOLE: Final = 4  # integers with up to so many values for each bin have a cell each, as people round to some of them
 GROUPS: Final = (4, 24, 0.22)
 COMPONENTS: Final = (128, 4096, 9.0)
+MOST_LOGITS: Final = 2**24  # of a mixture, unless a study names its components: the fit holds about a dozen such arrays
+WIDE_LOGITS: Final = 2**22  # and of a wide table's, so that its fit stays one of minutes
+SCAN_PART: Final = 0.4  # of what a wide table's two-way moments have of the budget
 
 MakeGenerator = Callable[[int, int, int, Sequence[int]], NetworkGenerator]
 """From the noise's length, hidden width, depth and the columns' cells to a generator."""
@@ -93,7 +99,8 @@ class TableAnchor:
         encoder: of the study's columns.
         sizes: cells of each column.
         groups: of neighbouring cells: moments see no finer, and noise is smoothed inside them.
-        layout: of the two-way moments; None without them.
+        layout: of the two-way moments of all pairs; None without them.
+        wide: of a scan and of chosen pairs instead, where a table is too wide for that; otherwise None.
         conditions: what the generator is told; None for nothing.
         target: position of the target column.
         components: of a mixture.
@@ -134,11 +141,17 @@ class TableAnchor:
         self.encoder = OneHotEncoder(scalars(study.columns, plugin), options.bins or bins, whole)
         self.sizes = tuple(block.width for block in self.encoder.blocks)
         self.groups = options.groups or _resolution(units, *GROUPS)
+        self.target = [column.name for column in study.columns].index(study.target)
         self.layout: PairLayout | None = None
+        self.wide: WideLayout | None = None
         if options.start == "pairs" and len(self.sizes) > 1:
             self.layout = PairLayout(self.encoder.blocks, self.groups)
-        self.components = options.components or _resolution(units, *COMPONENTS)
-        self.target = [column.name for column in study.columns].index(study.target)
+            if is_wide(self.layout, self.groups):
+                self.layout, self.wide = None, WideLayout(self.encoder.blocks, self.groups, self.target)
+        bounded = min(
+            _resolution(units, *COMPONENTS), max((WIDE_LOGITS if self.wide else MOST_LOGITS) // self.encoder.width, 2)
+        )
+        self.components = options.components or bounded
         self.most_units_per_site = study.privacy.units_per_site
         self.options, self._make = options, make
         self.conditions = Conditions(study.columns, self.sizes, conditions) if conditions else None
@@ -157,6 +170,11 @@ class TableAnchor:
         if self.layout is not None:
             shapes = self.layout.payload
             sums.append(Sum(PAIRS, "statistic", self.layout.dim, 1.0, 1.0, ROUNDS, options.pairs_share, shapes))
+        if self.wide is not None:
+            parts = {SCAN: (self.wide.scan, SCAN_PART), PAIRS: (self.wide.chosen, 1.0 - SCAN_PART)}
+            for name, (each, part) in parts.items():
+                share = part * options.pairs_share
+                sums.append(Sum(name, "statistic", each.dim, 1.0, 1.0, ROUNDS, share, each.payload))
         return tuple(sums)
 
     def contributions(self, name: str, batch: Array, payload: Payload) -> Array:
@@ -166,6 +184,9 @@ class TableAnchor:
         if name == PAIRS and self.layout is not None:
             arrays = {name: each.astype(np.float64) for name, each in payload.items()}
             return self.layout.contributions(batch, arrays)
+        if name in (SCAN, PAIRS) and self.wide is not None:
+            arrays = {name: each.astype(np.float64) for name, each in payload.items()}
+            return (self.wide.scan if name == SCAN else self.wide.chosen).contributions(batch, arrays)
         return np.asarray(batch / np.sqrt(len(self.sizes)))
 
     def generator(self, seed: int) -> Generator:

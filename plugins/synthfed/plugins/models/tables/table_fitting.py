@@ -11,21 +11,20 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from ...api import Answer, Array, Ask
+from ...api import Answer, Ask
 from ..adam import Adam, flat_gradient, flatten, set_flat
 from ..anchor import tensor
 from ..marginals import Released, probabilities, shares, units_per_site
 from .conditions import CONDITIONS
 from .histograms import Histograms
-from .misfit import PairMisfit
-from .pairs import EMBEDDING, PairLayout
+from .pair_fitting import Misfit, Moments, PairFitting, released_of, released_state
 from .sampling import sample_codes
+from .wide_fitting import WideFitting
 
 if TYPE_CHECKING:
     from .table_anchor import TableAnchor
 
 MARGINALS: Final = "marginals"
-PAIRS: Final = "pairs"
 FIT_MOMENTUM: Final = 0.9
 
 
@@ -45,9 +44,11 @@ class TableFitting:
         self.generator = anchor.generator(seed)
         conditions = anchor.conditions
         self._marginals = Released(np.zeros(anchor.encoder.width))
-        self._pairs = Released(np.zeros(anchor.layout.dim if anchor.layout else 0))
+        self._moments: Moments | None = PairFitting(anchor.layout, anchor.target) if anchor.layout else None
+        if anchor.wide:
+            self._moments = WideFitting(anchor.wide)
         self._joint = Released(np.zeros(len(conditions.one_hot) if conditions else 0))
-        self._misfit: PairMisfit | None = None  # computed when first needed: sampling never does
+        self._misfit: Misfit | None = None  # computed when first needed: sampling never does
         self._log: dict[str, float] = {}
         self._aim()
 
@@ -56,11 +57,9 @@ class TableFitting:
         for name in (MARGINALS, CONDITIONS):
             if remaining.get(name, 0) > 0:
                 return Ask(name, {})
-        layout = self._anchor.layout
         # Without marginals the two-way moments could be neither centred nor scaled.
-        if layout is not None and remaining.get(PAIRS, 0) > 0 and self._marginals.weight > 0:
-            arrays = self._embedding(layout)
-            return Ask(PAIRS, {name: each.astype(np.float32) for name, each in arrays.items()})
+        if self._moments is not None and self._marginals.weight > 0:
+            return self._moments.ask(remaining, self._first)
         return None
 
     def receive(self, answer: Answer) -> None:
@@ -70,8 +69,8 @@ class TableFitting:
             self._marginals = self._marginals.add(answer)
         elif answer.sum == CONDITIONS:
             self._joint = self._joint.add(answer)
-        else:
-            self._pairs = self._pairs.add(answer)
+        elif self._moments is not None:
+            self._moments.receive(answer)
         self._aim()
 
     @property
@@ -105,13 +104,10 @@ class TableFitting:
                 "marginals_drift": float(self.drift(expected.detach())),
             }
 
-    def pairs_misfit(self) -> PairMisfit | None:
+    def pairs_misfit(self) -> Misfit | None:
         """Return the misfit of the released two-way moments; None where there are none."""
-        layout = self._anchor.layout
-        if self._misfit is None and layout is not None and self._pairs.weight > 0:
-            (moments, noise_std), arrays = self._moments(), self._embedding(layout)
-            clean = layout.denoise(moments, noise_std, arrays)
-            self._misfit = PairMisfit(layout, arrays[EMBEDDING], clean, noise_std)
+        if self._misfit is None and self._moments is not None:
+            self._misfit = self._moments.misfit(self.units_per_site, self._first)
         return self._misfit
 
     def drift(self, expected: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -141,17 +137,18 @@ class TableFitting:
         return {
             "anchor.generator": flatten(self.generator).numpy(),
             "anchor.rng": self._rng.get_state().numpy().copy(),
-            **_released_state("marginals", self._marginals),
-            **_released_state("pairs", self._pairs),
-            **_released_state("conditions", self._joint),
+            **released_state("marginals", self._marginals),
+            **released_state("conditions", self._joint),
+            **(self._moments.state() if self._moments else {}),
         }
 
     def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Restore what ``state`` returned."""
         set_flat(self.generator, tensor(state["anchor.generator"]))
         self._rng.set_state(tensor(state["anchor.rng"]))
-        self._marginals, self._pairs = _released("marginals", state), _released("pairs", state)
-        self._joint = _released("conditions", state)
+        self._marginals, self._joint = released_of("marginals", state), released_of("conditions", state)
+        if self._moments is not None:
+            self._moments.load(state)
         self._log, self._misfit = {}, None
         self._aim()
 
@@ -169,35 +166,17 @@ class TableFitting:
 
     def _estimate(self) -> Histograms:
         """Return the columns' probabilities by all that was released: the moments hold the marginals once more."""
-        anchor, layout = self._anchor, self._anchor.layout
+        anchor = self._anchor
         found = Histograms.of(self._marginals, anchor.sizes)
-        if layout is not None and self._pairs.weight > 0:
-            units = self.units_per_site
-            again = layout.marginals(
-                self._pairs.per_site / units, self._pairs.noise_per_site / units, self._embedding(layout)
-            )
+        for again in self._moments.histograms(self.units_per_site, self._first) if self._moments else ():
             found = found.averaged(again)
         return found.smoothed(anchor.encoder.blocks, anchor.groups)
 
-    def _moments(self) -> tuple[Array, float]:
-        """Return the released mean contribution of a unit to the moments, and the noise in each number."""
-        units = self.units_per_site
-        return self._pairs.per_site / units, self._pairs.noise_per_site / units
-
-    def _embedding(self, layout: PairLayout) -> dict[str, Array]:
+    def _first(self) -> Histograms:
+        """Return them by the marginals alone, as they were when the moments were asked for."""
         anchor = self._anchor
-        first = Histograms.of(self._marginals, anchor.sizes).smoothed(anchor.encoder.blocks, anchor.groups)
-        return layout.embedding(first, anchor.target)
+        return Histograms.of(self._marginals, anchor.sizes).smoothed(anchor.encoder.blocks, anchor.groups)
 
     def _marginals_misfit(self, expected: torch.Tensor) -> torch.Tensor:
         """Return the mean square misfit of a batch's mean cells, in units of the noise of the released ones."""
         return ((expected.mean(0) - self.target) / self._target_std).square().mean()
-
-
-def _released_state(name: str, released: Released) -> dict[str, npt.NDArray[Any]]:
-    return {f"{name}.total": released.total.copy(), f"{name}.weights": np.array([released.sites, released.weight])}
-
-
-def _released(name: str, state: Mapping[str, npt.NDArray[Any]]) -> Released:
-    sites, weight = state[f"{name}.weights"]
-    return Released(state[f"{name}.total"].copy(), float(sites), float(weight))
