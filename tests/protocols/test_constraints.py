@@ -107,7 +107,12 @@ WIDE = [real(name, -(2**50), 2**50, 6) for name in ("a", "b")]
         (ABC, [determines("ill", "a", {"no": 1, "yes": 2, "?": 3})], "constraint 1: table: '?' is no value of 'ill'"),
         (ABC, [determines("ill", "a", {"no": 1, "yes": 10})], "constraint 1: table: 10 is no value of 'a'"),
         (ABC, [determines("ill", "a", {"no": 1, "yes": 1.5})], "constraint 1: table: 1.5 is no value of 'a'"),
-        (ABC, [determines("ill", "a", {"no": 1, "yes": "2"})], "constraint 1: table: '2' is no value of 'a'"),
+        (ABC, [determines("ill", "a", {"no": 1, "yes": "2"})], "constraint 1: table: '2' is text and 'a' holds"),
+        (
+            [category("l", "1", "2")],
+            [determines("ill", "l", {"no": 1, "yes": 2})],
+            "constraint 1: table: 1 is a number and 'l' is categorical; give one of its categories, in quotes",
+        ),
         ([real("a")], [determines("ill", "a", {"no": 1, "yes": 1.234})], "constraint 1: table: 1.234 is no value"),
         ([category("l", *LEVELS)], [determines("ill", "l", {"no": "low", "yes": "?"})], "constraint 1: table: '?' is"),
         (

@@ -142,6 +142,11 @@ def test_results_under_several_promises_stand_side_by_side_in_the_file(tmp_path:
     assert len(Results(tmp_path / "r.json").of(runs)) == len(runs)
 
 
+def test_a_filter_without_a_name_is_refused_with_every_name_it_could_have() -> None:
+    with pytest.raises(ConfigError, match="'iris' must be model=NAME,data=NAME,seed=NUMBER,split=NAME,epsilon=NUMBER"):
+        choose(plan_of(), ["iris"])
+
+
 def test_filters_know_splits_and_promises() -> None:
     chosen = choose(plan_of(), ["model=gan, split=skewed, epsilon=3"])
     assert [run.key for run in chosen] == [

@@ -163,6 +163,9 @@ def test_a_small_ladder_is_run_for_real_with_ours_the_floors_and_a_peer(tmp_path
     assert set(runs) == {"floor", "naive-bayes", "gan", "copula"}
     assert runs["gan"]["error"] == ""
     assert 0 < runs["gan"]["measures"]["auc-mean"]["value"] <= 1
+    measured = [line for line in said if "coverage" in line]
+    assert len(measured) >= 3
+    assert all(", auc-mean 0." in line and " auc 0." not in line for line in measured)  # the score that the page shows
     assert (runs["gan"]["rung"], runs["copula"]["rung"]) == ("3", "inf")
     assert "<svg" in (tmp_path / "r.svg").read_text()
     assert "| 3 | `gan` | 3 |" in request.page.read_text()

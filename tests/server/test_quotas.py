@@ -148,7 +148,7 @@ def test_nothing_asked_for_is_no_quota() -> None:
     ("where", "asked", "message"),
     [
         ([], {"balance": "sex", "equalise": "income", "across": "sex"}, "--balance: cannot go with --equalise"),
-        ([], {"equalise": "income"}, "--equalise, --across: go together"),
+        ([], {"equalise": "income"}, "--equalise, --across: go together; name the column whose rates .* groups"),
         ([], {"across": "income"}, "--equalise, --across: go together"),
         ([], {"equalise": "sex", "across": "sex"}, "--across: must be another column"),
         ([], {"balance": "height"}, "--balance: the study has no column 'height'; its columns: scan, sex"),

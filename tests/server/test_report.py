@@ -284,7 +284,7 @@ def judged(gain: float, noise: float, kept: float) -> list[dict[str, float]]:
     [
         (judged(0.0312, 0.0061, 1.0), "added 0.0312 nats a record (standard deviation 0.0061), so it was kept."),
         (judged(-0.02, 0.015, 0.0), "added -0.02 nats a record (standard deviation 0.015), which is not clearly"),
-        (judged(0.0, 0.0, 0.0), "nothing that can be told from the warm start"),
+        (judged(0.0, 0.0, 0.0), "steps made nothing that can be told from the warm start, the generator before them,"),
     ],
 )
 def test_the_page_says_what_the_refinement_added(history: list[dict[str, float]], said: str) -> None:

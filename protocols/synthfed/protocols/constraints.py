@@ -211,11 +211,11 @@ def _check_table(number: int, each: Determines, by_name: Mapping[str, Column]) -
         raise _wrong(number, "table", f"{extra!r} is no value of {source.name!r}; leave it out")
     bad = next((value for value in each.table.values() if not _can_hold(result, value)), None)
     if bad is not None:
-        raise _wrong(number, "table", f"{bad!r} is no value of {result.name!r}; give one that its schema allows")
+        raise _wrong(number, "table", _unfit(result, bad))
     if each.missing is not None and not source.missing:
         raise _wrong(number, "missing", f"{source.name!r} is never missing in this study; leave this out")
     if each.missing is not None and not _can_hold(result, each.missing):
-        raise _wrong(number, "missing", f"{each.missing!r} is no value of {result.name!r}; give one of its schema")
+        raise _wrong(number, "missing", _unfit(result, each.missing))
     if each.missing is None and source.missing and not result.missing:
         raise _wrong(
             number,
@@ -231,6 +231,15 @@ def _can_hold(column: Categorical | Integer | Real, value: Value) -> bool:
     if isinstance(value, str) or (isinstance(column, Integer) and not isinstance(value, int)):
         return False
     return column.lower <= value <= column.upper and round(value, decimals_of(column)) == value
+
+
+def _unfit(column: Categorical | Integer | Real, value: Value) -> str:
+    """Return why a column cannot hold a value, and what to write; a draft makes categories of a few numbers."""
+    if isinstance(column, Categorical) and not isinstance(value, str):
+        return f"{value!r} is a number and {column.name!r} is categorical; give one of its categories, in quotes"
+    if isinstance(value, str) and not isinstance(column, Categorical):
+        return f"{value!r} is text and {column.name!r} holds numbers; give one of them, without quotes"
+    return f"{value!r} is no value of {column.name!r}; give one that its schema allows"
 
 
 def _check_kinds_apart(constraints: Sequence[Constraint]) -> None:

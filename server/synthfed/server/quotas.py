@@ -152,7 +152,8 @@ def find_quota(
         raise ConfigError("cannot go with --equalise; choose one", where="--balance")
     if (equalise is None) != (across is None):
         raise ConfigError(
-            "go together: a column whose rates, and one across whose groups", where="--equalise, --across"
+            "go together; name the column whose rates are to be equal, and the one across whose groups",
+            where="--equalise, --across",
         )
     if equalise is not None and equalise == across:
         raise ConfigError("must be another column than --equalise", where="--across")

@@ -10,6 +10,8 @@ from typing import Final
 JUDGED: Final = ("comparison", "comparison_noise", "kept")
 """Names under which a model's progress tells its verdict: the gain in nats a record, its deviation, 1 or 0."""
 
+_REFINEMENT: Final = "the refinement by the critic's private steps"
+
 
 def refinement(history: Sequence[Mapping[str, float]]) -> str:
     """Return in one sentence what the refinement added and whether it was kept; nothing without a comparison.
@@ -23,13 +25,13 @@ def refinement(history: Sequence[Mapping[str, float]]) -> str:
     gain, noise, kept = verdicts[-1]
     if noise == 0:
         return (
-            "The refinement made nothing that can be told from the warm start, by synthetic rows alone: "
-            "all rows come from the warm start."
+            f"{_REFINEMENT.capitalize()} made nothing that can be told from the warm start, the generator before them, "
+            "by synthetic rows alone: all rows come from the warm start."
         )
     measured = f"{gain:.3g} nats a record (standard deviation {noise:.2g})"
     if kept:
-        return f"By a private comparison on real records the refinement added {measured}, so it was kept."
+        return f"By a private comparison on real records {_REFINEMENT} added {measured}, so it was kept."
     return (
-        f"By a private comparison on real records the refinement added {measured}, which is not clearly above 0: "
-        "it was thrown away, and all rows come from the warm start."
+        f"By a private comparison on real records {_REFINEMENT} added {measured}, which is not clearly above 0: "
+        "it was thrown away, and all rows come from the warm start, the generator before them."
     )

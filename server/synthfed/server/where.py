@@ -110,7 +110,7 @@ def _bounds(column: Integer | Real, value: str | None, span: str | None) -> Span
     is_inside = all(column.lower <= number <= column.upper for number in numbers)
     if len(numbers) != 2 or not is_inside or numbers[0] > numbers[1]:
         kind = "whole numbers" if isinstance(column, Integer) else "numbers"
-        raise _error(column, f"holds {kind} from {column.lower:g} to {column.upper:g}; {_FORMS} with such")
+        raise _error(column, f"holds {kind} from {column.lower:g} to {column.upper:g}; {_FORMS} with such, low first")
     return Span(numbers[0], numbers[1])
 
 

@@ -94,6 +94,8 @@ def _is_done(results: Results, wanted: Wanted) -> bool:
 def _line(done: Run) -> str:
     if done.error:
         return f"failed: {done.error}"
-    shown = ("tvd2", *SCORES, "coverage")
+    # A trivial model's `auc` is that of a classifier of real rows, and a ladder's page shows learners of drawn rows.
+    scores = ("auc-mean",) if done.rung else tuple(SCORES)
+    shown = ("tvd2", *scores, "coverage")
     numbers = [f"{name} {done.measures[name].value:.3f}" for name in shown if name in done.measures]
     return ", ".join(numbers + ([] if done.cost is None else [f"{done.cost.seconds:.0f} s"]))

@@ -203,7 +203,8 @@ def choose(plan: Plan, only: Sequence[str]) -> tuple[Wanted, ...]:
 
 
 def _meets(run: Wanted, text: str) -> bool:
-    parts = pairs(re.split(r"\s*,\s*", text), "model=NAME, data=NAME or seed=NUMBER", where="--only")
+    form = "model=NAME,data=NAME,seed=NUMBER,split=NAME,epsilon=NUMBER, each part optional"
+    parts = pairs(re.split(r"\s*,\s*", text), form, where="--only")
     unknown = next((name for name in parts if name not in _KEYS), None)
     if unknown is not None:
         raise ConfigError(f"{unknown!r} must be one of {', '.join(_KEYS)}", where="--only")
