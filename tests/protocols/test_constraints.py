@@ -1,5 +1,6 @@
 """Constraints in the terms: what is refused and where, and what no record can get past."""
 
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +12,9 @@ from pydantic import ValidationError
 from tests.protocols.federation import terms
 
 from synthfed.protocols.completion import Completion
+from synthfed.protocols.constraints import MAX_CONSTRAINTS
 from synthfed.protocols.errors import describe
-from synthfed.protocols.schema import Categorical, Column, Integer, Real, Records
+from synthfed.protocols.schema import MAX_CATEGORIES, Categorical, Column, Integer, Real, Records
 from synthfed.protocols.study import Study
 
 TARGET = {"name": "ill", "kind": "categorical", "values": ["no", "yes"]}
@@ -366,3 +368,18 @@ def test_records_that_keep_every_constraint_come_back_from_their_free_columns(ma
     records, kept = completion.complete(made_up(made.free.columns, np.random.default_rng(seed), 20))
     again, _ = completion.complete(completion.reduce(records[kept]))
     np.testing.assert_array_equal(again, records[kept])
+
+
+def test_the_longest_tables_cost_terms_and_records_next_to_nothing() -> None:
+    values = [f"{'code':>60} {i}" for i in range(MAX_CATEGORIES)]
+    names = [f"level{i}" for i in range(MAX_CONSTRAINTS)]
+    columns = [TARGET, *(category(name, *values) for name in ("code", *names))]
+    table = dict(zip(values, reversed(values), strict=True))
+    before = time.process_time()
+    made = study(columns[1:], *(determines("code", name, table) for name in names))
+    completion = Completion(made.columns, made.constraints)
+    records, kept = completion.complete(np.array([[0.0, 3.0], [1.0, MAX_CATEGORIES - 1]]))
+    assert completion.broken(records) == (0,) * MAX_CONSTRAINTS
+    assert time.process_time() - before < 4.0  # searched for one by one, they took more than ten
+    assert kept.all()
+    assert (records[:, 2:] == MAX_CATEGORIES - 1 - records[:, [1]]).all()

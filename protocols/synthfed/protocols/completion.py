@@ -14,6 +14,7 @@ from .constraints import (
     Determines,
     Order,
     SumOf,
+    Value,
     answers_of,
     derived,
     free_columns,
@@ -46,6 +47,14 @@ class Completion:
         free = free_columns(columns, constraints)
         self._free = np.concatenate([self._place[each.name] + np.arange(width_of(each)) for each in free])
         bound = {each.determinant for each in self._deriving if isinstance(each, Determines)} | self._ranges.keys()
+        self._answers = {  # laid out once: a table may have thousands of values, and be asked for every batch
+            each.determined: _coded(
+                self._columns[each.determined],
+                [*answers_of(each, self._columns[each.determinant]), each.missing],
+            )
+            for each in self._deriving
+            if isinstance(each, Determines)
+        }
         self._written = [each.name for each in free if each.name in bound and isinstance(each, Integer | Real)]
         self._parts = dict(self._sums)
 
@@ -119,12 +128,10 @@ class Completion:
         if isinstance(each, SumOf):
             units = np.sum([self._units(records, part) for part in each.parts], axis=0)
             return self._values(each.total, units)
-        result, found = self._columns[each.determined], self._units(records, each.determinant)
-        answers = np.array([_code(result, value) for value in answers_of(each, self._columns[each.determinant])])
-        missing = np.nan if each.missing is None else _code(result, each.missing)
+        found, answers = self._units(records, each.determinant), self._answers[each.determined]
         low = self._numbers[each.determinant].lower if each.determinant in self._numbers else 0
-        index = np.clip(np.where(np.isnan(found), 0, found - low), 0, len(answers) - 1).astype(np.int64)
-        return np.where(np.isnan(found), missing, answers[index])
+        index = np.clip(np.where(np.isnan(found), 0, found - low), 0, len(answers) - 2).astype(np.int64)
+        return answers[np.where(np.isnan(found), len(answers) - 1, index)]  # the last one is that for missing
 
     def _in_order(self, records: Records, names: Sequence[str], step: int) -> Rows:
         block = self._several(records, names)
@@ -202,6 +209,7 @@ class Completion:
         return np.stack([self._units(records, name) for name in names], axis=1)
 
 
-def _code(column: Column, value: str | float) -> float:
-    """Return a value as records hold it: a category's index, or a number."""
-    return float(column.values.index(str(value)) if isinstance(column, Categorical) else value)
+def _coded(column: Column, values: Sequence[Value | None]) -> Units:
+    """Return a table's answers as records hold them: categories' indices, numbers, NaN for None."""
+    codes = {value: code for code, value in enumerate(column.values)} if isinstance(column, Categorical) else {}
+    return np.array([np.nan if value is None else float(codes.get(str(value), value)) for value in values])

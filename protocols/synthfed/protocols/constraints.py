@@ -3,7 +3,7 @@
 Never looks at a record: which constraints there are and that they can hold follows from public terms alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import Annotated, Final, Literal
@@ -207,14 +207,15 @@ def _check_table(number: int, each: Determines, by_name: Mapping[str, Column]) -
     if lost is not None:
         raise _wrong(number, "table", f"says nothing of {lost!r}; give every value of {source.name!r} one")
     if len(each.table) > len(keys):
-        extra = next(key for key in each.table if key not in set(keys))
+        known = set(keys)
+        extra = next(key for key in each.table if key not in known)
         raise _wrong(number, "table", f"{extra!r} is no value of {source.name!r}; leave it out")
-    bad = next((value for value in each.table.values() if not _can_hold(result, value)), None)
+    bad = _unfit(result, each.table.values())
     if bad is not None:
         raise _wrong(number, "table", f"{bad!r} is no value of {result.name!r}; give one that its schema allows")
     if each.missing is not None and not source.missing:
         raise _wrong(number, "missing", f"{source.name!r} is never missing in this study; leave this out")
-    if each.missing is not None and not _can_hold(result, each.missing):
+    if each.missing is not None and _unfit(result, [each.missing]) is not None:
         raise _wrong(number, "missing", f"{each.missing!r} is no value of {result.name!r}; give one of its schema")
     if each.missing is None and source.missing and not result.missing:
         raise _wrong(
@@ -224,10 +225,16 @@ def _check_table(number: int, each: Determines, by_name: Mapping[str, Column]) -
         )
 
 
-def _can_hold(column: Categorical | Integer | Real, value: Value) -> bool:
-    """Return whether a column can hold a value exactly as it would be written."""
+def _unfit(column: Categorical | Integer | Real, values: Iterable[Value]) -> Value | None:
+    """Return the first value that a column cannot hold exactly as it would be written; None where it holds all."""
     if isinstance(column, Categorical):
-        return value in column.values
+        known = frozenset(column.values)  # both may be thousands long
+        return next((value for value in values if value not in known), None)
+    return next((value for value in values if not _is_written(column, value)), None)
+
+
+def _is_written(column: Integer | Real, value: Value) -> bool:
+    """Return whether a value is a number within a column's bounds, with no more decimals than it has."""
     if isinstance(value, str) or (isinstance(column, Integer) and not isinstance(value, int)):
         return False
     return column.lower <= value <= column.upper and round(value, decimals_of(column)) == value
