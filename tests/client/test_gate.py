@@ -13,7 +13,7 @@ from synthfed.client.config import Ceiling
 from synthfed.client.entries import Charge
 from synthfed.client.gate import Gate
 from synthfed.client.vault import Ledger
-from synthfed.protocols.errors import BudgetExceeded
+from synthfed.protocols.errors import BudgetExceeded, ConfigError
 from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
 from synthfed.protocols.privacy.plan import charge
 from synthfed.protocols.secagg.policy import Policy
@@ -175,3 +175,32 @@ def test_what_is_spent_now_and_after_the_study_is_what_the_accountant_says(ledge
     one, two = cost(policy, "count"), cost(policy, "critic")
     assert gate.spent() == pytest.approx(epsilon([one, two, two], DELTA))
     assert gate.spent_after_study() == pytest.approx(epsilon(rounds, DELTA))
+
+
+@pytest.mark.parametrize(
+    ("name", "rate_factor", "noise_factor", "is_covered"),
+    [
+        ("count", 1.0, 1.0, True),
+        ("count", 1.0, 1.5, True),
+        ("count", 1.0, 1 - 1e-9, True),
+        ("count", 1.0, 0.99, False),
+        ("critic", 1.01, 1.0, False),
+        ("gone", 1.0, 1.0, False),
+    ],
+)
+def test_a_study_that_was_spent_at_a_higher_price_than_its_plan_is_not_gone_on_with(
+    ledger: Ledger, policy: Policy, name: str, rate_factor: float, noise_factor: float, is_covered: bool
+) -> None:
+    own = cost(policy, "count" if name == "gone" else name)
+    spent = SampledGaussian(own.sample_rate * rate_factor, own.noise_multiplier * noise_factor, 1)
+    ledger.charge(Charge(policy.study.hash, policy.study.name, name, b"t", 1, b"c", spent))
+    if is_covered:
+        Gate(policy, AMPLE, ledger)
+    else:
+        with pytest.raises(ConfigError, match=f"rounds of '{name}' under another plan"):
+            Gate(policy, AMPLE, ledger)
+
+
+def test_what_another_study_has_spent_is_no_concern_of_this_ones_plan(ledger: Ledger, policy: Policy) -> None:
+    ledger.charge(Charge(b"x" * 32, "other", "gone", b"t", 1, b"c", SampledGaussian(1.0, 0.5, 1)))
+    Gate(policy, AMPLE, ledger)

@@ -133,7 +133,8 @@ class Book:
         length: how many charges there are.
         head: tag of the last charge. With the length it is all that others are told: a tag of a later entry would
             tell them that there was one, and what became of a step can depend on records.
-        rounds: how often each sum of each study was charged, by the study's hash and the sum's name.
+        rounds: how often each sum of each study was charged, by the study's hash and the sum's name, ...
+        prices: ... and what a round of it cost: every sample rate and noise multiplier that was charged.
         costs: how many charges there are of each sample rate and noise multiplier.
         unsettled: numbers of the charges without an outcome.
         overruns: steps given up since a person last looked.
@@ -144,6 +145,7 @@ class Book:
     length: int = 0
     head: bytes = GENESIS
     rounds: Counter[tuple[bytes, str]] = field(default_factory=Counter)
+    prices: dict[bytes, set[tuple[str, float, float]]] = field(default_factory=dict)
     costs: Counter[tuple[float, float]] = field(default_factory=Counter)
     unsettled: set[int] = field(default_factory=set)
     overruns: int = 0
@@ -160,8 +162,10 @@ class Book:
         match note.kind:
             case "charge":
                 self.length, self.head = self.length + 1, tag
-                self.rounds[bytes.fromhex(content["study"]), content["sum"]] += 1
-                self.costs[content["sample_rate"], content["noise_multiplier"]] += 1
+                study, cost = bytes.fromhex(content["study"]), (content["sample_rate"], content["noise_multiplier"])
+                self.rounds[study, content["sum"]] += 1
+                self.prices.setdefault(study, set()).add((content["sum"], *cost))
+                self.costs[cost] += 1
                 self.unsettled.add(self.length)
             case "outcome":
                 self.unsettled.discard(content["charge"])

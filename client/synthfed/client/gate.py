@@ -3,6 +3,8 @@
 Never lets a step through that the study's caps or the site's own ceiling do not cover.
 """
 
+from typing import Final
+
 from synthfed.protocols.errors import BudgetExceeded, ConfigError
 from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
 from synthfed.protocols.privacy.plan import charge
@@ -12,6 +14,9 @@ from synthfed.protocols.sums import Kind
 from .config import Ceiling
 from .vault import Ledger
 
+ROUNDING: Final = 1e-6
+"""Part of a noise multiplier by which another version of the accountant may plan the same one."""
+
 
 class Gate:
     """Decides over steps of one study, against all that the ledger holds."""
@@ -20,7 +25,8 @@ class Gate:
         """Remember the pinned policy, the site's ceiling and the ledger.
 
         Raises:
-            ConfigError: the study's delta is above the ceiling's, which could then not be accounted for.
+            ConfigError: the study's delta is above the ceiling's, which could then not be accounted for, or
+                the study was spent in part under another plan.
         """
         if policy.study.privacy.delta > ceiling.delta:
             raise ConfigError(
@@ -28,6 +34,7 @@ class Gate:
                 f"{ceiling.delta}; agree on a smaller one",
                 where="site.toml",
             )
+        _check_prices(policy, ledger)
         self._policy = policy
         self._ceiling = ceiling
         self._ledger = ledger
@@ -85,3 +92,20 @@ class Gate:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
         return low
+
+
+def _check_prices(policy: Policy, ledger: Ledger) -> None:
+    """Refuse a study whose earlier rounds cost more than its plan allows for: its promise would not hold.
+
+    Another version of a model can ask the same terms for other sums, and be planned with other noise. Rounds
+    that cost no more than the plan's own are covered by it.
+    """
+    planned = {kind.sum.name: charge(kind, policy.study, 1) for kind in policy.plan.kinds}
+    for name, sample_rate, noise_multiplier in sorted(ledger.prices(policy.study.hash)):
+        cost = planned.get(name)
+        if cost is None or sample_rate > cost.sample_rate or noise_multiplier < cost.noise_multiplier * (1 - ROUNDING):
+            raise ConfigError(
+                f"this study has spent rounds of {name!r} under another plan, that of another version of its model; "
+                "give the study another name, so that it is planned and counted anew",
+                where="study.toml",
+            )

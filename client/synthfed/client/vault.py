@@ -123,6 +123,10 @@ class Ledger:
         """Return how many rounds of a kind were charged to a study, over all sessions and restarts."""
         return self._book.rounds[study, kind]
 
+    def prices(self, study: bytes) -> frozenset[tuple[str, float, float]]:
+        """Return what was charged to a study: each sum's name, with the sample rate and noise of its rounds."""
+        return frozenset(self._book.prices.get(study, ()))
+
     def events(self) -> list[SampledGaussian]:
         """Return every charge of every study, equal ones counted together."""
         return self._book.events()
