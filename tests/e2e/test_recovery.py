@@ -103,4 +103,4 @@ def test_steps_can_travel_as_flower_messages_where_a_second_port_is_impossible(l
         lab.join(site)
     server = lab.serve("server.log", "--transport", "messages")
     assert server.wait(timeout=240) == 0, lab.text("server.log")
-    assert charged(lab.folder / "east") == {"marginals": 2, "critic": 1}
+    assert charged(lab.folder / "east") == {"marginals": 2, "critic": 1, "comparison": 2}
