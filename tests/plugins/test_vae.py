@@ -52,14 +52,12 @@ def test_the_loss_is_minus_the_evidence_lower_bound_with_one_draw(family: str) -
 
 @pytest.mark.parametrize("family", ["vae", "cvae"])
 def test_sampling_brings_back_the_anchors_marginals_whatever_the_decoder(family: str) -> None:
-    model, trainer, _ = trained(family, rounds=5)
+    # The aim is the marginals of the anchor's records: of enough of them for chance to be far below the bound.
+    model, trainer, _ = trained(family, rounds=5, public_records=16_384)
     for each in trainer._average.decoder.parameters():
         each.data = torch.randn(each.shape, generator=torch.Generator().manual_seed(1)) * 0.5
     drawn = model.layout.encode(trainer.sample(20_000, seed=5, given={})).mean(0)
-    public, truth = trainer._public(), model.layout.encode(made_up()).mean(0)
-    # The aim is the anchor's few hundred records; chance moves the 20,000 drawn and the reference's 4,096 by 0.01.
-    np.testing.assert_allclose(drawn, public.marginals, atol=0.03)
-    np.testing.assert_allclose(public.marginals, truth, atol=2.5 / len(public.records) ** 0.5)  # five deviations
+    np.testing.assert_allclose(drawn, model.layout.encode(made_up()).mean(0), atol=0.04)
 
 
 def test_a_walk_ends_at_two_draws_and_changes_step_by_step() -> None:

@@ -18,7 +18,9 @@ BAYES: Final = "naive-bayes"
 """The reserved name of noisy naive Bayes as a model of tables: simple, and on many tables hard to beat."""
 TRIVIAL: Final = (FLOOR, BAYES)
 WITHOUT_PROMISE: Final = math.inf
-"""The epsilon of those that promise nothing."""
+"""The epsilon of those that promise nothing, ..."""
+WITHOUT_RUNG: Final = f"{WITHOUT_PROMISE:g}"
+"""... and as the text that results are found by."""
 
 _LABEL: Final = r"^[a-z0-9][a-z0-9_-]{0,30}$"  # two of them name a study
 _LARGEST_EPSILON: Final = 100.0  # that a study may state

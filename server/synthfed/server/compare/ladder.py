@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from .entries import TRIVIAL, DataSet
+from .entries import TRIVIAL, WITHOUT_RUNG, DataSet
 from .results import Run
 
 MEASURES: Final = {
@@ -27,7 +27,6 @@ MEASURES: Final = {
 SYSTEMS: Final = {"floor": "histograms", "naive-bayes": "naive Bayes"}
 """What trivial models are here: the floor's rows are drawn from independent histograms."""
 
-_WITHOUT: Final = "inf"
 _MISSING: Final = "-"
 _HEAD: Final = ("epsilon", "system", "sites", *MEASURES.values(), "s", "CPU s", "MiB", "seeds")
 
@@ -79,7 +78,7 @@ def _row(series: tuple[str, str, str], runs: Sequence[Run]) -> list[str]:
     rung, name, split = series
     cells = [_mean([run.measures[each].value for run in runs if each in run.measures]) for each in MEASURES]
     costs = [run.cost for run in runs if run.cost is not None]
-    promise = "none" if rung == _WITHOUT else rung
+    promise = "none" if rung == WITHOUT_RUNG else rung
     sites = f"{runs[0].sites}, {split}" if split else str(runs[0].sites)
     return [
         promise,

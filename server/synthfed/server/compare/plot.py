@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from synthfed.plugins.files import write_whole
 
-from .entries import DataSet
+from .entries import WITHOUT_RUNG, DataSet
 from .ladder import MEASURES, SYSTEMS
 from .plan import Plan
 from .results import Run
@@ -27,7 +27,6 @@ _WIDTH, _HEIGHT = 210, 130  # of a panel's frame, in pixels
 _LEFT, _TOP, _GAP_X, _GAP_Y = 46, 24, 52, 46
 _LINE: Final = 16  # of the legend
 _LEAST_SPAN: Final = 0.02  # of a panel's values: less is no difference
-_WITHOUT: Final = "inf"
 _STYLE: Final = "text{font:11px sans-serif;fill:#222}.f{fill:none;stroke:#888}.t{font-size:12px;font-weight:bold}"
 
 Point = tuple[float, float, float, float]
@@ -119,7 +118,7 @@ def _panel(
 
     parts = [f'<rect class="f" x="{left:g}" y="{top:g}" width="{_WIDTH}" height="{_HEIGHT}"/>']
     parts.append(_text(left, top - 6, f"{data.name}: {MEASURES[measure]}", "t"))
-    labels = ["none" if rung == _WITHOUT else rung for rung in rungs]
+    labels = ["none" if rung == WITHOUT_RUNG else rung for rung in rungs]
     parts += [_text(x_of(i) - 4, top + _HEIGHT + 13, label) for i, label in enumerate(labels)]
     parts += [_text(left - 36, y_of(value) + 4, f"{value:.2f}") for value in (low, (low + high) / 2, high)]
     if ceiling:
@@ -153,7 +152,7 @@ def _lines(measure: str, runs: Sequence[Run], rungs: Sequence[str], colours: dic
 
 def _curve(line: _Line, x_of: Callable[[float], float], y_of: Callable[[float], float], rungs: Sequence[str]) -> str:
     """Return a system's points, each with the range of its seeds, joined where something is promised."""
-    joined = [(x_of(place), y_of(mean)) for place, mean, _, _ in line.points if rungs[int(place)] != _WITHOUT]
+    joined = [(x_of(place), y_of(mean)) for place, mean, _, _ in line.points if rungs[int(place)] != WITHOUT_RUNG]
     parts = [_stroke(joined, line.colour, line.is_dashed)] if len(joined) > 1 else []
     for place, mean, low, high in line.points:
         x = x_of(place)
