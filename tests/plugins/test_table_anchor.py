@@ -12,8 +12,10 @@ from synthfed.plugins.domains.encoding import OneHotEncoder
 from synthfed.plugins.models.adversarial.engine import Adversarial
 from synthfed.plugins.models.gan import Gan
 from synthfed.plugins.models.marginals import Released, probabilities, project_to_simplex, shares, units_per_site
+from synthfed.plugins.models.tables.histograms import Histograms
+from synthfed.plugins.models.tables.misfit import information
 from synthfed.plugins.models.tables.network import NetworkGenerator
-from synthfed.plugins.models.tables.pairs import MAX_DIM, PairLayout, shrink
+from synthfed.plugins.models.tables.pairs import EMBEDDING, MAX_DIM, PairLayout, shrink
 from synthfed.plugins.models.tables.sampling import draw, sample_codes
 from synthfed.plugins.models.tables.table_fitting import TableFitting
 from synthfed.protocols.schema import Integer
@@ -193,3 +195,49 @@ def test_wide_tables_pool_more_so_that_the_message_stays_small() -> None:
     layout = PairLayout(OneHotEncoder(columns, 32).blocks, groups=12)
     assert 0 < layout.dim <= MAX_DIM
     assert max(layout.counts) < 12
+
+
+def test_information_is_what_the_latents_tell_of_all_columns() -> None:
+    alike = torch.tensor([[0.3, 0.7, 0.5, 0.5]]).expand(6, 4)
+    assert float(information(alike)) == pytest.approx(0.0, abs=1e-6)
+    halves = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]], requires_grad=True)
+    found = information(halves)  # each of two columns is known once the latent is
+    assert float(found.detach()) == pytest.approx(2 * np.log(2), rel=1e-5)
+    (gradient,) = torch.autograd.grad(found, halves)
+    assert gradient.isfinite().all()
+
+
+def test_the_fit_makes_up_little_structure_from_noise() -> None:
+    records = np.stack([np.random.default_rng(i).permutation(column) for i, column in enumerate(made_up().T)], axis=1)
+    model = gan(components=64, fit_steps=150)
+    fitting = model.anchor.fitting(0)
+    core = Core(model, records, noise=20.0)
+    while (ask := fitting.ask(core.remaining)) is not None:
+        core.remaining[ask.sum] -= 1
+        fitting.receive(core.answer(core.sums[ask.sum], ask.payload))
+    fitting.fit()
+    generator = fitting.generator
+    latents = generator.latents(generator.kinds, torch.Generator().manual_seed(0))
+    found = float(information(generator.probabilities(generator(latents)).detach()))
+    assert found < 1.5  # in nats; columns that do not go together have 0
+
+
+def test_even_uniform_numbers_leave_each_cell_as_often_as_it_should_be() -> None:
+    chances = torch.tensor([0.2, 0.5, 0.3])
+    drawn = draw(chances.log()[:, None].expand(3, 1000).contiguous(), [3], torch.Generator().manual_seed(0))[0]
+    assert np.abs(np.bincount(drawn, minlength=3) - [200, 500, 300]).max() <= 1  # independent draws stray by 15
+    assert np.abs(np.bincount(drawn[:500], minlength=3) - [100, 250, 150]).max() > 1  # and yet in no order
+
+
+def test_pairs_with_the_target_keep_what_is_too_faint_to_stand_out() -> None:
+    anchor = gan().anchor
+    layout, target, width = anchor.layout, anchor.target, anchor.encoder.width
+    assert layout is not None
+    even = np.concatenate([np.full(size, 1 / size) for size in anchor.sizes])
+    arrays = layout.embedding(Histograms(even, np.full(width, 1e-3)), target)
+    moments = np.random.default_rng(0).normal(0, 1, layout.dim)
+    clean = layout.denoise(moments, 1.0, arrays, target)
+    column = np.repeat(np.arange(len(layout.counts)), layout.counts)
+    used = arrays[EMBEDDING].any(0)
+    kept = [np.abs(clean[np.ix_((column == i) & used, (column == target) & used)]).sum() for i in range(target)]
+    assert min(kept) > 0

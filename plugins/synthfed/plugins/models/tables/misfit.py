@@ -3,11 +3,15 @@
 Never draws a fake or sees a record: it compares expected moments with released ones.
 """
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from .pairs import PairLayout
+
+_LEAST: Final = 1e-12  # of a probability in a logarithm
 
 
 class PairMisfit:
@@ -47,3 +51,17 @@ class PairMisfit:
         means = weighted.mean(0)
         moments = weighted.T @ features / len(features) - torch.outer(means, means)
         return ((moments - self._moments).square() * self._weights).sum()
+
+
+def information(expected: torch.Tensor) -> torch.Tensor:
+    """Return how much a fake's latent tells about its cells, in nats, 0 where no column depends on it.
+
+    The mean over fakes, summed over columns, of the divergence of a column's probabilities from their mean. Given
+    its latent a fake's columns are independent, so this bounds the dependence among all columns together (their
+    total correlation, Watanabe 1960, doi:10.1147/rd.41.0066) from above.
+
+    Args:
+        expected: cell probabilities of fakes, shape ``(rows, width)``.
+    """
+    inside = torch.special.entr(expected.clamp_min(_LEAST)).sum(1).mean()
+    return torch.special.entr(expected.mean(0).clamp_min(_LEAST)).sum() - inside

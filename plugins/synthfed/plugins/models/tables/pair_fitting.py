@@ -93,7 +93,7 @@ class PairFitting:
             return None
         moments, noise_std = self._pairs.per_site / units_per_site, self._pairs.noise_per_site / units_per_site
         arrays = self._layout.embedding(first(), self._target)
-        clean = self._layout.denoise(moments, noise_std, arrays)
+        clean = self._layout.denoise(moments, noise_std, arrays, self._target)
         return PairMisfit(self._layout, arrays[EMBEDDING], clean, noise_std)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:

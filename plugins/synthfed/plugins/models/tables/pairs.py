@@ -20,6 +20,7 @@ TARGET_WEIGHT: Final = 3.0  # pairs with the target matter most to whoever learn
 MARGINALS_WEIGHT: Final = 1.5  # of the marginals, which are measured once more beside the pairs
 LEAST_SPREAD: Final = 0.05  # a nearly constant column must not get an endless weight
 DRAWS: Final = 2000
+SHRUNK_NOISE: Final = 0.7  # of its standard deviation: the fit, which looks for a plain table, does the rest
 LEAST_NORM: Final = 1e-2  # so that what the sites are sent stays far below the largest number that they take
 
 EMBEDDING: Final = "embedding"
@@ -123,13 +124,17 @@ class PairLayout:
         """
         return Histograms(arrays[CENTRE] + moments[: self.width] / arrays[SCALE], noise_std / arrays[SCALE])
 
-    def denoise(self, moments: Array, noise_std: float, arrays: Mapping[str, Array]) -> Array:
+    def denoise(self, moments: Array, noise_std: float, arrays: Mapping[str, Array], target: int) -> Array:
         """Return the products' moments as a matrix, each column pair's block freed of noise; 0 outside ``mask``.
+
+        Only what no table of centred features can have is taken off the pairs with the target: each may be too
+        faint to stand out, and yet a learner who adds them up learns from all together.
 
         Args:
             moments: shape ``(dim,)``.
             noise_std: standard deviation of the noise in each.
             arrays: what the sites were sent.
+            target: position of the target column.
 
         Returns:
             Shape ``(features, features)``.
@@ -140,9 +145,9 @@ class PairLayout:
         used = np.flatnonzero(arrays[EMBEDDING].any(0))
         columns = np.split(used, np.searchsorted(used, np.cumsum(self.counts)[:-1]))
         for i, first in enumerate(columns):
-            for second in columns[i + 1 :]:
-                block = np.ix_(first, second)
-                clean[block] = _shrink_centred(noisy[block], noise_std)
+            for j, second in enumerate(columns[i + 1 :], i + 1):
+                block, part = np.ix_(first, second), 0.0 if target in (i, j) else SHRUNK_NOISE
+                clean[block] = _shrink_centred(noisy[block], part * noise_std)
         return clean
 
 
@@ -175,8 +180,8 @@ def _shrink_centred(block: Array, noise_std: float) -> Array:
     rows, columns = block.shape
     if min(rows, columns) < 2:
         return np.zeros_like(block)
-    centred = block - block.mean(0) - block.mean(1, keepdims=True) + block.mean()
-    return shrink(centred, noise_std, (rows - 1, columns - 1))
+    centred = np.asarray(block - block.mean(0) - block.mean(1, keepdims=True) + block.mean())
+    return shrink(centred, noise_std, (rows - 1, columns - 1)) if noise_std > 0 else centred
 
 
 def _products(counts: Sequence[int]) -> int:

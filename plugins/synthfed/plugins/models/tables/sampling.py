@@ -96,7 +96,11 @@ def centring(generator: Generator, marginals: torch.Tensor, rng: torch.Generator
 
 
 def draw(logits: torch.Tensor, sizes: Sequence[int], rng: torch.Generator) -> Codes:
-    """Return one cell of each column by inversion, one uniform number each.
+    """Return one cell of each column by inversion of uniform numbers that are spread evenly over the records.
+
+    A record's numbers are uniform and independent of each other and of its logits, so each record is an exact
+    draw. Taken together they are even: of n records each has its own n-th of a column's uniform numbers (Latin
+    hypercube sampling, McKay, Beckman and Conover 1979, doi:10.2307/1268522), so that marginals stray less.
 
     Args:
         logits: of every cell, shape ``(width, rows)``.
@@ -106,7 +110,9 @@ def draw(logits: torch.Tensor, sizes: Sequence[int], rng: torch.Generator) -> Co
     Returns:
         Shape ``(columns, rows)``.
     """
-    uniform = torch.rand(len(sizes), logits.shape[1], generator=rng)
+    records = logits.shape[1]
+    places = torch.rand(len(sizes), records, generator=rng).argsort(1)
+    uniform = (places + torch.rand(places.shape, generator=rng)) / records
     codes = np.zeros(uniform.shape, dtype=np.int16)
     for code, level, block in zip(codes, uniform, logits.split_with_sizes(list(sizes)), strict=True):
         odds = (block - block.amax(0)).exp_()

@@ -17,6 +17,7 @@ from ..anchor import tensor
 from ..marginals import Released, probabilities, shares, units_per_site
 from .conditions import CONDITIONS
 from .histograms import Histograms
+from .misfit import information
 from .pair_fitting import Misfit, Moments, PairFitting, released_of, released_state
 from .sampling import sample_codes
 from .wide_fitting import WideFitting
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MARGINALS: Final = "marginals"
 FIT_MOMENTUM: Final = 0.9
+PLAINNESS: Final = 0.01  # a mean square misfit, in units of the noise, that one nat of `information` is worth
 
 
 class TableFitting:
@@ -94,7 +96,8 @@ class TableFitting:
             misfit, marginals_misfit = pairs_misfit(expected), self._marginals_misfit(expected)
             # Both are mean squares in units of the noise, but of different numbers of cells and moments.
             part = self.generator.marginals_weight * len(self.target) / pairs_misfit.count
-            loss = misfit + part * marginals_misfit
+            # Of all tables that fit as well the plainest: else the fit makes up structure of higher order from noise.
+            loss = misfit + part * marginals_misfit + PLAINNESS * information(expected)
             gradient = flat_gradient(loss + self.generator.fit_loss(latents, expected), self.generator)
             rate = first_rate * (1 + np.cos(np.pi * step / options.fit_steps)) / 2
             adam.step(self.generator, gradient, float(rate), FIT_MOMENTUM)
