@@ -24,6 +24,7 @@ from synthfed.protocols.schema import places
 from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, TILE, Kind, Sum
 
 from .coupling import batch_layers
+from .data import Encoded
 from .residue import NoCoins, changed, state_of
 
 LARGEST_WEIGHT: Final = 1e4
@@ -35,7 +36,7 @@ def clipped_sum(
     private: PrivatePart,
     kind: Kind,
     payload: Payload,
-    batch: Array,
+    batch: Encoded,
     coins: Array | None = None,
     places: Indices | None = None,
 ) -> Array:
