@@ -1,8 +1,8 @@
 """How time and memory of a table study grow with rows, columns and sites; JSON and a table.
 
-The study is that of `table_federation.py`: made-up rows, the default model without a critic, epsilon 1. A point
-that the file holds already is not measured again, so an interrupted run goes on. It is no test. Never compares runs
-of different machines; where others use the machine, processor time tells more than wall time.
+The study is that of `table_federation.py`: made-up rows, the default model, epsilon 1. A point that the file holds
+already is not measured again, so an interrupted run goes on. It is no test. Never compares runs of different
+machines; where others use the machine, processor time tells more than wall time.
 
     python -m tests.benchmarks.growth --out docs/growth.json
 """

@@ -14,10 +14,11 @@ from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from tests.benchmarks.made_up_table import made_up_columns, made_up_rows
 from tests.benchmarks.stopwatch import HARNESS, SERVER, Laps, Row, Stopwatch, Traffic, count, load, peak_mb
 
 from synthfed.client.site import SimulatedSite
@@ -25,7 +26,7 @@ from synthfed.plugins.api import Ask
 from synthfed.plugins.domains.table import TableDomain
 from synthfed.plugins.pinning import Pinned, pin
 from synthfed.protocols.cohort import Site, least_quorum, least_tolerated
-from synthfed.protocols.schema import Categorical, Column, Integer, Real, Records
+from synthfed.protocols.schema import Column
 from synthfed.protocols.secagg import messages
 from synthfed.protocols.study import ModelTerms, Privacy, Study
 from synthfed.server.drafting import make_study, with_sites
@@ -36,13 +37,6 @@ from synthfed.server.sampling import draw
 from synthfed.server.store import Run
 from synthfed.server.study_file import render_study
 from synthfed.server.training import Training, Waiting
-
-ANCHOR_ALONE: Final = {"marginals_share": 0.25, "pairs_share": 0.745, "comparison_share": 0.0}
-"""The critic's share is what is left: one step, with next to nothing of the budget."""
-
-KINDS_OF_ROWS: Final = 6  # on which every column depends, so that every pair of columns does
-HIGHEST: Final = 40  # of a whole number
-DECIMALS: Final = 3
 
 
 class Size(NamedTuple):
@@ -61,38 +55,6 @@ class Size(NamedTuple):
     sampled: int
 
 
-def made_up_columns(number: int) -> tuple[Column, ...]:
-    """Return a schema whose columns are in turn categories (2 to 12 of them), whole numbers and reals."""
-    columns: list[Column] = []
-    for i in range(number):
-        if i % 3 == 0:
-            values = tuple(f"v{value}" for value in range(2 + i // 3 % 11))
-            columns.append(Categorical(name=f"c{i}", values=values))
-        elif i % 3 == 1:
-            columns.append(Integer(name=f"c{i}", lower=0, upper=HIGHEST))
-        else:
-            columns.append(Real(name=f"c{i}", lower=0.0, upper=1.0, decimals=DECIMALS))
-    return tuple(columns)
-
-
-def made_up_rows(columns: Sequence[Column], rows: int, seed: int) -> Records:
-    """Return records of a mixture, shape ``(rows, columns)``: given its kind, a row's columns are independent."""
-    rng = np.random.default_rng(seed)
-    kind = rng.integers(KINDS_OF_ROWS, size=rows)
-    records = np.empty((rows, len(columns)), order="F")
-    for i, column in enumerate(columns):
-        if isinstance(column, Categorical):
-            chances = rng.dirichlet(np.ones(len(column.values)), KINDS_OF_ROWS).cumsum(1)
-            codes = (rng.random(rows)[:, None] > chances[kind]).sum(1)
-            records[:, i] = np.minimum(codes, len(column.values) - 1)
-        else:
-            place = rng.uniform(0.2, 0.8, KINDS_OF_ROWS)[kind] + 0.15 * rng.standard_normal(rows)
-            place = np.clip(place, 0.0, 1.0)
-            whole = isinstance(column, Integer)
-            records[:, i] = np.rint(HIGHEST * place) if whole else np.round(place, DECIMALS)
-    return records
-
-
 def deal(size: Size, columns: Sequence[Column], folder: Path) -> dict[str, Path]:
     """Write every site's table and return the files by site."""
     tables = {}
@@ -103,7 +65,10 @@ def deal(size: Size, columns: Sequence[Column], folder: Path) -> dict[str, Path]
 
 
 def made_up_study(size: Size, columns: Sequence[Column]) -> Study:
-    """Return a draft with the terms of `docs/tables.md`: the model as it comes, epsilon 1, rows as units."""
+    """Return a draft with the terms of `docs/tables.md`: the model as it comes, epsilon 1, rows as units.
+
+    One step, so that a default with a critic would add next to nothing.
+    """
     roster = [Site(id=f"site-{number}") for number in range(1, size.sites + 1)]
     tolerated = least_tolerated(roster)
     quorum = min(size.sites, least_quorum(size.sites, tolerated, "distributed"))
@@ -118,7 +83,7 @@ def made_up_study(size: Size, columns: Sequence[Column]) -> Study:
             sample_rate=0.1,
             steps=1,
         ),
-        model=ModelTerms(plugin="gan", options=ANCHOR_ALONE),
+        model=ModelTerms(plugin="gan"),
         cohort={"sites": roster, "tolerated": tolerated, "quorum": quorum},
         columns=columns,
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.benchmarks.growth import BEGIN, END, QUICK, run, table, write_table
-from tests.benchmarks.table_federation import made_up_columns, made_up_rows
+from tests.benchmarks.made_up_table import made_up_columns, made_up_rows
 
 
 @pytest.mark.slow
