@@ -16,8 +16,6 @@ import logging
 import multiprocessing
 import os
 import platform
-import re
-import resource
 import statistics
 import tempfile
 import time
@@ -35,7 +33,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from flwr.supercore.task_identity import TaskIdentity
 from tests.benchmarks.flower_secagg import SHARES, THRESHOLD, Theirs
 from tests.benchmarks.our_secagg import GRADIENT, Clients, Ours, clipped, finish, handshake, make_policy
-from tests.benchmarks.stopwatch import HARNESS, SERVER, Row, Stopwatch, load, seconds, summary
+from tests.benchmarks.stopwatch import HARNESS, SERVER, Row, Stopwatch, load, peak_mb, seconds, summary
 
 from synthfed.client.entries import Charge
 from synthfed.client.vault import Ledger
@@ -168,16 +166,6 @@ def masking(sites: int, dim: int, repeats: int) -> Row:
 
 
 # Growth
-
-
-def peak_mb() -> float:
-    """Return this process's largest resident set so far, in MB.
-
-    Not ``ru_maxrss`` where Linux tells better: a child inherits that from its parent.
-    """
-    status = Path("/proc/self/status")
-    match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return (int(match[1]) if match else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
 
 
 def attend(policy: Policy, line: Connection, result: Connection) -> None:

@@ -5,15 +5,20 @@ Never counts the harness itself.
 
 import itertools
 import os
+import re
+import resource
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 Traffic = Counter[str]
+Laps = dict[tuple[str, str], tuple[float, float]]
+"""Wall and processor seconds by who spent them on what."""
 
 SERVER, HARNESS = "server", "harness"
 
@@ -23,7 +28,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         """Start with no laps."""
-        self.laps: dict[tuple[str, str], tuple[float, float]] = {}
+        self.laps: Laps = {}
         self._open: list[tuple[str, str]] = []
         self._last = (0.0, 0.0)
 
@@ -85,3 +90,13 @@ def seconds(action: Callable[[], object]) -> tuple[float, float]:
 def load() -> Row:
     """Return how many processes ran or waited in the last minute, this one among them."""
     return {"load": os.getloadavg()[0]}
+
+
+def peak_mb() -> float:
+    """Return this process's largest resident set so far, in MB.
+
+    Not ``ru_maxrss`` where Linux tells better: a child inherits that from its parent.
+    """
+    status = Path("/proc/self/status")
+    match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return (int(match[1]) if match else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from synthfed.client.data import UnitData, check_links, load_units
+from synthfed.client.data import AT_ONCE, UnitData, check_links, encode, load_units
 from synthfed.plugins.api import PrivatePart
 from synthfed.plugins.domains.table import TableDomain
-from synthfed.protocols.errors import ConfigError, DataError
+from synthfed.protocols.errors import ConfigError, DataError, UnsupportedMechanism
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.study import Study
 
@@ -175,3 +175,22 @@ def test_links_within_a_data_folder_a_folder_that_is_a_link_and_a_file_are_taken
     (tmp_path / "linked").symlink_to(folder)
     for path in (folder, tmp_path / "linked", folder / "scan.png", tmp_path / "nothing"):
         check_links(path)
+
+
+@pytest.mark.parametrize("other", [None, 0.5, -1.0, 256.0, -0.0, np.nan, np.inf])
+def test_numbers_of_bytes_are_kept_as_bytes_and_any_others_bit_for_bit(other: float | None, tiny: PrivatePart) -> None:
+    records = np.random.default_rng(0).integers(256, size=(AT_ONCE + 3, 2)).astype(np.float64)
+    if other is not None:
+        records[-1, 1] = other
+    kept = encode(tiny, records)
+    assert kept.dtype == (np.uint8 if other is None else np.float64)
+    assert kept.astype(np.float64).tobytes() == records.tobytes()
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(1, None)], ids=["one", "one less"])
+def test_an_encoding_without_a_vector_for_each_record_is_refused(
+    rows: slice, tiny: PrivatePart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "encode", lambda records: records[rows])
+    with pytest.raises(UnsupportedMechanism, match="one vector for each record"):
+        encode(tiny, np.ones((5, 2)))

@@ -6,16 +6,24 @@ Never leaves the agent; only the site's own operator is told a number of units, 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from synthfed.plugins.api import Array, Domain, PrivatePart, Table
 from synthfed.plugins.site_column import read_site
-from synthfed.protocols.errors import ConfigError, DataError
+from synthfed.protocols.errors import ConfigError, DataError, UnsupportedMechanism
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.sampling import Indices, poisson_sample, secret_subset, uniform_below
+from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
+
+Encoded = npt.NDArray[np.float64 | np.uint8]
+"""Encoded records, as bytes where each number is the very one that a byte stands for."""
+
+AT_ONCE: Final = 8192
+"""Records that are encoded at a time: all of them in double precision may take more memory than all the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +36,11 @@ class UnitData:
         counts: each unit's number of records, shape ``(units,)``.
     """
 
-    encoded: Array
+    encoded: Encoded
     starts: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
 
-    def draw(self, stream: KeyStream, sample_rate: float, slots: int) -> Array:
+    def draw(self, stream: KeyStream, sample_rate: float, slots: int) -> Encoded:
         """Return one uniformly drawn record of each Poisson-sampled unit, shape ``(at most slots, width)``."""
         chosen = poisson_sample(stream, len(self.starts), sample_rate)
         chosen = secret_subset(stream, chosen, slots)
@@ -52,7 +60,32 @@ def load_units(path: Path, study: Study, domain: Domain, private: PrivatePart, s
     table = read_table(path, study, domain, site)
     order = np.argsort(table.units, kind="stable")
     _, starts, counts = np.unique(table.units[order], return_index=True, return_counts=True)
-    return UnitData(private.encode(table.records[order]), starts.astype(np.int64), counts.astype(np.int64))
+    return UnitData(encode(private, table.records[order]), starts.astype(np.int64), counts.astype(np.int64))
+
+
+def encode(private: PrivatePart, records: Records) -> Encoded:
+    """Return records as the plugin encodes them, shape ``(rows, width)``: one-hot ones in an eighth of the memory.
+
+    Sums are formed in double precision all the same, and nothing outside the agent shows how its records are kept.
+
+    Raises:
+        UnsupportedMechanism: the plugin has not one vector, all of one length, for each record.
+    """
+    first = private.encode(records[:AT_ONCE])
+    kept: Encoded = np.empty((len(records), first.shape[-1]), dtype=np.uint8)
+    for start in range(0, len(records), AT_ONCE):
+        part = private.encode(records[start : start + AT_ONCE]) if start else first
+        if part.shape != kept[start : start + AT_ONCE].shape:  # one vector of several records would reach all of them
+            raise UnsupportedMechanism("the encoding has not one vector for each record, all of one length")
+        if kept.dtype == np.uint8 and not _are_bytes(part):
+            kept = kept.astype(np.float64)
+        kept[start : start + AT_ONCE] = part
+    return kept
+
+
+def _are_bytes(numbers: Array) -> bool:
+    """Return whether all numbers are those of bytes, bit for bit: a negative zero is not."""
+    return bool(((numbers >= 0) & (numbers <= 255) & (numbers == np.rint(numbers)) & ~np.signbit(numbers)).all())
 
 
 def read_table(path: Path, study: Study, domain: Domain, site: str) -> Table:

@@ -24,6 +24,7 @@ from synthfed.protocols.schema import places
 from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, TILE, Kind, Sum
 
 from .coupling import batch_layers
+from .data import Encoded
 from .residue import NoCoins, changed, state_of
 
 LARGEST_WEIGHT: Final = 1e4
@@ -35,7 +36,7 @@ def clipped_sum(
     private: PrivatePart,
     kind: Kind,
     payload: Payload,
-    batch: Array,
+    batch: Encoded,
     coins: Array | None = None,
     places: Indices | None = None,
 ) -> Array:
@@ -52,19 +53,22 @@ def clipped_sum(
         coins: secret uniform numbers, shape ``(kind.slots, kind.sum.coins)``; None where a kind has none.
         places: the slot of each row, drawn in secret for what is released; None puts them into the first ones.
     """
-    padded, real = np.zeros((kind.slots, batch.shape[1])), np.zeros(kind.slots, dtype=np.bool_)
+    row, real = np.zeros(kind.slots, dtype=np.int64), np.zeros(kind.slots, dtype=np.bool_)
     taken = np.arange(len(batch)) if places is None else places
-    padded[taken], real[taken] = batch, True
+    row[taken], real[taken] = np.arange(len(batch)), True
     tossed = np.empty((kind.slots, 0)) if coins is None else coins
     total = np.zeros(kind.sum.dim)
     at_once = SLOTS_AT_ONCE if kind.sum.dim <= WIDE else TILE
     with _flushed():
         for start in range(0, kind.slots, at_once):
             part = slice(start, start + at_once)
+            # Not all slots at once: they would be as many numbers as all of a site's records.
+            padded = np.zeros((len(real[part]), batch.shape[1]))
+            padded[real[part]] = batch[row[part][real[part]]]
             if kind.sum.family == "gradient":
-                total += _gradients(private, kind.sum, payload, padded[part], tossed[part], real[part])
+                total += _gradients(private, kind.sum, payload, padded, tossed[part], real[part])
             else:
-                total += _statistics(private, kind.sum, payload, padded[part], real[part])
+                total += _statistics(private, kind.sum, payload, padded, real[part])
     return total
 
 

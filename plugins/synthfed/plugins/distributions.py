@@ -35,11 +35,12 @@ class Point:
 
 def points(group: str) -> tuple[Point, ...]:
     """Return the entry points of a group; of two distributions of one name the first on the path counts."""
-    declaring = [each for each in metadata.distributions() if _of(group, each)]
-    named = dict.fromkeys(_field(each, "Name") for each in declaring)
-    nameless = [each for each in declaring if _field(each, "Name") == UNKNOWN]
-    first = [metadata.distribution(name) for name in named if name != UNKNOWN]
-    return tuple(_point(each, entry) for each in (*first, *nameless) for entry in _of(group, each))
+    # A name is read once: each reading parses the whole metadata.
+    declaring = [(each, _field(each, "Name")) for each in metadata.distributions() if _of(group, each)]
+    named = dict.fromkeys(name for _, name in declaring if name != UNKNOWN)
+    first = [metadata.distribution(name) for name in named]
+    nameless = [each for each, name in declaring if name == UNKNOWN]
+    return tuple(point for each in (*first, *nameless) for point in _points(each, group))
 
 
 def broken() -> tuple[str, ...]:
@@ -102,10 +103,10 @@ def _field(distribution: metadata.Distribution, name: str) -> str:
         return UNKNOWN
 
 
-def _point(distribution: metadata.Distribution, entry: metadata.EntryPoint) -> Point:
+def _points(distribution: metadata.Distribution, group: str) -> list[Point]:
     name, version = _field(distribution, "Name"), _field(distribution, "Version")
     requires = tuple(distribution.requires or ()) if name != UNKNOWN else ()
-    return Point(entry.name, entry.value, name, version, requires)
+    return [Point(entry.name, entry.value, name, version, requires) for entry in _of(group, distribution)]
 
 
 def _ranges(requires: tuple[str, ...]) -> Iterator[str]:

@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+import numpy.typing as npt
 import torch
 
 from synthfed.plugins.distributions import CORE, points
@@ -26,7 +27,7 @@ from .finish import check_place, finish
 from .guarded import GuardedTrainer
 from .link import MemoryLink
 from .pictures import check_drawing
-from .store import Run, Status
+from .store import Run, Status, Tally
 from .study_file import render_study
 from .training import Training, Waiting
 
@@ -91,13 +92,32 @@ def simulate(
         check_drawing(pinned.domain, study.released.columns)
         for each in sites.values():
             each.open(pinned)
-        run = Run.begin(folder / "run", render_study(study), {}, resume=False, watch=watch)
+        run = _PassingRun.begin(folder / "run", render_study(study), {}, resume=False, watch=watch)
         trainer = GuardedTrainer(pinned.plugin, pinned.model, seed)
         link = MemoryLink({site: each.answer for site, each in sites.items()}, is_patient=True)
         stack.callback(link.close)
         Training(pinned.policy, trainer, link, run, lambda: secrets.token_bytes(32), Waiting()).run()
         finish(run, pinned, trainer, out, rows, seed, "simulation")
     return study
+
+
+class _PassingRun(Run):
+    """A run that nobody can go on with, as its sites end with this process: it keeps its checkpoint in memory."""
+
+    def __init__(self, folder: Path, watch: Callable[[Status], None] | None = None) -> None:
+        super().__init__(folder, watch)
+        self._kept: tuple[dict[str, npt.NDArray[Any]], Tally] | None = None
+
+    def note_asked(self, tally: Tally) -> None:
+        """Note nothing: a crash takes the sites' ledgers with it."""
+
+    def save(self, study: Study, state: Mapping[str, npt.NDArray[Any]], tally: Tally) -> None:  # noqa: ARG002
+        """Keep the checkpoint."""
+        self._kept = dict(state), tally
+
+    def load(self, study: Study) -> tuple[dict[str, npt.NDArray[Any]], Tally] | None:  # noqa: ARG002
+        """Return the last checkpoint, or None where there is none yet."""
+        return self._kept
 
 
 def _site(folder: Path, site: str, table: Path) -> SiteInMemory:

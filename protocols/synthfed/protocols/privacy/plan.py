@@ -98,7 +98,7 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
     kinds = _strongest(study, sums)
     check_frames(kinds)
     # An overflowing batch costs more where epsilon is larger: room for the worst case that is reported.
-    kinds = _roomy(study, kinds, _curve(study, kinds)[-1][1])
+    kinds = _roomy(study, kinds, _epsilon_of(study, kinds, math.sqrt(_left(study)[-1][1])))
     reached = _epsilon_of(study, kinds, 1.0)
     if not reached <= promise:
         raise ConfigError(
@@ -184,19 +184,23 @@ def _epsilon_of(study: Study, kinds: Sequence[Kind], strength: float, sites: int
 
 
 def _curve(study: Study, kinds: Sequence[Kind]) -> tuple[tuple[int, float], ...]:
-    """Return epsilon over the number of bad sites.
+    """Return epsilon over the number of bad sites."""
+    points = _left(study)
+    known = {left: _epsilon_of(study, kinds, math.sqrt(left)) for left in {left for _, left in points}}
+    return tuple((bad, known[left]) for bad, left in points)
 
-    The noise that is left among the others, (cohort - bad) / (cohort - tolerated) of the variance,
-    is least in the smallest cohort, which the coordinator may choose.
+
+def _left(study: Study) -> list[tuple[int, float]]:
+    """Return the part of the noise's variance that is left among the others, over the number of bad sites.
+
+    It is (cohort - bad) / (cohort - tolerated), least in the smallest cohort, which the coordinator may choose.
     """
-    sites, tolerated = len(study.cohort.sites), study.cohort.tolerated
-    points = []
-    for bad in range(tolerated, sites):
+    tolerated, points = study.cohort.tolerated, []
+    for bad in range(tolerated, len(study.cohort.sites)):
         cohort = max(study.cohort.quorum, bad + 1)
         left = 1.0 if study.privacy.mode == "local" else (cohort - bad) / (cohort - tolerated)
         points.append((bad, left))
-    known = {left: _epsilon_of(study, kinds, math.sqrt(left)) for left in {left for _, left in points}}
-    return tuple((bad, known[left]) for bad, left in points)
+    return points
 
 
 def _strongest(study: Study, sums: Sequence[Sum]) -> tuple[Kind, ...]:

@@ -101,11 +101,11 @@ class TableFitting:
             gradient = flat_gradient(loss + self.generator.fit_loss(latents, expected), self.generator)
             rate = first_rate * (1 + np.cos(np.pi * step / options.fit_steps)) / 2
             adam.step(self.generator, gradient, float(rate), FIT_MOMENTUM)
-            self._log = {
-                "pairs_misfit": float(misfit.detach()),
-                "marginals_misfit": float(marginals_misfit.detach()),
-                "marginals_drift": float(self.drift(expected.detach())),
-            }
+        self._log = {
+            "pairs_misfit": float(misfit.detach()),
+            "marginals_misfit": float(marginals_misfit.detach()),
+            "marginals_drift": float(self.drift(expected.detach())),
+        }
 
     def pairs_misfit(self) -> Misfit | None:
         """Return the misfit of the released two-way moments; None where there are none."""
