@@ -37,7 +37,7 @@ name = "small"
 plugin = "tabular-gan"
 data = ["iris"]
 steps = 2
-options = { bins = 6, fit_steps = 20, fakes = 32, generator_hidden = 16, generator_depth = 1, critic_hidden = 8 }
+options = { refine = true, bins = 6, fit_steps = 20, fakes = 32, generator_hidden = 16, critic_hidden = 8 }
 
 [[models]]
 name = "absent"
