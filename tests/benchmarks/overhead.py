@@ -41,6 +41,7 @@ HEADROOM = 20  # five sites and the coordinator share the cores, perhaps with ot
 def study(home: ServerHome, dim: int, steps: int, answer_time_s: float = 1.0) -> Study:
     """Return a study whose critic has about ``dim`` parameters."""
     options = {
+        "refine": True,
         "start": "marginals",
         "critic_hidden": WIDTHS[dim],
         "batch": 64,

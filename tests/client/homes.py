@@ -10,7 +10,7 @@ from synthfed.protocols.study import Study
 from synthfed.server.study_file import render_study
 
 ROWS = "x,ill\n" + "".join(f"{i / 30},{'yes' if i % 3 else 'no'}\n" for i in range(30))
-SMALL = {"bins": 8, "fit_steps": 40, "fakes": 128, "generator_hidden": 32, "critic_hidden": 8}
+SMALL = {"refine": True, "bins": 8, "fit_steps": 40, "fakes": 128, "generator_hidden": 32, "critic_hidden": 8}
 
 
 def make_home(folder: Path, address: str, ca: str) -> Home:

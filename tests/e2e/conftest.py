@@ -105,6 +105,8 @@ class Lab:
             "sick",
             "--unit",
             "patient",
+            "--option",
+            "refine=true",
             "--epsilon",
             "4",
             "--units-per-site",

@@ -39,7 +39,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # so that tests can import `
 UNITS = 120
 KINDS, ANSWERS = ("a", "b", "c", "d"), ("no", "yes")
 WIDTH = len(KINDS) + len(ANSWERS)
-TINY_GAN = {"start": "marginals", "critic_hidden": 8, "batch": 64, "generator_hidden": 16, "generator_steps": 1}
+TINY_GAN = {
+    "refine": True,
+    "start": "marginals",
+    "critic_hidden": 8,
+    "batch": 64,
+    "generator_hidden": 16,
+    "generator_steps": 1,
+}
 
 
 class Options(Strict):

@@ -16,6 +16,7 @@ from synthfed.protocols.study import Study
 
 FAMILIES: dict[str, Callable[[Study], TableGan]] = {"gan": Gan, "wgan": Wgan, "cgan": Cgan, "infogan": Infogan}
 SMALL: dict[str, Any] = {
+    "refine": True,
     "bins": 8,
     "fit_steps": 30,
     "fakes": 64,

@@ -34,7 +34,7 @@ IMAGES, SERIES = "images with a label", "series with a label"
 
 TABLES: dict[str, Any] = {"bins": 6, "fit_steps": 20, "fakes": 64, "latent": 4, "generator_hidden": 16}
 ARRAYS: dict[str, Any] = {"coefficients": 12, "directions": 4, "levels": 5}
-GAN: dict[str, Any] = TABLES | {"batch": 32, "critic_hidden": 8, "comparison_steps": 10}
+GAN: dict[str, Any] = TABLES | {"refine": True, "batch": 32, "critic_hidden": 8, "comparison_steps": 10}
 ARRAY_GAN: dict[str, Any] = ARRAYS | {
     "batch": 16,
     "latent": 2,

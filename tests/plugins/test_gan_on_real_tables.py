@@ -17,6 +17,7 @@ from synthfed.plugins.api import Span
 from synthfed.plugins.audits.fidelity import Fidelity
 
 OPTIONS: dict[str, Any] = {
+    "refine": True,
     "bins": 8,
     "groups": 6,
     "marginals_share": 0.3,

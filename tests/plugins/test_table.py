@@ -300,3 +300,20 @@ def test_encoding_a_row_depends_on_that_row_alone(order: list[int], seed: int) -
     encoder, records = OneHotEncoder(COLUMNS), random_records(6, seed)
     np.testing.assert_array_equal(encoder.encode(records[order]), encoder.encode(records)[order])
     np.testing.assert_array_equal(encoder.encode(records[2:3]), encoder.encode(records)[2:3])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "decimals", "cells"),
+    [((0.0, 1.0), 2, 101), ((295.3, 304.5), 1, 93), ((-1.26, 1.26), 1, 25), ((0.0, 1.0), 4, 64), ((0.0, 0.9), 0, 64)],
+)
+def test_reals_of_few_decimals_have_a_cell_for_each_value_that_can_be_written(
+    bounds: tuple[float, float], decimals: int, cells: int
+) -> None:
+    column = Real(name="x", lower=bounds[0], upper=bounds[1], decimals=decimals)
+    encoder, rng = OneHotEncoder((column,), 64, 256), np.random.default_rng(0)
+    assert encoder.width == cells
+    if cells != 64:
+        codes = np.repeat(np.arange(cells), 50)[:, None]
+        records = encoder.decode(codes, rng)
+        assert len(np.unique(records)) == cells
+        np.testing.assert_array_equal(encoder.codes(records), codes)

@@ -21,6 +21,7 @@ from synthfed.plugins.models.tables.table_fitting import TableFitting
 from synthfed.protocols.schema import Integer
 
 SMALL: dict[str, Any] = {
+    "refine": True,
     "bins": 8,
     "fit_steps": 40,
     "fakes": 128,

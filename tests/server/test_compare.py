@@ -11,6 +11,7 @@ import typer
 from sklearn.datasets import load_digits
 
 from synthfed.plugins.api import Given
+from synthfed.plugins.models.adversarial.table_gan import TableGanOptions
 from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.schema import Records
 from synthfed.protocols.study import ModelTerms, Study
@@ -37,7 +38,7 @@ name = "small"
 plugin = "tabular-gan"
 data = ["iris"]
 steps = 2
-options = { bins = 6, fit_steps = 20, fakes = 32, generator_hidden = 16, generator_depth = 1, critic_hidden = 8 }
+options = { refine = true, bins = 6, fit_steps = 20, fakes = 32, generator_hidden = 16, critic_hidden = 8 }
 
 [[models]]
 name = "absent"
@@ -266,6 +267,13 @@ def test_the_published_plan_is_valid_and_its_page_has_a_place_for_the_table() ->
     assert len(plan.seeds) == 3
     page = (ROOT / "docs/models.md").read_text(encoding="utf-8")
     assert page.index(BEGIN) < page.index(END)
+
+
+def test_the_plan_of_the_critic_runs_one_model_with_and_without_it() -> None:
+    plan = parse_plan((ROOT / "docs/critic.toml").read_text(encoding="utf-8"), where="docs/critic.toml")
+    plain, refined = plan.models
+    assert (plain.options, plain.plugin or plain.name) == ({}, refined.plugin)
+    assert TableGanOptions.model_validate(refined.options).refine
 
 
 def test_a_missing_file_is_told_before_anything_is_run(tmp_path: Path) -> None:

@@ -20,7 +20,15 @@ from synthfed.server.drafting import with_sites
 from synthfed.server.release import open_release
 from synthfed.server.study_file import render_study
 
-SMALL = {"bins": 8, "fit_steps": 40, "fakes": 128, "batch": 128, "generator_hidden": 32, "critic_hidden": 8}
+SMALL = {
+    "refine": True,
+    "bins": 8,
+    "fit_steps": 40,
+    "fakes": 128,
+    "batch": 128,
+    "generator_hidden": 32,
+    "critic_hidden": 8,
+}
 YEARS = {"school": 9, "college": 13, "university": 16}
 COLUMNS: list[dict[str, Any]] = [
     {"name": "education", "kind": "categorical", "values": list(YEARS), "missing": True},

@@ -292,8 +292,8 @@ def test_a_draft_takes_tolerated_quorum_and_ceiling_where_they_are_given(table: 
 
 
 def test_a_drafts_options_are_those_that_the_model_knows(table: Path) -> None:
-    options = ["bins=16", 'start="marginals"', "critic_rate=1e-3"]
-    known = {"bins": 16, "start": "marginals", "critic_rate": 1e-3}
+    options = ["refine=true", "bins=16", 'start="marginals"', "critic_rate=1e-3"]
+    known = {"refine": True, "bins": 16, "start": "marginals", "critic_rate": 1e-3}
     assert read_options(options) == known
     assert draft(table, option=options).model.options == known
     with pytest.raises(ConfigError, match=r"^model\.options: binz: is not a known field"):
@@ -433,7 +433,7 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
     }  # fmt: skip
     base = ("study", "new", "--from", "public.csv", "--target", "ill", "--epsilon", "2", "--out", "study.toml")
     given = [part for flag in flags.items() for part in flag]
-    done = cli(*base, *THREE, "--site", "d", *given, "--option", 'start="marginals"')
+    done = cli(*base, *THREE, "--site", "d", *given, "--option", 'start="marginals"', "--option", "refine=true")
     assert (done.returncode, done.stderr) == (0, "")
     study = parse_study((table.parent / "study.toml").read_text(), where="test")
     assert study.privacy == Privacy(
@@ -442,7 +442,7 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
         answer_time_s=0.5, statistic_time_s=4.0,
     )  # fmt: skip
     assert (study.name, study.domain, study.model.plugin) == ("first", "table", "tabular-gan")
-    assert study.model.options == {"bins": 16, "start": "marginals"}
+    assert study.model.options == {"bins": 16, "start": "marginals", "refine": True}
     cohort = study.cohort
     assert (cohort.tolerated, cohort.quorum, cohort.epsilon_if_secagg_fails_at_most) == (2, 4, 90.0)
     assert [site.controller for site in cohort.sites] == ["trust", "", "", ""]
@@ -450,7 +450,18 @@ def test_every_term_that_a_draft_holds_can_be_set_by_a_flag(table: Path, cli: Cl
 
 
 def test_in_local_x25519_alone_can_be_drafted_and_is_told_with_the_plan(table: Path, cli: Cli) -> None:
-    chosen = ("--mode", "local", "--key-agreement", "x25519", "--option", 'start="marginals"', "--steps", "3")
+    chosen = (
+        "--mode",
+        "local",
+        "--key-agreement",
+        "x25519",
+        "--option",
+        'start="marginals"',
+        "--option",
+        "refine=true",
+        "--steps",
+        "3",
+    )
     assert cli(*NEW, *THREE, *chosen, "--out", "study.toml").returncode == 0
     study = parse_study((table.parent / "study.toml").read_text(), where="test")
     assert study.aggregation == Aggregation(key_agreement="x25519")
@@ -458,7 +469,7 @@ def test_in_local_x25519_alone_can_be_drafted_and_is_told_with_the_plan(table: P
 
 
 def test_the_noise_of_one_site_alone_and_its_floor_are_told_with_the_plan(table: Path, cli: Cli) -> None:
-    chosen = ("--sigma-floor", "0.5", "--option", 'start="marginals"', "--steps", "3")
+    chosen = ("--sigma-floor", "0.5", "--option", 'start="marginals"', "--option", "refine=true", "--steps", "3")
     assert cli(*NEW, *THREE, *chosen, "--out", "study.toml").returncode == 0
     told = cli("study", "check", "study.toml").stdout
     assert "own: noise of one site alone when all take part, in clip norms, at least 0.5 by" in told

@@ -26,7 +26,7 @@ epsilons = [3, inf]
 name = "gan"
 data = ["iris"]
 steps = 2
-options = { bins = 6, fit_steps = 20, fakes = 32, critic_hidden = 8 }
+options = { refine = true, bins = 6, fit_steps = 20, fakes = 32, critic_hidden = 8 }
 
 [[peers]]
 name = "copula"

@@ -293,6 +293,13 @@ def test_the_page_says_what_the_refinement_added(history: list[dict[str, float]]
     assert said in render(made)
 
 
+def test_the_page_says_that_nothing_was_refined_where_no_gradient_was_declared() -> None:
+    declared = {"name": "marginals", "family": "statistic", "dim": 9, "noise_multiplier": 1.5, "sample_rate": 1.0}
+    made = document(sums=[declared | {"clip_norm": 1.0, "cap": 2, "rounds_released": 2}])
+    assert "all of the budget went to released statistics" in made["refinement"]
+    assert made["refinement"] in render(made)
+
+
 def test_without_a_comparison_nothing_is_said_of_a_refinement() -> None:
     for history in ([], [{"step": 0, "kept": 1.0}], judged(float("nan"), 1.0, 0.0)):
         assert document(history=history)["refinement"] == ""

@@ -231,7 +231,7 @@ values = ["no", "yes"]
 [[models]]
 name = "gan"
 data = ["wards"]
-options = { bins = 8, fit_steps = 40, fakes = 128, batch = 128, generator_hidden = 32, critic_hidden = 8 }
+options = { refine = true, bins = 8, fit_steps = 40, fakes = 128, batch = 128, critic_hidden = 8 }
 """
 
 

@@ -65,7 +65,7 @@ def demo_study(sites: Sequence[Site], epsilon: float, steps: int) -> Study:
         target=TARGET,
         domain="table",
         privacy=privacy,
-        model=ModelTerms(plugin="tabular-gan", options={"bins": 60}),
+        model=ModelTerms(plugin="tabular-gan", options={"bins": 60, "refine": True}),
         cohort={"sites": sites, "tolerated": 1, "quorum": 4},
         columns=COLUMNS,
     )

@@ -39,8 +39,8 @@ Document = dict[str, Any]
 Keys: ``format``; ``study`` (terms a reader needs; ``site_column`` only if there is one); ``rows`` and
 ``seed`` of the published table; ``privacy`` (the promise and what it means); ``evidence`` (`Evidence` as
 JSON); ``distributions`` (per column: labels and shares of the synthetic rows); ``history`` (per curve:
-steps and values); ``refinement`` (what it added, in words; empty where nothing was compared; older
-reports lack it);
+steps and values); ``refinement`` (what it added, or that there was none, in words; empty where nothing was
+compared; older reports lack it);
 ``pictures`` (per file in the folder of that name: its name, title and what it shows in words);
 ``audits`` (None, or the findings, each estimate with interval, baseline and control); ``warnings``.
 """
@@ -88,7 +88,7 @@ def report(
             for column, first in zip(columns, places(columns), strict=False)
         ],
         "history": _curves(history),
-        "refinement": refinement(history),
+        "refinement": refinement(history, [each.family for each in evidence.sums]),
         "audits": None,
     }
     return document | {"warnings": warn(document)}

@@ -30,7 +30,7 @@ class Wishes:
     sites_per_unit: Annotated[int, "Sites that may hold records of one unit."] = 1
     units_per_site: Annotated[int, "Declared upper bound on a site's units."] = 100_000
     sample_rate: Annotated[float, "Chance of a unit to take part in a step."] = 0.1
-    steps: Annotated[int, "Steps of the critic."] = 300
+    steps: Annotated[int, "A network's private steps; a table GAN takes them only with --option refine=true."] = 300
     clip_norm: Annotated[float, "L2 bound of one unit's gradient."] = 1.0
     sigma_floor: Annotated[float | None, "Refuse a study in which one site alone adds less noise, in clip norms."] = (
         None

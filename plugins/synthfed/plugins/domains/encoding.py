@@ -136,7 +136,8 @@ class OneHotEncoder:
         Args:
             columns: the schema.
             bins: cells of a column at most.
-            whole: but an integer column of at most so many values has a cell for each.
+            whole: but a column of at most so many whole numbers, or reals as written on a linear scale, has one for
+                each.
         """
         self.blocks = tuple(_block(column, bins, max(bins, whole)) for column in columns)
         self.offsets = np.cumsum([0, *(block.width for block in self.blocks)])
@@ -216,12 +217,17 @@ def _first(holds: Callable[[Array], npt.NDArray[np.bool_]], count: int) -> Array
 def _block(column: Scalar, bins: int, whole: int) -> Block:
     if isinstance(column, Categorical):
         return Block(column, len(column.values), np.empty(0))
-    edges = _integer_edges(column, bins, whole) if isinstance(column, Integer) else _real_edges(column, bins)
+    edges = _integer_edges(column, bins, whole) if isinstance(column, Integer) else _real_edges(column, bins, whole)
     return Block(column, len(edges) - 1, edges)
 
 
-def _real_edges(column: Real, bins: int) -> Array:
+def _real_edges(column: Real, bins: int, whole: int) -> Array:
+    """Return even edges on the column's scale or, where few values can be written, edges half-way between these."""
     top = float(_scaled(column, np.array([column.upper]))[0])
+    (low, high), unit = _written_bounds(column), 10.0**-column.decimals
+    if column.scale == "linear" and 0 < high - low < (whole - 0.5) * unit:
+        tops = low - column.lower + (np.arange(round((high - low) / unit)) + 0.5) * unit
+        return np.concatenate([[0.0], tops, [top]])
     if column.scale == "linear":
         return np.linspace(0.0, top, bins + 1)
     return np.concatenate([[0.0], np.linspace(0.0, top, bins)])

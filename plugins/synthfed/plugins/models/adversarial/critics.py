@@ -51,10 +51,23 @@ class DenseCritic(Critic):
     Dense layers on flat input only: their per-record gradient norms cost no per-record gradients.
     """
 
-    def __init__(self, width: int, hidden: int, depth: int, dropout: float = 0.0) -> None:
-        """Build for records of ``width`` cells; ``dropout`` is the part of hidden units dropped in training."""
+    view: torch.Tensor | None
+
+    def __init__(
+        self, width: int, hidden: int, depth: int, dropout: float = 0.0, view: torch.Tensor | None = None
+    ) -> None:
+        """Build for records of ``width`` cells.
+
+        Args:
+            width: length of a record.
+            hidden: units of each layer.
+            depth: number of hidden layers.
+            dropout: the part of hidden units dropped in training.
+            view: fixed map that records pass first, of public origin, shape ``(width, inputs)``; None for none.
+        """
         super().__init__()
-        sizes = [width, *[hidden] * depth]
+        self.register_buffer("view", view, persistent=False)
+        sizes = [width if view is None else view.shape[1], *[hidden] * depth]
         self.layers = nn.ModuleList(nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes))
         self.exit = nn.Linear(hidden, 1)
         self.dropout = dropout
@@ -62,6 +75,7 @@ class DenseCritic(Critic):
 
     def features(self, batch: torch.Tensor, coins: torch.Tensor | None = None) -> torch.Tensor:
         """Return the last hidden layer, shape ``(rows, hidden)``."""
+        batch = batch if self.view is None else batch @ self.view
         tossed = [None] * len(self.layers) if coins is None or not self.coins else coins.chunk(len(self.layers), 1)
         for layer, each in zip(self.layers, tossed, strict=True):
             batch = dropped(functional.leaky_relu(layer(batch), 0.2), each, self.dropout)

@@ -7,6 +7,7 @@ anchor's contributions); everything else runs at the coordinator on fakes. The e
 """
 
 import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,8 +161,12 @@ class GanFamily(ABC, Generic[F]):
     # The contract's methods, alike for all.
 
     def sums(self) -> tuple[Sum, ...]:
-        """Return the anchor's sums, mean features and the comparison where they are asked for, the gradient."""
+        """Return the anchor's sums and, to refine it, mean features, the comparison and the gradient as asked for."""
         options = self.options
+        if not options.refine:
+            sums = self.anchor.sums()
+            whole = sum(each.share for each in sums)
+            return tuple(dataclasses.replace(each, share=each.share / whole) for each in sums)
         features = (self._features(),) if options.features_share > 0 else ()
         comparison = (self._comparison(),) if options.comparison_share > 0 else ()
         return (*self.anchor.sums(), *features, *comparison, self.gradients())

@@ -3,9 +3,9 @@
 Never holds a default that depends on data: whatever is off costs nothing and changes nothing.
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Strict
@@ -22,6 +22,8 @@ class GanOptions(Strict):
     """What a study may set of every GAN; the defaults are those of the published figures of tables.
 
     Attributes:
+        refine: whether the critic's private steps refine the start. Without them the anchor has all of the budget,
+            no round is spent on a gradient, and all records come from the generator fitted to the anchor.
         batch: fakes of one public batch.
         critic_rate: the critic's learning rate.
         critic_momentum: Adam's decay of its mean gradient.
@@ -48,6 +50,7 @@ class GanOptions(Strict):
         diversity: weight of the shortfall of the fakes' diversity against the anchor's samples.
     """
 
+    refine: bool = True
     batch: Records = 1024
     critic_rate: Rate = 2e-3
     critic_momentum: Part = 0.5
@@ -77,6 +80,14 @@ class GanOptions(Strict):
         if list(ladder) != sorted(set(ladder)):
             raise ValueError("must rise from rung to rung, as in [1, 2, 5, 10]")
         return ladder
+
+    @model_validator(mode="after")
+    def _nothing_is_idle(self) -> Self:
+        known = GanOptions.model_fields.keys() - {"refine"}
+        idle = sorted(name for name in self.model_fields_set if name in known or name.startswith("critic_"))
+        if idle and not self.refine:
+            raise ValueError(f"{idle[0]} does nothing without the critic; set refine = true, or leave it out")
+        return self
 
 
 O = TypeVar("O", bound=BaseModel)  # noqa: E741

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...api import Answer, Ask
+from ...api import Answer, Array, Ask
 from ..marginals import Released
 from .histograms import Histograms
 from .misfit import PairMisfit
+from .once import Once
 from .pairs import EMBEDDING, PairLayout
 
 PAIRS: Final = "pairs"
@@ -33,7 +34,10 @@ class Misfit(Protocol):
 
 
 class Moments(Protocol):
-    """Released two-way moments; ``first`` are always the histograms as the marginals alone have them."""
+    """Released two-way moments; ``first`` are always the histograms as the marginals alone have them.
+
+    While these are the same, ``first`` gives the very same object, so that what is made of them is made once.
+    """
 
     def ask(self, remaining: Mapping[str, int], first: Callable[[], Histograms]) -> Ask | None:
         """Return what to ask for next."""
@@ -67,12 +71,13 @@ class PairFitting:
         """Start without a release."""
         self._layout, self._target = layout, target
         self._pairs = Released(np.zeros(layout.dim))
+        self._embedding = Once[dict[str, Array]]()  # every round asks for it, and every estimate needs it
 
     def ask(self, remaining: Mapping[str, int], first: Callable[[], Histograms]) -> Ask | None:
         """Return what to ask for next."""
         if remaining.get(PAIRS, 0) == 0:
             return None
-        arrays = self._layout.embedding(first(), self._target)
+        arrays = self._arrays(first())
         return Ask(PAIRS, {name: each.astype(np.float32) for name, each in arrays.items()})
 
     def receive(self, answer: Answer) -> None:
@@ -83,7 +88,7 @@ class PairFitting:
         """Return the marginals as the moments have them once more."""
         if self._pairs.weight == 0:
             return ()
-        arrays = self._layout.embedding(first(), self._target)
+        arrays = self._arrays(first())
         moments, noise_std = self._pairs.per_site / units_per_site, self._pairs.noise_per_site / units_per_site
         return (self._layout.marginals(moments, noise_std, arrays),)
 
@@ -92,7 +97,7 @@ class PairFitting:
         if self._pairs.weight == 0:
             return None
         moments, noise_std = self._pairs.per_site / units_per_site, self._pairs.noise_per_site / units_per_site
-        arrays = self._layout.embedding(first(), self._target)
+        arrays = self._arrays(first())
         clean = self._layout.denoise(moments, noise_std, arrays, self._target)
         return PairMisfit(self._layout, arrays[EMBEDDING], clean, noise_std)
 
@@ -103,6 +108,9 @@ class PairFitting:
     def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Restore what ``state`` returned."""
         self._pairs = released_of(PAIRS, state)
+
+    def _arrays(self, first: Histograms) -> dict[str, Array]:
+        return self._embedding(lambda: self._layout.embedding(first, self._target), first)
 
 
 def released_state(name: str, released: Released) -> dict[str, npt.NDArray[Any]]:

@@ -33,7 +33,7 @@ ROUNDS: Final = 2  # both statistics are averaged, so that one failed round cost
 # Least, most, and how many for each root of a unit: finer ones would hold more noise than units. Chosen on training
 # rows of Adult (12,500 declared units) and heart disease (1,280).
 BINS: Final = (8, 64, 0.6)
-WHOLE: Final = 4  # integers with up to so many values for each bin have a cell each, as people round to some of them
+WHOLE: Final = 4  # with up to so many values for each bin, each has a cell, as people round to some of them
 GROUPS: Final = (4, 24, 0.22)
 COMPONENTS: Final = (128, 4096, 9.0)
 MOST_LOGITS: Final = 2**24  # of a mixture, unless a study names its components: the fit holds about a dozen such arrays
@@ -54,8 +54,8 @@ class TableAnchorOptions(Strict):
 
     Attributes:
         start: what is released first: the one-way marginals, or also the two-way moments.
-        bins: cells of a numeric column; if not set, by the declared bound on all sites' units, and whole numbers
-            of few values have a cell each.
+        bins: cells of a numeric column; if not set, by the declared bound on all sites' units, and columns of few
+            whole numbers, or of reals with few decimals, have a cell for each value.
         groups: most groups that a column's cells are pooled into for the two-way moments; likewise.
         marginals_share: the marginals' share of the budget.
         conditions_share: the share of the combinations of conditions, where a model takes several columns as such.

@@ -18,6 +18,7 @@ from ..marginals import Released, probabilities, shares, units_per_site
 from .conditions import CONDITIONS
 from .histograms import Histograms
 from .misfit import information
+from .once import Once
 from .pair_fitting import Misfit, Moments, PairFitting, released_of, released_state
 from .sampling import sample_codes
 from .wide_fitting import WideFitting
@@ -46,6 +47,7 @@ class TableFitting:
         self.generator = anchor.generator(seed)
         conditions = anchor.conditions
         self._marginals = Released(np.zeros(anchor.encoder.width))
+        self._before_moments = Once[Histograms]()
         self._moments: Moments | None = PairFitting(anchor.layout, anchor.target) if anchor.layout else None
         if anchor.wide:
             self._moments = WideFitting(anchor.wide)
@@ -177,8 +179,10 @@ class TableFitting:
 
     def _first(self) -> Histograms:
         """Return them by the marginals alone, as they were when the moments were asked for."""
-        anchor = self._anchor
-        return Histograms.of(self._marginals, anchor.sizes).smoothed(anchor.encoder.blocks, anchor.groups)
+        anchor, released = self._anchor, self._marginals
+        return self._before_moments(
+            lambda: Histograms.of(released, anchor.sizes).smoothed(anchor.encoder.blocks, anchor.groups), released
+        )
 
     def _marginals_misfit(self, expected: torch.Tensor) -> torch.Tensor:
         """Return the mean square misfit of a batch's mean cells, in units of the noise of the released ones."""

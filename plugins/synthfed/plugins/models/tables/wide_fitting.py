@@ -15,6 +15,7 @@ from ..marginals import Released
 from .column_misfit import ColumnMisfit
 from .column_pairs import ColumnPairs, Embedding
 from .histograms import Histograms
+from .once import Once
 from .pair_fitting import PAIRS, released_of, released_state
 from .wide_pairs import WideLayout
 
@@ -44,6 +45,7 @@ class WideFitting:
         """Start without a release."""
         self._layout = layout
         self._scan, self._chosen = Released(np.zeros(layout.scan.dim)), Released(np.zeros(layout.chosen.dim))
+        self._scan_embedding, self._chosen_embedding = Once[Embedding](), Once[Embedding]()
 
     def ask(self, remaining: Mapping[str, int], first: Callable[[], Histograms]) -> Ask | None:
         """Return every round of the scan, then of the chosen pairs: no later scan may change the choice."""
@@ -100,10 +102,14 @@ class WideFitting:
         return found
 
     def _scanned(self, first: Histograms) -> Embedding:
-        return self._layout.scan.embedding(first, self._layout.every, self._layout.target)
+        layout = self._layout
+        return self._scan_embedding(lambda: layout.scan.embedding(first, layout.every, layout.target), first)
 
     def _choice(self, first: Histograms) -> Embedding:
         """Return the embedding of the chosen pairs; without a scan those that would be scanned first."""
+        return self._chosen_embedding(lambda: self._choose(first), first, self._scan)
+
+    def _choose(self, first: Histograms) -> Embedding:
         layout, pairs = self._layout, self._layout.every
         if self._scan.weight > 0:
             # Only the ratio to the noise matters here, whatever the number of units.
