@@ -173,7 +173,7 @@ class Still:
 
 def local_part(model: Model) -> LocalPart:
     """Return what a model does at a site between two steps of a round."""
-    local: LocalPart = model.local() if isinstance(model, Travelling) else Still()
+    local: LocalPart = model.local() if isinstance(model, LocalModel) else Still()
     return local
 
 
@@ -257,8 +257,8 @@ class Model(Protocol):
 
 
 @runtime_checkable
-class Travelling(Protocol):
-    """A model whose rounds have several steps, between which a site moves on its own."""
+class LocalModel(Protocol):
+    """A model of which a site moves on its own between two steps of a round."""
 
     def local(self) -> LocalPart:
         """Return what runs at a site between two steps."""
