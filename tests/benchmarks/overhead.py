@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from synthfed.client.train import seconds_per_step
+from synthfed.client.local_steps import seconds_per_round
 from synthfed.plugins.models.adversarial.engine import CRITIC
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import Child, close_all, flower_environment, free_port, this_program
@@ -75,7 +75,7 @@ def step_s(terms: Study) -> float:
     pinned = pin(terms)
     kind = pinned.policy.plan.kind(CRITIC)
     assert kind is not None
-    return statistics.median([seconds_per_step(pinned, kind) for _ in range(12)][2:])
+    return statistics.median([seconds_per_round(pinned, kind) for _ in range(12)][2:])
 
 
 def make_sites(folder: Path, home: ServerHome) -> list[Path]:

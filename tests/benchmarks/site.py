@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from synthfed.client.train import seconds_per_step
+from synthfed.client.local_steps import seconds_per_round
 from synthfed.plugins.pinning import pin
 from synthfed.protocols.cohort import Site
 from synthfed.server.demo import demo_study, run_demo
@@ -54,7 +54,7 @@ def step_times_ms() -> dict[str, float]:
     pinned = pin(demo_study([Site(id=f"site-{number}") for number in range(1, 7)], 5.0, 200))
     times = {}
     for kind in pinned.policy.plan.kinds:
-        times[kind.sum.name] = statistics.median(1000 * seconds_per_step(pinned, kind) for _ in range(9))
+        times[kind.sum.name] = statistics.median(1000 * seconds_per_round(pinned, kind) for _ in range(9))
     return times
 
 

@@ -21,7 +21,7 @@ from synthfed.client.config import Ceiling
 from synthfed.client.data import UnitData
 from synthfed.client.gate import Gate
 from synthfed.client.vault import Ledger
-from synthfed.plugins.api import Array, Payload, PrivatePart, Records
+from synthfed.plugins.api import Array, LocalPart, Payload, PrivatePart, Records, Still
 from synthfed.protocols.errors import TransportError
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
@@ -146,6 +146,7 @@ def join_at(stack: ExitStack, folder: Path, policy: Policy, identities: Identiti
         clock: Clock | None = None,
         ceiling: Ceiling = AMPLE,
         shaken: bool = True,
+        local: LocalPart | None = None,
     ) -> Federation:
         clock = clock or Clock()
         held = data if isinstance(data, Mapping) else dict.fromkeys(identities, data or records())
@@ -154,7 +155,8 @@ def join_at(stack: ExitStack, folder: Path, policy: Policy, identities: Identiti
             ledger = stack.enter_context(closing(Ledger(folder / f"{site}.db", identity, create=True)))
             gate, machine = Gate(policy, ceiling, ledger), SiteMachine(policy, site, identity)
             plugin = private if site == "a" else tiny
-            agents[site] = Agent(policy, machine, gate, ledger, held[site], plugin, clock)
+            moves = local or Still()
+            agents[site] = Agent(policy, machine, gate, ledger, held[site], plugin, clock, moves)
         federation = Federation(policy, agents, clock)
         if shaken:
             federation.shake_hands()

@@ -107,6 +107,19 @@ def test_a_floor_rises_and_never_falls_and_a_clearance_forgets_what_was_before_i
     assert (book.floors, book.overruns, book.failures) == ({"a": 5, "b": 1}, 1, 0)
 
 
+def test_a_round_of_several_steps_has_a_kind_of_its_own_and_counts_as_one_round_with_all_its_steps() -> None:
+    note = charged(replace(CHARGE, event=replace(CHARGE.event, count=5)))
+    plain = charged(CHARGE)
+    assert (note.kind, plain.kind) == ("charges", "charge")  # so that a version without steps refuses the ledger
+    assert json.loads(note.content) == json.loads(plain.content) | {"steps": 5}
+    book = Book()
+    for each in (note, plain, note):
+        book.add(each, b"tag")
+    assert (book.length, book.rounds[CHARGE.study, "critic"], book.unsettled) == (3, 3, {1, 2, 3})
+    assert book.events() == [replace(CHARGE.event, count=11)]
+    assert book.prices[CHARGE.study] == {("critic", 0.1, CHARGE.event.noise_multiplier, steps) for steps in (1, 5)}
+
+
 def test_an_entry_of_an_unknown_kind_that_holds_asks_for_a_newer_version(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     Ledger(path, ME, create=True).close()

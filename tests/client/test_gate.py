@@ -178,21 +178,22 @@ def test_what_is_spent_now_and_after_the_study_is_what_the_accountant_says(ledge
 
 
 @pytest.mark.parametrize(
-    ("name", "rate_factor", "noise_factor", "is_covered"),
+    ("name", "rate_factor", "noise_factor", "steps", "is_covered"),
     [
-        ("count", 1.0, 1.0, True),
-        ("count", 1.0, 1.5, True),
-        ("count", 1.0, 1 - 1e-9, True),
-        ("count", 1.0, 0.99, False),
-        ("critic", 1.01, 1.0, False),
-        ("gone", 1.0, 1.0, False),
+        ("count", 1.0, 1.0, 1, True),
+        ("count", 1.0, 1.5, 1, True),
+        ("count", 1.0, 1 - 1e-9, 1, True),
+        ("count", 1.0, 0.99, 1, False),
+        ("critic", 1.01, 1.0, 1, False),
+        ("critic", 1.0, 1.0, 2, False),
+        ("gone", 1.0, 1.0, 1, False),
     ],
 )
 def test_a_study_that_was_spent_at_a_higher_price_than_its_plan_is_not_gone_on_with(
-    ledger: Ledger, policy: Policy, name: str, rate_factor: float, noise_factor: float, is_covered: bool
+    ledger: Ledger, policy: Policy, name: str, rate_factor: float, noise_factor: float, steps: int, is_covered: bool
 ) -> None:
     own = cost(policy, "count" if name == "gone" else name)
-    spent = SampledGaussian(own.sample_rate * rate_factor, own.noise_multiplier * noise_factor, 1)
+    spent = SampledGaussian(own.sample_rate * rate_factor, own.noise_multiplier * noise_factor, steps)
     ledger.charge(Charge(policy.study.hash, policy.study.name, name, b"t", 1, b"c", spent))
     if is_covered:
         Gate(policy, AMPLE, ledger)

@@ -261,6 +261,22 @@ def test_an_answer_time_that_is_too_short_is_found(home: Home) -> None:
     assert "agree on a longer answer_time_s in [privacy]" in details(home, "timing")
 
 
+def test_all_steps_of_a_round_are_timed_together(home: Home) -> None:
+    edit(home.path / "study.toml", 'mode = "distributed"', 'mode = "local"')
+    edit(home.path / "study.toml", "critic_hidden = 8", "critic_hidden = 8\nlocal_steps = 3")
+    edit(home.path / "study.toml", "answer_time_s = 5.0", "answer_time_s = 0.005")
+    detail = details(home, "timing")
+    assert detail.startswith("a round of 'critic' with its 3 steps takes ")
+    assert detail.endswith("; agree on a longer answer_time_s in [privacy]")
+
+
+def test_several_steps_in_a_round_are_refused_where_others_noise_is_needed(home: Home) -> None:
+    edit(home.path / "study.toml", "critic_hidden = 8", "critic_hidden = 8\nlocal_steps = 3")
+    assert "privacy.mode: 'distributed' allows one step in a round, and sum 'critic' asks for 3" in details(
+        home, "plan"
+    )
+
+
 def test_a_step_that_was_never_settled_is_found(home: Home) -> None:
     ledger = Ledger(home.ledger, load_identity(home.identity), create=True)
     ledger.charge(Charge(b"e" * 32, "earlier", "count", b"t", 1, b"c", SampledGaussian(0.1, 9.0, 1)))

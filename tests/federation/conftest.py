@@ -370,6 +370,7 @@ def federate(tmp_path: Path, _plans: dict[tuple[Any, ...], Plan]) -> Iterator[Ca
             rounds: int = 6,
             dim: int = WIDTH,
             gan: bool = False,
+            local_steps: int = 1,
             name: str = "small",
         ) -> Federation:
             folder = tmp_path / name
@@ -380,9 +381,10 @@ def federate(tmp_path: Path, _plans: dict[tuple[Any, ...], Plan]) -> Iterator[Ca
             made = [SimulatedSite(folder / site, site, table) for site, table in zip(roster, tables, strict=True)]
             for site in made:
                 stack.callback(site.close)
-            study = _study(name, mode, epsilon, rounds, quorum, dim, gan, [site.public_key for site in made])
+            options: dict[str, Any] = TINY_GAN | {"local_steps": local_steps} if gan else {"dim": dim}
+            study = _study(name, mode, epsilon, rounds, quorum, options, [site.public_key for site in made])
             model: Any = Gan(study) if gan else Toy(study)
-            terms = (sites, quorum, mode, epsilon, rounds, dim, gan)
+            terms = (sites, quorum, mode, epsilon, rounds, dim, gan, local_steps)
             plan = _plans.get(terms) or _plans.setdefault(terms, make_plan(study, model.sums()))
             plugin = find("synthfed.models", "tabular-gan")
             pinned = Pinned(
@@ -409,7 +411,7 @@ def _table(path: Path, seed: int) -> tuple[Path, Array]:
 
 
 def _study(
-    name: str, mode: str, epsilon: float, rounds: int, quorum: int, dim: int, gan: bool, public: list[bytes]
+    name: str, mode: str, epsilon: float, rounds: int, quorum: int, options: dict[str, Any], public: list[bytes]
 ) -> Study:
     roster = [{"id": f"s{number}", "key": base64.b64encode(key).decode()} for number, key in enumerate(public)]
     return Study.model_validate(
@@ -427,7 +429,7 @@ def _study(
                 "answer_time_s": 0.05,
                 "statistic_time_s": 0.05,
             },
-            "model": {"plugin": "tabular-gan", "options": TINY_GAN if gan else {"dim": dim}},
+            "model": {"plugin": "tabular-gan", "options": options},
             "cohort": {"tolerated": 1, "quorum": quorum, "sites": roster},
             "columns": [
                 {"name": "kind", "kind": "categorical", "values": list(KINDS)},

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from synthfed.client.local_steps import moved
 from synthfed.client.train import clipped_sum
-from synthfed.plugins.api import Answer, Model, Trainer
+from synthfed.plugins.api import Answer, Model, Trainer, local_part
 from synthfed.protocols.privacy.plan import make_plan
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import TILE, Kind, Sum
@@ -65,7 +66,7 @@ class Core:
 
     def __init__(self, model: Model, records: np.ndarray, *, noise: float = 0.1, promise: Study | None = None) -> None:
         """Add ``noise`` to every sum, or what the ``promise`` of a study asks for."""
-        self.private = model.private()
+        self.private, self.local = model.private(), local_part(model)
         self.noise = {each.name: noise for each in model.sums()} if promise is None else planned_noise(promise, model)
         self.sums = {each.name: each for each in model.sums()}
         self.remaining = {each.name: each.rounds for each in model.sums()}
@@ -83,15 +84,19 @@ class Core:
             trainer.receive(self.answer(self.sums[ask.sum], ask.payload))
 
     def answer(self, wanted: Sum, payload: Mapping[str, np.ndarray]) -> Answer:
-        """Return one released sum, clipped by the core's own code."""
+        """Return one released sum, clipped by the core's own code, all steps of its round added up."""
         assert tuple((name, each.shape) for name, each in payload.items()) == wanted.payload
         assert all(each.dtype == np.float32 for each in payload.values())
-        batch = self.batch[self.rng.random(len(self.batch)) < wanted.sample_rate]
-        slots = -(-len(batch) // TILE) * TILE
-        coins = self.rng.random((slots, wanted.coins)) if wanted.coins else None
-        total = clipped_sum(self.private, Kind(wanted, 1.0, slots, 64), payload, batch, coins)
-        noise = self.noise[wanted.name]
-        return Answer(wanted.name, total + self.rng.normal(0, noise, wanted.dim), noise, SITES)
+        total, noise = np.zeros(wanted.dim), self.noise[wanted.name]
+        for step in range(wanted.steps):
+            batch = self.batch[self.rng.random(len(self.batch)) < wanted.sample_rate]
+            slots = -(-len(batch) // TILE) * TILE
+            coins = self.rng.random((slots, wanted.coins)) if wanted.coins else None
+            kind = Kind(wanted, 1.0, slots, 64)
+            noised = clipped_sum(self.private, kind, payload, batch, coins) + self.rng.normal(0, noise, wanted.dim)
+            total += noised
+            payload = payload if step + 1 == wanted.steps else moved(self.local, kind, payload, noised, step)
+        return Answer(wanted.name, total, noise * math.sqrt(wanted.steps), SITES)
 
     def follow(self, other: "Core") -> None:
         """Go on from where another core of the same records stands, with the same draws."""

@@ -64,6 +64,7 @@ ALL_OF_GANS: dict[str, Any] = {
 
 FAMILIES: dict[str, tuple[type[Model], dict[str, Any], tuple[str, ...]]] = {
     "gan": (Gan, GAN, (MIXED, NUMBERS)),
+    "gan that takes local steps": (Gan, GAN | {"local_steps": 2, "local_fakes": 16}, (MIXED,)),
     "gan with all options": (Gan, GAN | ALL_OF_GANS | {"generator": "network"}, (MIXED,)),
     "wgan": (Wgan, GAN, (MIXED, NUMBERS)),
     "wgan that clips": (Wgan, GAN | {"lipschitz": "clip"}, (NUMBERS,)),

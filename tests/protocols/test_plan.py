@@ -243,7 +243,9 @@ def test_sums_of_full_boxes_and_sixteen_deviations_of_noise_do_not_wrap(bits: in
     ],
 )
 def test_a_sum_that_could_not_be_bounded_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedMechanism, match="sum 'steps': dim, clip_norm, sample_rate, rounds, share or coins"):
+    with pytest.raises(
+        UnsupportedMechanism, match="sum 'steps': dim, clip_norm, sample_rate, rounds, share, coins or steps"
+    ):
         replace(STEPS, **change)
 
 

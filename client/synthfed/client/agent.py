@@ -6,13 +6,13 @@ Never opens a network connection, and never answers anything but the secure-aggr
 import logging
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from synthfed.plugins.api import Payload, PrivatePart
+from synthfed.plugins.api import Array, LocalPart, Payload, PrivatePart, Still
 from synthfed.plugins.registry import FOREIGN
 from synthfed.protocols.errors import BudgetExceeded, RemoteProtocolError
 from synthfed.protocols.keystream import KeyStream
@@ -30,6 +30,7 @@ from .channel import Clock, Reply
 from .data import UnitData
 from .entries import Charge
 from .gate import Gate
+from .local_steps import moved
 from .train import clipped_sum, read_payload
 from .vault import Ledger
 
@@ -50,6 +51,7 @@ class Agent:
         data: the records.
         private: the plugin's private part.
         clock: seconds, monotonic; of sessions' ages and of when answers are due.
+        local: what the plugin does between two steps of a round; it never meets a record.
     """
 
     policy: Policy
@@ -59,6 +61,7 @@ class Agent:
     data: UnitData
     private: PrivatePart
     clock: Clock
+    local: LocalPart = field(default_factory=Still)
 
     def answer(self, frame: bytes) -> Reply | None:
         """Return the reply to one frame: whatever is wrong with a request becomes one constant refusal.
@@ -150,28 +153,54 @@ class Agent:
         due_s = self.clock() + slot_s
         if is_muted:
             _LOG.error("an earlier step failed on records; %s", _MUTED)
-        with ThreadPoolExecutor(1) as beside:  # the noise is drawn while the forward pass runs
-            noise = beside.submit(discrete_gaussian, KeyStream(seeds.noise), kind.sum.dim, SCALE_BITS)
-            # After a failure on records every answer is noise alone, so that nobody outside sees a difference.
-            total = None if is_muted else self._total(kind, seeds, payload)
-        grid = self._on_grid(accepted, kind, np.zeros(kind.sum.dim) if total is None else total)
-        masked = self.machine.mask(accepted, grid + noise.result())
+        noised, has_failed = self._noised(kind, seeds, payload, len(message.cohort), is_muted=is_muted)
+        masked = self.machine.mask(accepted, noised)
         if self.clock() > due_s:
             self.machine.abandon()
-            self.ledger.settle(sequence, "abandoned" if total is not None or is_muted else "failed")
+            self.ledger.settle(sequence, "failed" if has_failed else "abandoned")
             _LOG.error("a step overran its fixed answer time and was given up; its charge stands")
             return _Answer(messages.Refusal(messages.Code.ABANDONED), due_s + slot_s, slot_s)
-        self.ledger.settle(sequence, "sent" if total is not None or is_muted else "failed")
+        self.ledger.settle(sequence, "failed" if has_failed else "sent")
         return _Answer(masked, due_s, slot_s)
 
-    def _total(self, kind: Kind, seeds: Seeds, payload: Payload) -> npt.NDArray[np.float64] | None:
+    def _noised(
+        self, kind: Kind, seeds: Seeds, payload: Payload, sites: int, *, is_muted: bool
+    ) -> tuple[npt.NDArray[np.int64], bool]:
+        """Return a round's vector in grid steps, all of its steps added up, and whether one of them failed.
+
+        Every step has coins and noise of its own, and no step's sum acts on another but through its noise. After a
+        failure on records all is noise alone, so that nobody outside sees a difference.
+        """
+        sampling, noising = KeyStream(seeds.sample), KeyStream(seeds.noise)
+        grid_step = kind.grid_step(noise_shares(self.policy.study, sites))
+        vector, at = np.zeros(kind.sum.dim, dtype=np.int64), None if is_muted else payload
+        with ThreadPoolExecutor(1) as beside:  # the noise is drawn while the forward pass runs
+            for step in range(kind.sum.steps):
+                noise = beside.submit(discrete_gaussian, noising, kind.sum.dim, SCALE_BITS)
+                total = None if at is None else self._total(kind, sampling, at)
+                noised = noise.result() + (0 if total is None else self._on_grid(kind, total, grid_step))
+                vector += noised
+                if at is not None:
+                    at = None if total is None else self._moved(kind, at, noised.astype(np.float64) * grid_step, step)
+        return vector, at is None and not is_muted
+
+    def _moved(self, kind: Kind, payload: Payload, noised: Array, step: int) -> Payload | None:
+        """Return the next step's payload; None where the plugin failed, of which outside as little may show."""
+        if step + 1 == kind.sum.steps:
+            return payload
+        try:
+            return moved(self.local, kind, payload, noised, step)
+        except FOREIGN as error:
+            _LOG.error("the plugin failed between two steps (%s); %s", type(error).__name__, _MUTED)
+            return None
+
+    def _total(self, kind: Kind, stream: KeyStream, payload: Payload) -> npt.NDArray[np.float64] | None:
         """Return the sample's clipped sum; None where the plugin failed, which may depend on records.
 
         The answer is then noise alone, at its time, and so is every later one until a person has looked and
         cleared the ledger: neither the failure nor its text leaves the agent.
         """
         try:
-            stream = KeyStream(seeds.sample)
             batch = self.data.draw(stream, kind.sum.sample_rate, kind.slots)
             # Independent between slots, so that a unit's chance does not depend on who else was sampled.
             coins = uniform_numbers(stream, kind.slots, kind.sum.coins)
@@ -185,9 +214,8 @@ class Agent:
             return None
         return total
 
-    def _on_grid(self, accepted: Accepted, kind: Kind, total: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        step = kind.grid_step(noise_shares(self.policy.study, len(accepted.round.cohort)))
-        return ring.to_grid(total, step, box(self.policy.study, kind.ring_bits))
+    def _on_grid(self, kind: Kind, total: npt.NDArray[np.float64], grid_step: float) -> npt.NDArray[np.int64]:
+        return ring.to_grid(total, grid_step, box(self.policy.study, kind.ring_bits, kind.sum.steps))
 
 
 def _request(frame: bytes) -> tuple[messages.Request | None, int]:

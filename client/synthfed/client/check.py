@@ -21,14 +21,14 @@ from synthfed.protocols.errors import ConfigError, SynthfedError
 from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
-from synthfed.protocols.sums import Family, answer_time_s, own_noise
+from synthfed.protocols.sums import Family, Kind, answer_time_s, own_noise
 
 from .config import Home, SiteConfig, data_path, study_path
 from .data import load_units, read_table
 from .gate import Gate
+from .local_steps import seconds_per_round
 from .site import check_consent, check_records_apart, check_roster
 from .supervise import connect, unreachable
-from .train import seconds_per_step
 from .vault import Ledger, load_identity
 
 _Result = TypeVar("_Result")
@@ -221,27 +221,32 @@ def _ceiling(home: Home, config: SiteConfig, pinned: Pinned) -> Finding:
 
 
 def _measured(pinned: Pinned) -> dict[str, list[float]]:
-    """Return how long steps of every kind take on made-up rows, in seconds, the fastest first."""
+    """Return how long rounds of every kind take on made-up rows, in seconds, the fastest first."""
     took_s = {}
     for kind in pinned.policy.plan.kinds:
-        seconds_per_step(pinned, kind)  # the first one warms up
-        took_s[kind.sum.name] = sorted(seconds_per_step(pinned, kind) for _ in range(_TRIALS))
+        seconds_per_round(pinned, kind)  # the first one warms up
+        took_s[kind.sum.name] = sorted(seconds_per_round(pinned, kind) for _ in range(_TRIALS))
     return took_s
 
 
 def _timing(pinned: Pinned, took_s: Mapping[str, list[float]]) -> Iterator[Finding]:
-    """Hold every kind of step against its fixed answer time, and say which times would do here."""
+    """Hold every kind of round against its fixed answer time, and say which times would do here."""
     fields: dict[Family, str] = {"gradient": "answer_time_s", "statistic": "statistic_time_s"}
     enough_s: dict[str, float] = {}
     for kind in pinned.policy.plan.kinds:
         field, trials_s = fields[kind.sum.family], took_s[kind.sum.name]
         middle_s, allowed_s = trials_s[_TRIALS // 2], answer_time_s(pinned.policy.study, kind.sum.family)
         enough_s[field] = max(enough_s.get(field, _LEAST_TIME_S), trials_s[-1] * _HEADROOM)
-        detail = f"a step of {kind.sum.name!r} takes {middle_s * 1000:.0f} ms of its {allowed_s * 1000:.0f} ms"
+        detail = f"{_told(kind)} takes {middle_s * 1000:.0f} ms of its {allowed_s * 1000:.0f} ms"
         is_ok = middle_s * _HEADROOM <= allowed_s
         yield Finding("timing", is_ok, detail if is_ok else f"{detail}; agree on a longer {field} in [privacy]")
     times = " and ".join(f"{field} = {_rounded_up(value)}" for field, value in sorted(enough_s.items()))
     yield Finding("timing", True, f"{times} would do on this machine; the slowest site decides")
+
+
+def _told(kind: Kind) -> str:
+    many = kind.sum.steps
+    return f"a step of {kind.sum.name!r}" if many == 1 else f"a round of {kind.sum.name!r} with its {many} steps"
 
 
 def _rounded_up(value: float) -> float:

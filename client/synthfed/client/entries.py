@@ -20,6 +20,9 @@ from synthfed.protocols.secagg.keys import KEY_BYTES, identity_secret
 GENESIS: Final = bytes(32)
 """What stands for the tag before the first."""
 
+Price = tuple[str, float, float, int]
+"""A sum's name, and sample rate, noise multiplier and number of steps of a round of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:
@@ -32,7 +35,7 @@ class Charge:
         transcript: hash that names the session.
         counter: the step's counter in the session.
         context: hash of everything the step was asked with.
-        event: what it costs; its count is 1.
+        event: what it costs; its count is that of the round's local steps.
     """
 
     study: bytes
@@ -49,7 +52,7 @@ class Note:
     """An entry before it has its place: what kind it is, and its content as text.
 
     Attributes:
-        kind: charge, outcome, clearance, peers or converted.
+        kind: charge, charges, outcome, clearance, peers or converted.
         content: a JSON object; the tag covers these very characters, whatever other spelling would mean the same.
     """
 
@@ -58,9 +61,13 @@ class Note:
 
 
 def charged(charge: Charge) -> Note:
-    """Return the entry of a charge; Python writes a float so that reading it gives the same bits."""
+    """Return the entry of a charge; Python writes a float so that reading it gives the same bits.
+
+    A round of several local steps has a kind of its own: a version that would count it as one refuses the ledger.
+    """
+    steps = charge.event.count
     return _note(
-        "charge",
+        "charge" if steps == 1 else "charges",
         study=charge.study.hex(),
         study_name=charge.study_name,
         sum=charge.kind,
@@ -69,6 +76,7 @@ def charged(charge: Charge) -> Note:
         context=charge.context.hex(),
         sample_rate=charge.event.sample_rate,
         noise_multiplier=charge.event.noise_multiplier,
+        **({} if steps == 1 else {"steps": steps}),
     )
 
 
@@ -134,8 +142,8 @@ class Book:
         head: tag of the last charge. With the length it is all that others are told: a tag of a later entry would
             tell them that there was one, and what became of a step can depend on records.
         rounds: how often each sum of each study was charged, by the study's hash and the sum's name, ...
-        prices: ... and what a round of it cost: every sample rate and noise multiplier that was charged.
-        costs: how many charges there are of each sample rate and noise multiplier.
+        prices: ... and what a round of it cost: every sample rate, noise multiplier and number of steps charged.
+        costs: how many steps were charged of each sample rate and noise multiplier.
         unsettled: numbers of the charges without an outcome.
         overruns: steps given up since a person last looked.
         failures: steps that failed on records since a person last looked.
@@ -145,7 +153,7 @@ class Book:
     length: int = 0
     head: bytes = GENESIS
     rounds: Counter[tuple[bytes, str]] = field(default_factory=Counter)
-    prices: dict[bytes, set[tuple[str, float, float]]] = field(default_factory=dict)
+    prices: dict[bytes, set[Price]] = field(default_factory=dict)
     costs: Counter[tuple[float, float]] = field(default_factory=Counter)
     unsettled: set[int] = field(default_factory=set)
     overruns: int = 0
@@ -160,12 +168,13 @@ class Book:
         """
         content: dict[str, Any] = json.loads(note.content)
         match note.kind:
-            case "charge":
+            case "charge" | "charges":
                 self.length, self.head = self.length + 1, tag
                 study, cost = bytes.fromhex(content["study"]), (content["sample_rate"], content["noise_multiplier"])
                 self.rounds[study, content["sum"]] += 1
-                self.prices.setdefault(study, set()).add((content["sum"], *cost))
-                self.costs[cost] += 1
+                steps = content["steps"] if note.kind == "charges" else 1
+                self.prices.setdefault(study, set()).add((content["sum"], *cost, steps))
+                self.costs[cost] += steps
                 self.unsettled.add(self.length)
             case "outcome":
                 self.unsettled.discard(content["charge"])

@@ -82,7 +82,7 @@ class Gate:
         events = self._ledger.events()
 
         def fits(count: int) -> bool:
-            more = SampledGaussian(cost.sample_rate, cost.noise_multiplier, count)
+            more = SampledGaussian(cost.sample_rate, cost.noise_multiplier, count * cost.count)
             return epsilon([*events, more], self._ceiling.delta) <= self._ceiling.epsilon
 
         if fits(wanted):
@@ -101,9 +101,10 @@ def _check_prices(policy: Policy, ledger: Ledger) -> None:
     that cost no more than the plan's own are covered by it.
     """
     planned = {kind.sum.name: charge(kind, policy.study, 1) for kind in policy.plan.kinds}
-    for name, sample_rate, noise_multiplier in sorted(ledger.prices(policy.study.hash)):
+    for name, sample_rate, noise_multiplier, steps in sorted(ledger.prices(policy.study.hash)):
         cost = planned.get(name)
-        if cost is None or sample_rate > cost.sample_rate or noise_multiplier < cost.noise_multiplier * (1 - ROUNDING):
+        is_dearer = cost is None or sample_rate > cost.sample_rate or steps > cost.count
+        if cost is None or is_dearer or noise_multiplier < cost.noise_multiplier * (1 - ROUNDING):
             raise ConfigError(
                 f"this study has spent rounds of {name!r} under another plan, that of another version of its model; "
                 "give the study another name, so that it is planned and counted anew",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from synthfed.plugins.api import local_part
 from synthfed.plugins.pinning import Pinned, pin
 from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError
@@ -21,8 +22,9 @@ from .channel import Clock, since_boot_s
 from .config import Ceiling, Home, SiteConfig, data_path, study_path
 from .data import load_units
 from .gate import Gate
+from .local_steps import seconds_per_round
 from .rehearsal import check_rows, check_uncoupled
-from .train import row_width, seconds_per_step
+from .train import row_width
 from .vault import Ledger, load_identity
 
 
@@ -42,11 +44,11 @@ def open_agent(home: Home) -> Iterator[Agent]:
 
 
 def _warm_up(pinned: Pinned) -> None:
-    """Compute one gradient step on made-up rows: a process's first one is slow and would overrun its time."""
+    """Compute one gradient round on made-up rows: a process's first one is slow and would overrun its time."""
     for kind in pinned.policy.plan.kinds:
         if kind.sum.family == "gradient":
             with pinned.plugin.blamed(f"cannot compute {kind.sum.name!r} on made-up rows"):
-                seconds_per_step(pinned, kind)
+                seconds_per_round(pinned, kind)
     check_records_apart(pinned)
 
 
@@ -143,4 +145,5 @@ def _agent(
     units = load_units(data, policy.study, pinned.domain, encoder, site)
     machine = SiteMachine(policy, site, identity)
     # Another private part than that which met all records at once: what it may have kept must not act in a sum.
-    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, pinned.model.private(), clock)
+    private, local = pinned.model.private(), local_part(pinned.model)
+    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, private, clock, local)

@@ -3,7 +3,6 @@
 Never returns one unit's contribution, its norm, or how many units there were.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -17,11 +16,9 @@ from torch import nn
 from synthfed.plugins.api import Array, Payload, PrivatePart
 from synthfed.plugins.pinning import Pinned
 from synthfed.protocols.errors import RemoteProtocolError, UnsupportedMechanism
-from synthfed.protocols.keystream import KeyStream
-from synthfed.protocols.privacy.noise import discrete_gaussian
-from synthfed.protocols.privacy.sampling import Indices, uniform_numbers
+from synthfed.protocols.privacy.sampling import Indices
 from synthfed.protocols.schema import places
-from synthfed.protocols.sums import SCALE_BITS, SLOTS_AT_ONCE, TILE, Kind, Sum
+from synthfed.protocols.sums import SLOTS_AT_ONCE, TILE, Kind, Sum
 
 from .coupling import batch_layers
 from .data import Encoded
@@ -70,18 +67,6 @@ def clipped_sum(
             else:
                 total += _statistics(private, kind.sum, payload, padded, real[part])
     return total
-
-
-def seconds_per_step(pinned: Pinned, kind: Kind) -> float:
-    """Compute one step of a kind on made-up rows, noise included, and return how long it took."""
-    private = pinned.model.private()
-    width = row_width(pinned, private)
-    payload = {name: np.zeros(shape, dtype=np.float32) for name, shape in kind.sum.payload}
-    start = time.perf_counter()
-    coins = uniform_numbers(KeyStream(bytes(32)), kind.slots, kind.sum.coins)
-    clipped_sum(private, kind, payload, np.zeros((kind.slots, width)), coins)
-    discrete_gaussian(KeyStream(bytes(32)), kind.sum.dim, SCALE_BITS)
-    return time.perf_counter() - start
 
 
 def row_width(pinned: Pinned, private: PrivatePart) -> int:

@@ -20,7 +20,7 @@ from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
 from .anchor import read_anchor, write_anchor
-from .entries import GENESIS, Book, Charge, Note, chain_key, charged, cleared, mark, met, seal, settled
+from .entries import GENESIS, Book, Charge, Note, Price, chain_key, charged, cleared, mark, met, seal, settled
 
 FORMAT: Final = 2
 
@@ -123,8 +123,8 @@ class Ledger:
         """Return how many rounds of a kind were charged to a study, over all sessions and restarts."""
         return self._book.rounds[study, kind]
 
-    def prices(self, study: bytes) -> frozenset[tuple[str, float, float]]:
-        """Return what was charged to a study: each sum's name, with the sample rate and noise of its rounds."""
+    def prices(self, study: bytes) -> frozenset[Price]:
+        """Return what was charged to a study: each sum's name, with sample rate, noise and steps of its rounds."""
         return frozenset(self._book.prices.get(study, ()))
 
     def events(self) -> list[SampledGaussian]:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ __all__ = [
     "Audit",
     "Domain",
     "Given",
+    "LocalPart",
     "Model",
     "Payload",
     "PrivatePart",
@@ -101,7 +102,7 @@ class Answer:
 
     Attributes:
         sum: the kind's name.
-        total: sum over the sampled units of the cohort, plus noise, shape ``(dim,)``.
+        total: sum over the sampled units of the cohort and all steps of the round, plus noise, shape ``(dim,)``.
         noise_std: standard deviation of the noise in each coordinate of ``total``.
         sites: how many sites took part.
     """
@@ -140,6 +141,40 @@ class PrivatePart(Protocol):
             coins: uniform numbers in (0, 1), fresh and secret, shape ``(rows, coins)`` as the sum declares.
         """
         ...
+
+
+class LocalPart(Protocol):
+    """What runs at a site between two steps of one round: on what is public once it leaves, never on a record.
+
+    Only models whose sum has several ``steps`` in a round have one; they offer it by a method ``local``.
+    """
+
+    def advance(self, name: str, payload: Payload, noised: Array, step: int) -> Payload:
+        """Return the payload at which the next step's sum is taken, its arrays named and shaped as declared.
+
+        A function of the arguments and the study alone. What it returns is brought within +-10,000.
+
+        Args:
+            name: the sum's.
+            payload: at which this step's sum was taken.
+            noised: that sum at this site, with noise that alone keeps the promise, shape ``(dim,)``.
+            step: of the round, from 0.
+        """
+        ...
+
+
+class Still:
+    """The local part of a model that has none: all steps of a round are taken at one payload."""
+
+    def advance(self, name: str, payload: Payload, noised: Array, step: int) -> Payload:  # noqa: ARG002
+        """Return the payload as it is."""
+        return payload
+
+
+def local_part(model: Model) -> LocalPart:
+    """Return what a model does at a site between two steps of a round."""
+    local: LocalPart = model.local() if isinstance(model, LocalModel) else Still()
+    return local
 
 
 class Trainer(Protocol):
@@ -218,6 +253,15 @@ class Model(Protocol):
 
     def trainer(self, seed: int) -> Trainer:
         """Return the half that runs at the coordinator; ``seed`` fixes initial weights and public draws."""
+        ...
+
+
+@runtime_checkable
+class LocalModel(Protocol):
+    """A model of which a site moves on its own between two steps of a round."""
+
+    def local(self) -> LocalPart:
+        """Return what runs at a site between two steps."""
         ...
 
 

@@ -14,7 +14,7 @@ from synthfed.protocols.completion import Completion
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum
 
-from .api import Answer, Array, Ask, Given, Model, Payload, PrivatePart, Records, Trainer
+from .api import Answer, Array, Ask, Given, LocalPart, Model, Payload, PrivatePart, Records, Trainer, local_part
 from .registry import Plugin
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class ConstrainedModel:
     def private(self) -> PrivatePart:
         """Return the half that runs at a site."""
         return _ConstrainedPart(self._model.private(), self._completion)
+
+    def local(self) -> LocalPart:
+        """Return what the model does between two steps of a round."""
+        return local_part(self._model)
 
     def trainer(self, seed: int) -> Trainer:
         """Return the half that runs at the coordinator."""

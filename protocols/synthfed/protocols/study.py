@@ -46,8 +46,9 @@ class Privacy(Strict):
     unit contributes one uniformly drawn record of its own, so ``records_per_unit`` is a check of
     the data, not a price. ``sites_per_unit`` sites at most hold records of one unit (a patient of
     several hospitals); the promise is to such a unit as a whole. ``sigma_floor`` refuses a study in
-    which one site alone would add less noise to a sum than that, in clip norms. A site answers a gradient step a
-    fixed ``answer_time_s`` after it was charged, and a statistic, which is rarer and larger, after
+    which one site alone would add less noise to a sum than that, in clip norms. ``steps`` are those of gradients, each
+    of which is charged; a model may take several of them in one round. A site answers a round of gradients, all its
+    steps done, a fixed ``answer_time_s`` after it was charged, and a statistic, which is rarer and larger, after
     ``statistic_time_s``.
     """
 
@@ -96,8 +97,8 @@ class Aggregation(Strict):
     make up; for them the coordinator must see every site's own noised vector, so they need ``local``
     mode, in which that vector alone keeps the promise, and no masks are applied.
 
-    ``clip_total`` is the largest norm of a released gradient sum in clip norms: a longer one is
-    scaled down before the model sees it. ``key_agreement`` says what the keys of masks rest on; X25519
+    ``clip_total`` is the largest norm of a released gradient sum in clip norms, for each step of a round: a longer
+    one is scaled down before the model sees it. ``key_agreement`` says what the keys of masks rest on; X25519
     alone is a choice in ``local`` only, where no promise hangs on masks. ``mask_cipher`` is for sites
     without AES instructions.
     """

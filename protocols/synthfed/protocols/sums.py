@@ -23,6 +23,8 @@ SLOTS_AT_ONCE: Final = 512
 """... and, where there are more than this many, in whole batches of it: every batch has one shape."""
 MAX_DIM: Final = 10**8
 MAX_COINS: Final = 2**16
+MAX_STEPS: Final = 2**10
+"""Local steps of one round; so many sums of 2**52 still fit into 64 bits."""
 PROBE: Final = "probe"
 """Reserved: the kind of a round without data, which masks canary words only and is not charged."""
 
@@ -44,6 +46,8 @@ class Sum:
         coins: how many uniform numbers the core draws for each unit in each round, for a loss that
             needs chance (a latent draw, dropout); secret, and independent between units. None for a
             statistic, which is not given any.
+        steps: of one round, taken one after another at each site, each with fresh coins and the site's whole noise;
+            what leaves is the sum of them. More than 1 is for gradients in ``local`` mode only.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Sum:
     share: float
     payload: tuple[tuple[str, tuple[int, ...]], ...] = ()
     coins: int = 0
+    steps: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a declaration that the core could not bound."""
@@ -66,11 +71,14 @@ class Sum:
             raise UnsupportedMechanism(f"sum {self.name!r}: family {self.family!r} is not known")
         if self.family == "statistic" and self.coins > 0:
             raise UnsupportedMechanism(f"sum {self.name!r}: a statistic has no coins; declare 0, or use a gradient")
+        if self.family == "statistic" and self.steps != 1:
+            raise UnsupportedMechanism(f"sum {self.name!r}: a statistic has one step in a round; declare more rounds")
         counted = 1 <= self.dim <= MAX_DIM and self.rounds >= 1 and 0 <= self.coins <= MAX_COINS
+        counted = counted and 1 <= self.steps <= MAX_STEPS
         positive = 0 < self.clip_norm < float("inf") and 0 < self.share < float("inf")
         if not (counted and positive and 0 < self.sample_rate <= 1):
             raise UnsupportedMechanism(
-                f"sum {self.name!r}: dim, clip_norm, sample_rate, rounds, share or coins is out of range"
+                f"sum {self.name!r}: dim, clip_norm, sample_rate, rounds, share, coins or steps is out of range"
             )
 
 
@@ -80,9 +88,9 @@ class Kind:
 
     Attributes:
         sum: the declaration.
-        noise_multiplier: noise std of the released sum towards the coordinator and the tolerated
+        noise_multiplier: noise std of one step's released sum towards the coordinator and the tolerated
             bad sites together, in units of ``clip_norm``.
-        slots: fixed number of slots that a site computes per round, whatever its sample is.
+        slots: fixed number of slots that a site computes per step, whatever its sample is.
         ring_bits: 32 or 64, the width of a masked word.
     """
 
@@ -91,13 +99,23 @@ class Kind:
     slots: int
     ring_bits: int
 
+    @property
+    def answer_bytes(self) -> int:
+        """Length of the masked words that a site sends in a round."""
+        return self.sum.dim * self.ring_bits // 8
+
+    @property
+    def payload_bytes(self) -> int:
+        """Length of what a round brings to a site: float32 arrays."""
+        return 4 * sum(math.prod(shape) for _, shape in self.sum.payload)
+
     def grid_step(self, honest: int) -> float:
         """Return the value of one integer step, so that one site's noise share has std ``GRID`` steps."""
         return self.noise_multiplier * self.sum.clip_norm / (math.sqrt(honest) * GRID)
 
     def declaration(self) -> dict[str, Any]:
-        """Return the fields that enter the policy hash, as plain values."""
-        return {
+        """Return the fields that enter the policy hash, as plain values; one step in a round is left unsaid."""
+        fields = {
             "name": self.sum.name,
             "family": self.sum.family,
             "dim": self.sum.dim,
@@ -111,6 +129,7 @@ class Kind:
             "ring_bits": self.ring_bits,
             "grid": GRID,
         }
+        return fields if self.sum.steps == 1 else fields | {"steps": self.sum.steps}
 
 
 def noise_shares(study: Study, present: int) -> int:
@@ -127,7 +146,7 @@ def own_noise(study: Study, kind: Kind) -> float:
 
     A site's share shrinks as the cohort grows, so this is its share when all sites take part: what
     hides the site's own units if every other site works with the coordinator. In ``local`` it is the
-    whole noise.
+    whole noise. Where a round has several steps, each has this noise.
     """
     return kind.noise_multiplier / math.sqrt(noise_shares(study, len(study.cohort.sites)))
 

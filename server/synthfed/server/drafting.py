@@ -87,7 +87,8 @@ def _terms(part: type[_Part], wishes: Wishes, **others: Any) -> _Part:
 def with_enough_time(study: Study) -> Study:
     """Return the study with answer times that most machines keep, where its author gave none.
 
-    Estimated from the size of the largest sum (three times what one core of the README's machine takes);
+    Estimated from the size of the largest sum, all steps of its round (three times what one core of the README's
+    machine takes);
     `synthfed client check` measures what a site really needs.
 
     Raises:
@@ -97,7 +98,7 @@ def with_enough_time(study: Study) -> Study:
     needed_s = {"answer_time_s": study.privacy.answer_time_s, "statistic_time_s": study.privacy.statistic_time_s}
     for kind in pin(study).policy.plan.kinds:
         per_entry_s, field = _SECONDS_PER_ENTRY[kind.sum.family]
-        estimate_s = kind.sum.dim * (kind.slots * per_entry_s + _SECONDS_PER_VALUE)
+        estimate_s = kind.sum.steps * kind.sum.dim * (kind.slots * per_entry_s + _SECONDS_PER_VALUE)
         needed_s[field] = min(600.0, max(needed_s[field], math.ceil(20 * estimate_s) / 20))
     missing = {field: value for field, value in needed_s.items() if field not in study.privacy.model_fields_set}
     return study.model_copy(update={"privacy": study.privacy.model_copy(update=missing)})

@@ -34,7 +34,8 @@ Curve = tuple[tuple[Count, Epsilon | None], ...]
 class SumEvidence(Strict):
     """One kind of private sum: its mechanism and how often it was released.
 
-    ``cap`` is the number of rounds the promise pays for, ``rounds_released`` how many were used;
+    ``cap`` is the number of rounds the promise pays for, ``rounds_released`` how many were used, ``steps`` those of
+    one round at each site, each a mechanism of its own;
     ``own_noise`` is the least noise of one site alone, in units of ``clip_norm`` (None: not stated).
     """
 
@@ -47,6 +48,7 @@ class SumEvidence(Strict):
     clip_norm: Annotated[float, Field(gt=0)]
     cap: Annotated[int, Field(ge=1)]
     rounds_released: Count
+    steps: Annotated[int, Field(ge=1)] = 1
 
 
 class SiteEvidence(Strict):

@@ -131,6 +131,7 @@ def _sums(policy: Policy, tally: Tally) -> tuple[SumEvidence, ...]:
             clip_norm=kind.sum.clip_norm,
             cap=kind.sum.rounds,
             rounds_released=tally.released[kind.sum.name],
+            steps=kind.sum.steps,
         )
         for kind in policy.plan.kinds
     )

@@ -30,12 +30,15 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
         console.print(
             "note             with three sites every round needs all, and two bad ones leave one share of noise"
         )
-    table = Table("sum", "values", "rounds", "rate", "clip", "noise", "own", "slots", "ring", box=None, padding=(0, 1))
+    table = Table(
+        "sum", "values", "rounds", "steps", "rate", "clip", "noise", "own", "slots", "ring", box=None, padding=(0, 1)
+    )
     for kind in plan.kinds:
         table.add_row(
             kind.sum.name,
             str(kind.sum.dim),
             str(kind.sum.rounds),
+            str(kind.sum.steps),
             f"{kind.sum.sample_rate:g}",
             f"{kind.sum.clip_norm:g}",
             f"{kind.noise_multiplier:.4f}",
@@ -45,11 +48,17 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
         )
     console.print(table)
     floor = "" if privacy.sigma_floor is None else f", at least {privacy.sigma_floor:g} by privacy.sigma_floor"
+    if any(kind.sum.steps > 1 for kind in plan.kinds):
+        console.print("steps: of one round at each site, all within its answer time, each charged as a round is")
     console.print(f"own: noise of one site alone when all take part, in clip norms{floor}")
     if privacy.mode == "distributed":
         curve = ",  ".join(f"{bad}: {value:.2f}" for bad, value in plan.curve)
         console.print(f"epsilon by number of bad sites   {curve}")
     held = ",  ".join(f"{sites}: {value:.2f}" for sites, value in epsilon_by_sites(study, plan))
     console.print(f"epsilon by sites that hold a unit {held}   (promised for {privacy.sites_per_unit})")
+    sent = sum(kind.sum.rounds * kind.answer_bytes for kind in plan.kinds) / 1e6
+    got = sum(kind.sum.rounds * kind.payload_bytes for kind in plan.kinds) / 1e6
+    rounds = sum(kind.sum.rounds for kind in plan.kinds)
+    console.print(f"in {rounds} rounds each site sends {sent:.3g} MB and gets {got:.3g} MB")
     seconds = sum(kind.sum.rounds * answer_time_s(study, kind.sum.family) for kind in plan.kinds)
     console.print(f"at least {seconds:.0f} s of fixed answer time")

@@ -135,7 +135,7 @@ class Session:
             return Attempt(cohort, None, 0.0)
         shares = noise_shares(self._policy.study, len(cohort))
         terms, tolerated = self._policy.study.aggregation, self._policy.study.cohort.tolerated
-        own_std = kind.noise_multiplier * kind.sum.clip_norm / math.sqrt(shares)
+        own_std = kind.noise_multiplier * kind.sum.clip_norm * math.sqrt(kind.sum.steps / shares)
         noise_std = own_std * noise_factor(len(cohort), terms.combine, tolerated)
         total = self._total(self._aggregator, cohort).astype(np.float64) * kind.grid_step(shares)
         factor = _shrinking(total, kind, terms.clip_total)
@@ -285,8 +285,11 @@ class Session:
 
 
 def _shrinking(total: npt.NDArray[np.float64], kind: Kind, clip_total: float | None) -> float:
-    """Return the factor that brings a gradient sum to the study's largest norm; it is released, so this is free."""
+    """Return the factor that brings a gradient sum, each step's part, to the study's largest norm.
+
+    The sum is released, so this is free.
+    """
     if clip_total is None or kind.sum.family != "gradient":
         return 1.0
-    limit = clip_total * kind.sum.clip_norm
+    limit = clip_total * kind.sum.clip_norm * kind.sum.steps
     return min(1.0, limit / max(float(np.linalg.norm(total)), limit))

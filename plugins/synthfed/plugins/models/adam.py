@@ -34,9 +34,14 @@ class Adam:
         self.count += 1
         self.mean.lerp_(gradient, 1 - decay)
         self.square.lerp_(gradient.square(), 1 - SQUARE_DECAY)
-        scale = (self.square / (1 - SQUARE_DECAY**self.count)).sqrt_().add_(1e-8)
+        scale = self.square_estimate.sqrt_().add_(1e-8)
         flat = flatten(module).sub_(self.mean / scale, alpha=rate / (1 - decay**self.count))
         set_flat(module, flat)
+
+    @property
+    def square_estimate(self) -> torch.Tensor:
+        """A fresh estimate of the gradient's mean square, after the first step."""
+        return self.square / (1 - SQUARE_DECAY**self.count)
 
     def state(self, name: str) -> dict[str, npt.NDArray[Any]]:
         """Return a copy of everything as arrays whose names begin with ``name``."""

@@ -6,6 +6,7 @@ Never imports the client: the core's clipped sum comes by the entry point group 
 import contextlib
 import copy
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,7 +22,7 @@ from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Kind, Sum
 
-from ..api import Answer, Array, Ask, Model, Payload, PrivatePart, Trainer
+from ..api import Answer, Array, Ask, Model, Payload, PrivatePart, Trainer, local_part
 from .calls import Package
 from .cases import SITES, UNITS, Case
 from .check import Broken, promise
@@ -75,10 +76,17 @@ class Trial:
     def __init__(self, plugin: type[Model], case: Case, options: Mapping[str, Any]) -> None:
         """Take part with the class itself: nothing is installed or pinned."""
         self.plugin, self.case, self.options = plugin, case, options
-        self.study: Study = case.study(options)
         self.package = Package(plugin.__module__)
         self.data = case.name
         self.told: dict[str, str] = {}
+
+    @functools.cached_property
+    def study(self) -> Study:
+        """The made-up study: `local` where a sum has several steps in a round, which no other mode allows."""
+        study = self.case.study(self.options)
+        if all(each.steps == 1 for each in self.plugin(study).sums()):
+            return study
+        return study.model_copy(update={"privacy": study.privacy.model_copy(update={"mode": "local"})})
 
     @property
     def records(self) -> Records:
@@ -238,16 +246,26 @@ class Trial:
     def _answer(self, kind: Kind, payload: Payload, index: int, noise: float, sites: int) -> Answer:
         """Return what a federation would release, its noise and coins drawn from a fixed seed."""
         rng = np.random.default_rng([SEED, index])
+        std = noise * kind.noise_multiplier * kind.sum.clip_norm * math.sqrt(kind.sum.steps)
+        total = sum(self._site(kind, payload, noise, rng) for _ in range(sites))
+        return Answer(kind.sum.name, total + rng.normal(0, std, kind.sum.dim), std, sites)
+
+    def _site(self, kind: Kind, payload: Payload, noise: float, rng: np.random.Generator) -> Array:
+        """Return one site's clipped sums of all steps of a round; noise goes into its own steps only."""
+        model, batch = self.model(), self.batch
+        private, local = model.private(), local_part(model)
         total, std = np.zeros(kind.sum.dim), noise * kind.noise_multiplier * kind.sum.clip_norm
-        private, batch = self.model().private(), self.batch
-        for _ in range(sites):
+        for step in range(kind.sum.steps):
             sampled = batch[rng.random(len(batch)) < kind.sum.sample_rate]
             coins = rng.uniform(0.001, 0.999, (kind.slots, kind.sum.coins))
             try:
-                total += clipped_sum()(private, kind, payload, sampled, coins)
+                summed = clipped_sum()(private, kind, payload, sampled, coins)
             except UnsupportedMechanism as error:
                 raise Broken(f"the core refuses the sum {kind.sum.name!r}: {error}") from error
-        return Answer(kind.sum.name, total + rng.normal(0, std, kind.sum.dim), std, sites)
+            total += summed
+            if step + 1 < kind.sum.steps:
+                payload = local.advance(kind.sum.name, payload, summed + rng.normal(0, std, kind.sum.dim), step)
+        return total
 
     def sample(self, rows: int, seed: int = SEED, trainer: Trainer | None = None) -> Records:
         """Return synthetic records of the trained model, or of another trainer."""

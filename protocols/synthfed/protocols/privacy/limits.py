@@ -3,18 +3,36 @@
 Never changes a plan to fit: it is refused with what could be changed in the terms.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
 from ..errors import ConfigError, UnsupportedMechanism
 from ..study import Study
-from ..sums import Kind, own_noise
+from ..sums import Kind, Sum, own_noise
 from ..wire import MAX_BODY_BYTES
 
 _ENVELOPE_BYTES: Final = 2**14  # cohort, context, canary, signature
 MOST_NUMBERS: Final = 2**24
-"""Coins that a site draws for one round: 128 MiB of them, within a fixed answer time."""
+"""Coins that a site draws for one step: 128 MiB of them, within a fixed answer time."""
+
+
+def check_steps(study: Study, sums: Sequence[Sum]) -> None:
+    """Refuse several steps in a round where a site's own noise does not hide its units in each of them.
+
+    Between two steps a site moves by its own noised sum, so that the later one depends on it. In `distributed` that
+    sum holds a share of the noise only, and the others' shares never reach it.
+
+    Raises:
+        ConfigError: naming the mode and the sum.
+    """
+    several = next((each for each in sums if each.steps > 1), None)
+    if several is not None and study.privacy.mode != "local":
+        raise ConfigError(
+            f"{study.privacy.mode!r} allows one step in a round, and sum {several.name!r} asks for {several.steps}: "
+            "a site's later steps depend on its earlier ones, which other sites' noise does not protect there; use "
+            '"local", in which every step has the site\'s whole noise, or one step',
+            where="privacy.mode",
+        )
 
 
 def check_frames(kinds: Sequence[Kind]) -> None:
@@ -24,8 +42,7 @@ def check_frames(kinds: Sequence[Kind]) -> None:
         UnsupportedMechanism: naming the sum.
     """
     for kind in kinds:
-        payload = 4 * sum(math.prod(shape) for _, shape in kind.sum.payload)
-        if max(kind.sum.dim * kind.ring_bits // 8, payload) + _ENVELOPE_BYTES > MAX_BODY_BYTES:
+        if max(kind.answer_bytes, kind.payload_bytes) + _ENVELOPE_BYTES > MAX_BODY_BYTES:
             raise UnsupportedMechanism(
                 f"sum {kind.sum.name!r}: {kind.sum.dim} values of {kind.ring_bits} bits do not fit into one message "
                 f"of {MAX_BODY_BYTES} bytes; use a smaller model"
@@ -33,7 +50,7 @@ def check_frames(kinds: Sequence[Kind]) -> None:
 
 
 def check_coins(kinds: Sequence[Kind]) -> None:
-    """Refuse a sum for which a site would have to draw more uniform numbers in a round than it has room for.
+    """Refuse a sum for which a site would have to draw more uniform numbers in a step than it has room for.
 
     Raises:
         UnsupportedMechanism: naming the sum.
@@ -42,7 +59,7 @@ def check_coins(kinds: Sequence[Kind]) -> None:
         if kind.slots * kind.sum.coins > MOST_NUMBERS:
             raise UnsupportedMechanism(
                 f"sum {kind.sum.name!r}: {kind.sum.coins} coins for each of {kind.slots} slots are more than the "
-                f"{MOST_NUMBERS} numbers a site draws in a round; use fewer coins, a lower privacy.sample_rate or a "
+                f"{MOST_NUMBERS} numbers a site draws in a step; use fewer coins, a lower privacy.sample_rate or a "
                 "lower privacy.units_per_site"
             )
 

@@ -12,7 +12,7 @@ from ..errors import ConfigError, UnsupportedMechanism
 from ..study import Study
 from ..sums import GRID, SLOTS_AT_ONCE, TILE, Kind, Sum, noise_shares
 from .accountant import OVERFLOW_SHARE, SampledGaussian, epsilon, overflow_probability
-from .limits import check_ceiling, check_coins, check_floor, check_frames
+from .limits import check_ceiling, check_coins, check_floor, check_frames, check_steps
 
 _LEAST_NOISE: Final = 0.3  # below this no mechanism deserves the name private
 _LEAST_MU: Final = 1e-4
@@ -58,8 +58,11 @@ def accounted_multiplier(kind: Kind, study: Study) -> float:
 
 
 def charge(kind: Kind, study: Study, count: int) -> SampledGaussian:
-    """Return what ``count`` rounds of a kind cost one unit at one site, as that site's ledger counts it."""
-    return SampledGaussian(kind.sum.sample_rate, accounted_multiplier(kind, study), count)
+    """Return what ``count`` rounds of a kind cost one unit at one site, as that site's ledger counts it.
+
+    Each local step is a release of its own: that only the sum of them leaves makes a round no cheaper.
+    """
+    return SampledGaussian(kind.sum.sample_rate, accounted_multiplier(kind, study), count * kind.sum.steps)
 
 
 def epsilon_by_sites(study: Study, plan: Plan, most: int = 3) -> tuple[tuple[int, float], ...]:
@@ -88,12 +91,13 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
 
     Raises:
         ConfigError: the promise cannot be met, falls too far if secure aggregation fails, or leaves one
-            site's own noise below the study's floor.
+            site's own noise below the study's floor; or a round has several steps and the mode is not `local`.
         UnsupportedMechanism: there is no sum, two have one name, or one's messages or coins are too many.
     """
     names = [each.name for each in sums]
     if not names or len(set(names)) != len(names):
         raise UnsupportedMechanism("a model must declare at least one sum, each under a name of its own")
+    check_steps(study, sums)
     promise, delta = study.privacy.epsilon, study.privacy.delta
     kinds = _strongest(study, sums)
     check_frames(kinds)
@@ -113,7 +117,7 @@ def make_plan(study: Study, sums: Sequence[Sum]) -> Plan:
 
 
 def slots(study: Study, each: Sum, allowance: float) -> int:
-    """Return the fixed number of slots whose overflow costs at most ``allowance`` of delta per round."""
+    """Return the fixed number of slots whose overflow costs at most ``allowance`` of delta per step."""
     units, rate = study.privacy.units_per_site, each.sample_rate
     if rate == 1:
         return _whole_tiles(units)
@@ -140,7 +144,7 @@ def _whole_tiles(count: int) -> int:
 def _roomy(study: Study, kinds: Sequence[Kind], worst: float) -> tuple[Kind, ...]:
     """Return the kinds with slots whose overflow costs a tenth of delta even at the worst epsilon.
 
-    A batch that exceeds its slots is cut; each such round costs (1 + e^epsilon) times its chance
+    A batch that exceeds its slots is cut; each such step costs (1 + e^epsilon) times its chance
     (arXiv 2411.04205).
     """
     spare = _spare(study, kinds, 1.01 * worst, study.privacy.sites_per_unit)
@@ -149,7 +153,7 @@ def _roomy(study: Study, kinds: Sequence[Kind], worst: float) -> tuple[Kind, ...
 
 def _spare(study: Study, kinds: Sequence[Kind], level: float, sites: int) -> float:
     """Return how often a batch may overflow so that all of them cost a tenth of delta at this epsilon."""
-    chances = sites * sum(kind.sum.rounds for kind in kinds)
+    chances = sites * sum(kind.sum.rounds * kind.sum.steps for kind in kinds)
     return study.privacy.delta * OVERFLOW_SHARE / (chances * (1 + math.exp(min(level, _LARGEST_EXPONENT))))
 
 
@@ -160,19 +164,25 @@ def _kind(study: Study, each: Sum, noise: float, spare: float) -> Kind:
 
 
 def _fits(study: Study, kind: Kind, bits: int) -> bool:
-    return box(study, bits) >= largest_entry(study, kind)
+    return box(study, bits, kind.sum.steps) >= largest_entry(study, kind) / kind.sum.steps
 
 
-def box(study: Study, bits: int) -> int:
-    """Return the largest whole grid value one site may submit so that the sum of all cannot wrap around."""
-    sites = len(study.cohort.sites)
-    return math.floor(min(((1 << (bits - 1)) - 1 - 16 * GRID * math.sqrt(sites)) / sites, 2**52))
+def box(study: Study, bits: int, steps: int = 1) -> int:
+    """Return the largest whole grid value of one site in one step so that the sum of all cannot wrap around.
+
+    Args:
+        study: the terms.
+        bits: width of a word.
+        steps: of a round, which are added up before they leave.
+    """
+    parts = len(study.cohort.sites) * steps
+    return math.floor(min(((1 << (bits - 1)) - 1 - 16 * GRID * math.sqrt(parts)) / parts, 2**52))
 
 
 def largest_entry(study: Study, kind: Kind) -> float:
-    """Return the largest grid value a site's clipped sum can reach: all slots at the clip norm."""
+    """Return the largest grid value a site's clipped sum of a round can reach: all slots at the clip norm."""
     step = kind.grid_step(noise_shares(study, len(study.cohort.sites)))
-    return kind.slots * kind.sum.clip_norm / step
+    return kind.sum.steps * kind.slots * kind.sum.clip_norm / step
 
 
 def _epsilon_of(study: Study, kinds: Sequence[Kind], strength: float, sites: int | None = None) -> float:
@@ -229,16 +239,17 @@ def _with_mu(study: Study, sums: Sequence[Sum], mu: float) -> tuple[Kind, ...]:
 
 
 def _noise_for(each: Sum, mu: float) -> float:
-    """Return the noise multiplier at which all rounds of a sum together are about mu-Gaussian private.
+    """Return the noise multiplier at which all steps of a sum together are about mu-Gaussian private.
 
     Exact without sampling; with sampling the central limit theorem of Bu, Dong, Long and Su (2020,
-    doi:10.1162/99608f92.cfc5dd25): mu = q sqrt(rounds (exp(1 / noise^2) - 1)). It only divides the
+    doi:10.1162/99608f92.cfc5dd25): mu = q sqrt(steps (exp(1 / noise^2) - 1)). It only divides the
     budget; what is promised is accounted for numerically.
     """
+    steps = each.rounds * each.steps
     if each.sample_rate == 1:
-        noise = math.sqrt(each.rounds) / mu
+        noise = math.sqrt(steps) / mu
     else:
-        noise = 1 / math.sqrt(math.log1p((mu / each.sample_rate) ** 2 / each.rounds))
+        noise = 1 / math.sqrt(math.log1p((mu / each.sample_rate) ** 2 / steps))
     return _round_up(max(noise, _LEAST_NOISE))
 
 

@@ -214,7 +214,7 @@ class Aggregator:
         The norm of d noise values is below its root mean square by a factor sqrt(d) plus 16 standard
         deviations (Gaussian concentration: it is a 1-Lipschitz function of them).
         """
-        clipped, noise = sites * largest_entry(self._policy.study, kind), GRID * math.sqrt(sites)
+        clipped, noise = sites * largest_entry(self._policy.study, kind), GRID * math.sqrt(sites * kind.sum.steps)
         reach = clipped + _NOISE_REACH * noise
         length = clipped + (math.sqrt(len(total)) + _NOISE_REACH) * noise
         is_in_box = -reach <= float(total.min()) and float(total.max()) <= reach

@@ -18,10 +18,10 @@ from ...api import Answer, Ask, Given
 from ..adam import Adam, flat_gradient, flatten, set_flat
 from ..anchor import Fitting, tensor
 from .comparison import COMPARISON, Comparison
-from .critics import limit_spectra
 from .diversity import RECORDS, Diversity
 from .feature_matching import FEATURES, FeatureMatching
 from .ladder import Ladder
+from .local_steps import Pace
 from .unit_gradients import clipped_gradient
 
 if TYPE_CHECKING:
@@ -61,13 +61,16 @@ class Adversarial(Generic[F]):
         self._diversity = Diversity(self._samples)
         self._matching = FeatureMatching(family.fresh_critic(seed)) if options.features_share > 0 else None
         self._comparison = Comparison(family, self._fitting, self._average, seed)
-        self._partners = torch.zeros(options.mixup_partners if options.mixup else 0, family.encoded_width)
+        self._pace = Pace()
+        sent = (options.local_fakes if options.local_steps > 1 else 0, options.mixup_partners if options.mixup else 0)
+        self._partners = torch.zeros(sum(sent), family.encoded_width)  # fakes that go to the sites, ...
+        self._sent = sent  # ... some for their own steps, some to be mixed with
         self._started = self._is_ready = self._has_partners = False
         self._steps = 0
         self._fakes = torch.zeros_like(flatten(self._critic))  # gradient on fakes at the critic's present weights
         self._asked = ""  # the last sum; a checkpoint need not hold it, for what follows one is another ask
         self._log: dict[str, float] = {}
-        self._bound()
+        family.bound(self._critic)
         self._follow()
 
     def ask(self, remaining: Mapping[str, int]) -> Ask | None:
@@ -122,6 +125,7 @@ class Adversarial(Generic[F]):
             **self._ladder.state(),
             **(self._matching.state() if self._matching is not None else {}),
             **self._comparison.state(),
+            **(self._pace.state() if self._options.local_steps > 1 else {}),
             "fakes": self._fakes.numpy().copy(),
             "partners": self._partners.numpy().copy(),
             "samples": self._samples.numpy().copy(),
@@ -138,7 +142,8 @@ class Adversarial(Generic[F]):
         wrong = [name for name, mine in self.state().items() if name not in state or state[name].shape != mine.shape]
         if wrong:
             raise ConfigError(f"array {wrong[0]!r} does not fit; use a checkpoint of this study")
-        for part in (self._fitting, self._ladder, self._matching, self._comparison):
+        pace = self._pace if self._options.local_steps > 1 else None
+        for part in (self._fitting, self._ladder, self._matching, self._comparison, pace):
             if part is not None:
                 part.load(state)
         for name, network in (("critic", self._critic), ("generator", self._generator), ("average", self._average)):
@@ -162,19 +167,30 @@ class Adversarial(Generic[F]):
         is_due = self._matching is not None and self._matching.is_due(self._steps, self._options.features_every)
         if is_due and remaining.get(FEATURES, 0) > 0:
             return Ask(FEATURES, weights)
-        if not self._options.mixup:
-            return Ask(CRITIC, weights)
-        self._choose_partners()
-        arrays = [self._partners.numpy().copy(), *weights.values()]
         names = [name for name, _ in self._sum.payload]
-        return Ask(CRITIC, dict(zip(names, arrays, strict=True)))
+        return Ask(CRITIC, dict(zip(names, [*self._beside(), *weights.values()], strict=True)))
+
+    def _beside(self) -> list[npt.NDArray[np.float32]]:
+        """Return what goes to the sites before the critic's weights: rates and fakes, as far as they need them."""
+        if not any(self._sent):
+            return []
+        self._choose_partners()
+        fakes, partners = (each.numpy().copy() for each in self._partners.split_with_sizes(self._sent))
+        mixed = [partners] if self._options.mixup else []
+        if self._options.local_steps == 1:
+            return mixed
+        lot = self._sum.sample_rate * self._fitting.units_per_site
+        return [self._pace.rates(self._critic_adam, self._options.critic_rate, lot), fakes, *mixed]
 
     def _choose_partners(self) -> None:
-        """Draw the fakes that the sites mix with, once for each of the critic's weights."""
+        """Draw the fakes that go to the sites, once for each of the critic's weights, as often as they count."""
         if not self._has_partners:
             with torch.no_grad():
-                fakes = self._family.fakes(self._generator, self._options.mixup_partners, self._rng)
+                fakes = self._family.fakes(self._generator, sum(self._sent), self._rng)
             self._partners, self._has_partners = fakes.records, True
+            if fakes.weights is not None:
+                chosen = torch.multinomial(fakes.weights, sum(self._sent), replacement=True, generator=self._rng)
+                self._partners = fakes.records[chosen]
 
     def _follow(self) -> None:
         """Let the generators hold what was released."""
@@ -206,7 +222,7 @@ class Adversarial(Generic[F]):
             penalty = family.penalty(self._critic, fakes.records, self._rng)
             gradient = flat_gradient(loss if penalty is None else loss + penalty, self._critic)
             self._critic_adam.step(self._critic, gradient, options.critic_rate, options.critic_momentum)
-            self._bound()
+            family.bound(self._critic)
             self._step_generator()
         if options.pretraining:  # gradients with noise are of another size than these
             self._critic_adam, self._generator_adam = Adam.of(self._critic), Adam.of(self._generator)
@@ -265,21 +281,19 @@ class Adversarial(Generic[F]):
         return losses
 
     def _lot(self, answer: Answer) -> float:
-        """Return the expected number of units in a released sum."""
+        """Return the expected number of units in a step's released sum."""
         return self._sum.sample_rate * self._fitting.units_per_site * answer.sites
 
     def _step_critic(self, answer: Answer) -> None:
-        self._prepare()
-        # A wrong scale of the real half only shifts the critic's scores by a constant.
-        real = torch.tensor(answer.total / self._lot(answer), dtype=torch.float32)
+        """Move the critic as many steps as the sites have taken, each time along the mean of their sums."""
         options = self._options
-        self._critic_adam.step(self._critic, real + self._fakes, options.critic_rate, options.critic_momentum)
-        self._bound()
-        self._is_ready = self._has_partners = False
-        self._steps += 1
-
-    def _bound(self) -> None:
-        """Bring the critic's weights to where they may be, before any site sees them."""
-        if self._options.spectral > 0:
-            limit_spectra(self._critic, self._options.spectral)
-        self._family.project(self._critic)
+        lot = options.local_steps * self._lot(answer)
+        # A wrong scale of the real half only shifts the critic's scores by a constant.
+        real = torch.tensor(answer.total / lot, dtype=torch.float32)
+        self._pace.receive(answer, lot, options.local_steps)
+        for _ in range(options.local_steps):
+            self._prepare()
+            self._critic_adam.step(self._critic, real + self._fakes, options.critic_rate, options.critic_momentum)
+            self._family.bound(self._critic)
+            self._is_ready = self._has_partners = False
+            self._steps += 1

@@ -8,6 +8,7 @@ anchor's contributions); everything else runs at the coordinator on fakes. The e
 
 import copy
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ from synthfed.protocols.sums import Sum
 from ...api import Array, Given, Payload
 from ..anchor import Anchor, Fitting
 from .comparison import COMPARISON, ROUNDS
-from .critics import MIXING_COINS, Critic, Mixed
+from .critics import MIXING_COINS, Critic, Mixed, limit_spectra
 from .discriminator import votes
 from .engine import CRITIC, Adversarial
 from .feature_matching import FEATURES, bounded
 from .gan_options import GanOptions
+from .local_steps import LocalSteps, Travelling
 from .losses import Losses
 
 F = TypeVar("F", bound=Fitting)
@@ -78,13 +80,19 @@ class GanFamily(ABC, Generic[F]):
         """Remember the public description.
 
         Raises:
-            ConfigError: the shares leave nothing for the critic.
+            ConfigError: the shares leave nothing for the critic, or its steps are no whole number of rounds.
         """
         self.options, self.anchor, self._privacy = options, anchor, study.privacy
         if anchor.share + options.features_share + options.comparison_share >= 1.0:
             raise ConfigError(
                 "features_share, comparison_share and the anchor's shares must leave the critic a share: sum below 1",
                 where="model.options",
+            )
+        if study.privacy.steps % options.local_steps:
+            raise ConfigError(
+                f"privacy.steps = {study.privacy.steps} is no multiple of {options.local_steps} steps in a round; "
+                "change one of them",
+                where="model.options.local_steps",
             )
 
     # The private part: what a site computes of one record.
@@ -181,10 +189,11 @@ class GanFamily(ABC, Generic[F]):
             sum(each.numel() for each in trained),
             privacy.clip_norm,
             privacy.sample_rate,
-            privacy.steps,
+            privacy.steps // self.options.local_steps,
             1.0 - self.anchor.share - self.options.features_share - self.options.comparison_share,
             _payload(module),
             self._coins(),
+            self.options.local_steps,
         )
 
     def _coins(self) -> int:
@@ -192,7 +201,7 @@ class GanFamily(ABC, Generic[F]):
 
     def _features(self) -> Sum:
         privacy, options, critic = self._privacy, self.options, self.fresh_critic(0)
-        rounds = -(-privacy.steps // options.features_every)
+        rounds = -(-privacy.steps // math.lcm(options.features_every, options.local_steps))
         size, share = critic.exit.in_features, options.features_share
         return Sum(FEATURES, "statistic", size, 1.0, privacy.sample_rate, rounds, share, _payload(critic))
 
@@ -207,12 +216,20 @@ class GanFamily(ABC, Generic[F]):
             return self.critic()
 
     def site_module(self) -> nn.Module:
-        """Return the module of the gradient sum: the critic, beside partners where records are mixed."""
-        critic = self.fresh_critic(0)
-        if not self.options.mixup:
-            return critic
-        partners = torch.zeros(self.options.mixup_partners, self.encoded_width)
-        return Mixed(critic, partners, self.options.mixup)
+        """Return the module of the gradient sum: the critic, beside what else the sites need in a round."""
+        options = self.options
+        module: Critic | Mixed = self.fresh_critic(0)
+        if isinstance(module, Critic) and options.mixup:
+            module = Mixed(module, torch.zeros(options.mixup_partners, self.encoded_width), options.mixup)
+        if options.local_steps == 1:
+            return module
+        return Travelling(module, torch.zeros(options.local_fakes, self.encoded_width))
+
+    def bound(self, critic: Critic) -> None:
+        """Bring the critic's weights to where they may be, before any site sees them."""
+        if self.options.spectral > 0:
+            limit_spectra(critic, self.options.spectral)
+        self.project(critic)
 
     @property
     @abstractmethod
@@ -222,6 +239,10 @@ class GanFamily(ABC, Generic[F]):
     def private(self) -> "GanAtSite":
         """Return the half that runs at a site."""
         return GanAtSite(self)
+
+    def local(self) -> LocalSteps:
+        """Return what a site does between two steps of one round."""
+        return LocalSteps(self)
 
     def trainer(self, seed: int) -> Adversarial[F]:
         """Return the half that runs at the coordinator."""
@@ -255,7 +276,7 @@ class GanAtSite:
         return contributions
 
     def module(self, name: str) -> nn.Module:  # noqa: ARG002  (there is one gradient sum)
-        """Return the critic, beside partners where records are mixed."""
+        """Return the critic, beside what else came with the round."""
         return self._family.site_module()
 
     def loss(

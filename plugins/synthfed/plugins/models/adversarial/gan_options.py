@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Strict
 from synthfed.protocols.study import Study, describe
+from synthfed.protocols.sums import MAX_STEPS
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
@@ -48,6 +49,9 @@ class GanOptions(Strict):
             none: then it is kept unseen.
         comparison_steps: public steps of the comparison's discriminator.
         diversity: weight of the shortfall of the fakes' diversity against the anchor's samples.
+        local_steps: the critic's steps that each site takes in one round, so that the study's steps need so many
+            times fewer rounds; more than 1 needs ``privacy.mode = "local"``.
+        local_fakes: how many fakes go to the sites for that in each round.
     """
 
     refine: bool = True
@@ -73,6 +77,8 @@ class GanOptions(Strict):
     comparison_share: Part = 0.02
     comparison_steps: Count = 400
     diversity: Weight = 0.0
+    local_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 1
+    local_fakes: Records = 64
 
     @field_validator("critic_ladder")
     @classmethod
