@@ -28,7 +28,7 @@ from tests.client.federation import (
 )
 
 from synthfed.client.channel import read_frame
-from synthfed.client.data import UnitData
+from synthfed.client.data import Encoded, UnitData
 from synthfed.client.train import clipped_sum, read_payload
 from synthfed.plugins.api import Array, Payload, PrivatePart
 from synthfed.protocols.keystream import KeyStream
@@ -53,14 +53,14 @@ def kind_of(federation: Federation, name: str) -> Kind:
     return kind
 
 
-def in_steps(federation: Federation, kind: Kind, batch: Array, tiny: PrivatePart) -> npt.NDArray[np.float64]:
+def in_steps(federation: Federation, kind: Kind, batch: Encoded, tiny: PrivatePart) -> npt.NDArray[np.float64]:
     """Return a batch's clipped sum in grid steps, computed apart from the agent and not rounded."""
     payload = read_payload(kind, WEIGHTS if kind.sum.payload else b"")
     total = clipped_sum(tiny, kind, payload, batch)
     return np.asarray(total / kind.grid_step(noise_shares(federation.policy.study, 3)))
 
 
-def sampled(federation: Federation, kind: Kind, answer: Opened) -> Array:
+def sampled(federation: Federation, kind: Kind, answer: Opened) -> Encoded:
     return federation.a.data.draw(KeyStream(answer.seeds.sample), kind.sum.sample_rate, kind.slots)
 
 

@@ -19,7 +19,7 @@ from synthfed.plugins.models.tables.table_fitting import TableFitting
 from synthfed.protocols.errors import ConfigError
 
 STEPS = 3
-LOCAL: dict[str, Any] = {"local_steps": STEPS, "local_fakes": 16}
+LOCAL: dict[str, Any] = {"refine": True, "local_steps": STEPS, "local_fakes": 16}
 EVERYTHING: dict[str, Any] = LOCAL | {
     "critic_ladder": [1, 2],
     "spectral": 1.5,
@@ -64,7 +64,7 @@ def test_mean_features_are_asked_for_where_a_round_begins_only() -> None:
 
 def test_steps_that_are_no_whole_number_of_rounds_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"local_steps: privacy.steps = 6 is no multiple of 4 steps in a round"):
-        make("gan", local_steps=4)
+        make("gan", refine=True, local_steps=4)
 
 
 @FAMILY

@@ -16,7 +16,7 @@ from synthfed.plugins.models.tables.histograms import Histograms
 from synthfed.plugins.models.tables.misfit import information
 from synthfed.plugins.models.tables.network import NetworkGenerator
 from synthfed.plugins.models.tables.pairs import EMBEDDING, MAX_DIM, PairLayout, shrink
-from synthfed.plugins.models.tables.sampling import draw, sample_codes
+from synthfed.plugins.models.tables.sampling import draw, even_numbers, sample_codes
 from synthfed.plugins.models.tables.table_fitting import TableFitting
 from synthfed.protocols.schema import Integer
 
@@ -107,7 +107,7 @@ def test_a_drawn_cell_is_the_one_whose_share_of_the_odds_holds_the_uniform_numbe
     sizes, rows = (3, 1, 300, 2), 2000
     logits = torch.randn(sum(sizes), rows, generator=torch.Generator().manual_seed(0)) * 4
     drawn = draw(logits, sizes, torch.Generator().manual_seed(1))
-    uniform = torch.rand(len(sizes), rows, generator=torch.Generator().manual_seed(1)).numpy()
+    uniform = even_numbers(len(sizes), rows, torch.Generator().manual_seed(1)).numpy()
     for codes, level, block in zip(drawn, uniform, logits.split_with_sizes(list(sizes)), strict=True):
         shares = torch.softmax(block.double(), 0).cumsum(0).numpy()
         slow = np.minimum((shares <= level).sum(axis=0), len(block) - 1)

@@ -63,5 +63,6 @@ def information(expected: torch.Tensor) -> torch.Tensor:
     Args:
         expected: cell probabilities of fakes, shape ``(rows, width)``.
     """
-    inside = torch.special.entr(expected.clamp_min(_LEAST)).sum(1).mean()
-    return torch.special.entr(expected.mean(0).clamp_min(_LEAST)).sum() - inside
+    inside: torch.Tensor = torch.special.entr(expected.clamp_min(_LEAST)).sum(1).mean()
+    outside: torch.Tensor = torch.special.entr(expected.mean(0).clamp_min(_LEAST)).sum()
+    return outside - inside

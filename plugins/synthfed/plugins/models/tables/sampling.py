@@ -96,11 +96,7 @@ def centring(generator: Generator, marginals: torch.Tensor, rng: torch.Generator
 
 
 def draw(logits: torch.Tensor, sizes: Sequence[int], rng: torch.Generator) -> Codes:
-    """Return one cell of each column by inversion of uniform numbers that are spread evenly over the records.
-
-    A record's numbers are uniform and independent of each other and of its logits, so each record is an exact
-    draw. Taken together they are even: of n records each has its own n-th of a column's uniform numbers (Latin
-    hypercube sampling, McKay, Beckman and Conover 1979, doi:10.2307/1268522), so that marginals stray less.
+    """Return one cell of each column by inversion of even uniform numbers.
 
     Args:
         logits: of every cell, shape ``(width, rows)``.
@@ -110,9 +106,7 @@ def draw(logits: torch.Tensor, sizes: Sequence[int], rng: torch.Generator) -> Co
     Returns:
         Shape ``(columns, rows)``.
     """
-    records = logits.shape[1]
-    places = torch.rand(len(sizes), records, generator=rng).argsort(1)
-    uniform = (places + torch.rand(places.shape, generator=rng)) / records
+    uniform = even_numbers(len(sizes), logits.shape[1], rng)
     codes = np.zeros(uniform.shape, dtype=np.int16)
     for code, level, block in zip(codes, uniform, logits.split_with_sizes(list(sizes)), strict=True):
         odds = (block - block.amax(0)).exp_()
@@ -122,3 +116,13 @@ def draw(logits: torch.Tensor, sizes: Sequence[int], rng: torch.Generator) -> Co
             left -= each
             code += left >= 0
     return codes.astype(np.int64)
+
+
+def even_numbers(columns: int, records: int, rng: torch.Generator) -> torch.Tensor:
+    """Return uniform numbers, shape ``(columns, records)``: every n-th part of [0, 1] holds one of a column's n.
+
+    A record's numbers are uniform and independent of each other, so each record is an exact draw; taken together
+    they make marginals stray less (Latin hypercube sampling: McKay, Beckman and Conover 1979, doi:10.2307/1268522).
+    """
+    places = torch.rand(columns, records, generator=rng).argsort(1)
+    return (places + torch.rand(places.shape, generator=rng)) / records

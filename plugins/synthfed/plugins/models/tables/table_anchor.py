@@ -104,6 +104,7 @@ class TableAnchor:
         conditions: what the generator is told; None for nothing.
         target: position of the target column.
         components: of a mixture.
+        sites: how many take part.
         most_units_per_site: declared upper bound on a site's units.
         options: as the study sets them.
     """
@@ -135,7 +136,8 @@ class TableAnchor:
                 f"{plugin} tells its generator something, which a mixture cannot hear; leave `generator` out",
                 where="model.options.generator",
             )
-        units = study.privacy.units_per_site * len(study.cohort.sites)
+        self.sites = len(study.cohort.sites)
+        units = study.privacy.units_per_site * self.sites
         bins = _resolution(units, *BINS)
         whole = options.bins or WHOLE * bins
         self.encoder = OneHotEncoder(scalars(study.columns, plugin), options.bins or bins, whole)

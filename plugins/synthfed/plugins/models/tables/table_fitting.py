@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MARGINALS: Final = "marginals"
 FIT_MOMENTUM: Final = 0.9
-PLAINNESS: Final = 0.01  # a mean square misfit, in units of the noise, that one nat of `information` is worth
+PLAINNESS: Final = 0.03  # square standard deviations of the noise that one nat of `information` is worth, each unit
 
 
 class TableFitting:
@@ -91,6 +91,7 @@ class TableFitting:
             return
         adam, options = Adam.of(self.generator), self._anchor.options
         rows, first_rate = self.generator.kinds or options.fakes, options.fit_rate or self.generator.fit_rate
+        plainness = PLAINNESS * self.units_per_site * self._anchor.sites / pairs_misfit.count
         self.generator.spread(self._rng)
         for step in range(options.fit_steps):
             latents = self.generator.latents(rows, self._rng)
@@ -99,7 +100,7 @@ class TableFitting:
             # Both are mean squares in units of the noise, but of different numbers of cells and moments.
             part = self.generator.marginals_weight * len(self.target) / pairs_misfit.count
             # Of all tables that fit as well the plainest: else the fit makes up structure of higher order from noise.
-            loss = misfit + part * marginals_misfit + PLAINNESS * information(expected)
+            loss = misfit + part * marginals_misfit + plainness * information(expected)
             gradient = flat_gradient(loss + self.generator.fit_loss(latents, expected), self.generator)
             rate = first_rate * (1 + np.cos(np.pi * step / options.fit_steps)) / 2
             adam.step(self.generator, gradient, float(rate), FIT_MOMENTUM)
