@@ -226,7 +226,7 @@ def test_a_portion_holds_the_places_whose_values_lie_in_the_span_and_no_others(n
 def test_numbers_lie_evenly_in_the_part_of_a_cell_that_is_asked_for() -> None:
     encoder = OneHotEncoder((Real(name="x", lower=0, upper=8, decimals=6),), bins=2)
     portions = encoder.portions({"x": Span(1.0, 1.5)})
-    drawn = encoder.decode(np.zeros((20_000, 1), dtype=np.int64), np.random.default_rng(0), portions)
+    drawn = encoder.decode(np.ones((20_000, 1), dtype=np.int64), np.random.default_rng(0), portions)
     assert drawn.min() >= 1.0
     assert drawn.max() <= 1.5
     # A mean of 20,000 even numbers; five standard deviations, by chance once in 1.7 million.

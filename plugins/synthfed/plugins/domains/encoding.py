@@ -228,8 +228,7 @@ def _real_edges(column: Real, bins: int, whole: int) -> Array:
     if column.scale == "linear" and 0 < high - low < (whole - 0.5) * unit:
         tops = low - column.lower + (np.arange(round((high - low) / unit)) + 0.5) * unit
         return np.concatenate([[0.0], tops, [top]])
-    if column.scale == "linear":
-        return np.linspace(0.0, top, bins + 1)
+    # The lower bound is a cell of its own: zeros, codes for "never" and censored values pile up there.
     return np.concatenate([[0.0], np.linspace(0.0, top, bins)])
 
 
@@ -241,9 +240,8 @@ def _integer_edges(column: Integer, bins: int, whole: int) -> Array:
     else:
         start, end = _scaled(column, np.array([lower - 0.5, upper + 0.5], dtype=np.float64))
         inner = _unscaled(column, np.linspace(start, end, bins + 1)[1:-1])
-        # On the log scale the lower bound is a cell of its own, as for reals.
-        first = [lower] if column.scale == "log" else []
-        tops = np.unique(np.concatenate([first, np.clip(np.floor(inner), lower, upper), [upper]]))
+        # The lower bound is a cell of its own, as for reals.
+        tops = np.unique(np.concatenate([[lower], np.clip(np.floor(inner), lower, upper), [upper]]))
     return _scaled(column, np.concatenate([[lower - 0.5], tops + 0.5]))
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MARGINALS: Final = "marginals"
 FIT_MOMENTUM: Final = 0.9
-PLAINNESS: Final = 0.03  # square standard deviations of the noise that one nat of `information` is worth, each unit
+PLAINNESS: Final = 0.015  # square standard deviations of the noise that one nat of `information` is worth, each unit
 
 
 class TableFitting:
