@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.plugins.gan_studies import FAMILIES, make
 from torch import nn
 
-from synthfed.client.rehearsal import check_rows, check_uncoupled
+from synthfed.client.rehearsal import check_moves_apart, check_rows, check_uncoupled
 from synthfed.client.train import clipped_sum, module_faults
 from synthfed.plugins.api import Array, Payload
 from synthfed.plugins.registry import installed
@@ -287,3 +288,46 @@ def test_every_model_that_comes_with_synthfed_keeps_records_apart(name: str, cas
         if each.family == "gradient":
             check_uncoupled(private, each, width)
     check_rows(private, [each for each in model.sums() if each.family == "statistic"], case.columns)
+
+
+# Between two steps.
+
+
+class Keeper(Plugin):
+    """A loss and a local part in one object, which may keep something of a batch for the move that follows it."""
+
+    def __init__(self, part: float) -> None:
+        super().__init__(dense, self._kept)
+        self._part, self._last = part, torch.zeros(WIDTH)
+
+    def _kept(self, module: nn.Module, batch: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
+        self._last = batch.detach()[0].clone()
+        return squared(module, batch, coins)
+
+    def advance(self, name: str, payload: Payload, noised: Array, step: int) -> Payload:  # noqa: ARG002
+        change = np.float32(noised.sum() + self._part * float(self._last.sum()))
+        return {name: array - change for name, array in payload.items()}
+
+
+class Tossing(Keeper):
+    def advance(self, name: str, payload: Payload, noised: Array, step: int) -> Payload:
+        return super().advance(name, payload, noised + float(torch.rand(1)), step)
+
+
+@pytest.mark.parametrize("plugin", [Keeper(0.01), Tossing(0.0)], ids=["a record", "chance"])
+def test_weights_that_move_by_a_record_met_before_or_by_chance_are_refused(plugin: Keeper) -> None:
+    with pytest.raises(UnsupportedMechanism, match="between two steps of 'g' the payload moves by more than"):
+        check_moves_apart(plugin, plugin, sum_of(dense), WIDTH)
+
+
+def test_weights_that_move_by_the_noised_sum_alone_are_served() -> None:
+    plugin = Keeper(0.0)
+    check_moves_apart(plugin, plugin, sum_of(dense), WIDTH)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("options", [{}, {"mixup": 0.3, "critic_dropout": 0.2, "spectral": 1.5}], ids=["plain", "rich"])
+def test_the_gans_move_between_steps_by_their_arguments_alone(family: str, options: dict[str, Any]) -> None:
+    model = make(family, local_steps=3, local_fakes=16, **options)
+    critic = next(each for each in model.sums() if each.steps > 1)
+    check_moves_apart(model.private(), model.local(), critic, model.encoded_width)

@@ -202,6 +202,21 @@ def test_a_study_that_was_spent_at_a_higher_price_than_its_plan_is_not_gone_on_w
             Gate(policy, AMPLE, ledger)
 
 
+@pytest.mark.parametrize("name", ["count", "critic"])
+def test_a_study_that_has_spent_more_rounds_than_its_plan_has_is_not_gone_on_with(
+    ledger: Ledger, policy: Policy, name: str
+) -> None:
+    """Each may be as cheap as the plan's: with the other sums' rounds, all together cost more than the promise."""
+    kind, study = policy.plan.kind(name), policy.study
+    assert kind is not None
+    for counter in range(kind.sum.rounds):
+        ledger.charge(Charge(study.hash, study.name, name, b"t", counter, b"c", cost(policy, name)))
+    Gate(policy, AMPLE, ledger)
+    ledger.charge(Charge(study.hash, study.name, name, b"t", kind.sum.rounds, b"c", cost(policy, name)))
+    with pytest.raises(ConfigError, match=f"rounds of '{name}' under another plan"):
+        Gate(policy, AMPLE, ledger)
+
+
 def test_what_another_study_has_spent_is_no_concern_of_this_ones_plan(ledger: Ledger, policy: Policy) -> None:
     ledger.charge(Charge(b"x" * 32, "other", "gone", b"t", 1, b"c", SampledGaussian(1.0, 0.5, 1)))
     Gate(policy, AMPLE, ledger)

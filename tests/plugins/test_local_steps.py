@@ -169,6 +169,16 @@ def test_weights_stay_where_the_family_lets_them_be() -> None:
     assert all(np.abs(array).max() <= limit for name, array in following.items() if name.startswith("module."))
 
 
+@FAMILY
+def test_weights_that_a_coordinator_lets_run_away_are_no_failure_of_the_model(family: str) -> None:
+    """A failure between two steps would mute the site until a person has looked."""
+    model = make(family, **LOCAL, critic_depth=8, spectral=1.5)
+    critic = next(each for each in model.sums() if each.name == "critic")
+    payload = {name: np.full(shape, 1e4, dtype=np.float32) for name, shape in critic.payload}
+    following = model.local().advance("critic", payload, np.ones(critic.dim), 0)
+    assert all(np.isfinite(array).all() for array in following.values())
+
+
 def test_a_model_without_local_steps_stands_still() -> None:
     model, trainer, core = trained("gan", rounds=4)
     payload = critics_ask(trainer, core).payload

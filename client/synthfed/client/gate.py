@@ -98,15 +98,22 @@ def _check_prices(policy: Policy, ledger: Ledger) -> None:
     """Refuse a study whose earlier rounds cost more than its plan allows for: its promise would not hold.
 
     Another version of a model can ask the same terms for other sums, and be planned with other noise. Rounds
-    that cost no more than the plan's own are covered by it.
+    that cost no more than the plan's own, and are no more than it has, are covered by it.
     """
-    planned = {kind.sum.name: charge(kind, policy.study, 1) for kind in policy.plan.kinds}
-    for name, sample_rate, noise_multiplier, steps in sorted(ledger.prices(policy.study.hash)):
-        cost = planned.get(name)
-        is_dearer = cost is None or sample_rate > cost.sample_rate or steps > cost.count
-        if cost is None or is_dearer or noise_multiplier < cost.noise_multiplier * (1 - ROUNDING):
+    planned, study = {kind.sum.name: kind for kind in policy.plan.kinds}, policy.study
+    for name, sample_rate, noise_multiplier, steps in sorted(ledger.prices(study.hash)):
+        kind = planned.get(name)
+        if kind is None or not _covers(kind, policy, ledger, SampledGaussian(sample_rate, noise_multiplier, steps)):
             raise ConfigError(
                 f"this study has spent rounds of {name!r} under another plan, that of another version of its model; "
                 "give the study another name, so that it is planned and counted anew",
                 where="study.toml",
             )
+
+
+def _covers(kind: Kind, policy: Policy, ledger: Ledger, spent: SampledGaussian) -> bool:
+    """Return whether a plan's kind pays for all rounds of it that were charged, one of which cost this."""
+    own = charge(kind, policy.study, 1)
+    is_cheap = spent.sample_rate <= own.sample_rate and spent.count <= own.count
+    is_noised = spent.noise_multiplier >= own.noise_multiplier * (1 - ROUNDING)
+    return is_cheap and is_noised and ledger.count(policy.study.hash, kind.sum.name) <= kind.sum.rounds

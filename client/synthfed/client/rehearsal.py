@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from synthfed.plugins.api import Array, Payload, PrivatePart
+from synthfed.plugins.api import Array, LocalPart, Payload, PrivatePart
 from synthfed.protocols.errors import UnsupportedMechanism
 from synthfed.protocols.schema import Column
 from synthfed.protocols.sums import Sum
@@ -59,6 +59,40 @@ def check_rows(private: PrivatePart, statistics: Sequence[Sum], columns: Sequenc
     for each in statistics:
         payload, _, _ = made_up(each, rows.shape[1], rng)
         check_rows_apart(f"statistic {each.name!r}", partial(contributions, private, each, payload), rows, beside)
+
+
+def check_moves_apart(private: PrivatePart, local: LocalPart, each: Sum, width: int) -> None:
+    """Try on made-up rows whether what moves between two steps depends on rows that a loss has met.
+
+    Both parts may share an object of the plugin's. A row kept there would reach the next step's weights past the
+    noise, and no accounting covers that.
+
+    Args:
+        private: the plugin's private part.
+        local: its local part, of the same model.
+        each: a gradient sum of several steps.
+        width: of an encoded row.
+
+    Raises:
+        UnsupportedMechanism: it does, or chance has a part in it.
+    """
+    rng = np.random.default_rng(0)
+    payload, rows, coins = made_up(each, width, rng)
+    noised, moves = rng.normal(size=each.dim), []
+    for met in (rows, 1 - rows):
+        record_gradients(private, each, payload, met, coins)
+        moves.append({name: np.array(array) for name, array in local.advance(each.name, payload, noised, 0).items()})
+    first, second = moves
+    is_same = [(name, array.shape) for name, array in first.items()] == [
+        (name, array.shape) for name, array in second.items()
+    ]
+    if not is_same or not all(
+        np.allclose(array, second[name], rtol=_ALIKE, atol=_ALIKE, equal_nan=True) for name, array in first.items()
+    ):
+        raise UnsupportedMechanism(
+            f"between two steps of {each.name!r} the payload moves by more than the arguments of `advance`, by records "
+            "met before or by chance; keep nothing of a batch, and take chance from the step"
+        )
 
 
 def _check_own_gradients(private: PrivatePart, each: Sum, payload: Payload, rows: Array, coins: Array) -> None:

@@ -23,7 +23,7 @@ from .config import Ceiling, Home, SiteConfig, data_path, study_path
 from .data import load_units
 from .gate import Gate
 from .local_steps import seconds_per_round
-from .rehearsal import check_rows, check_uncoupled
+from .rehearsal import check_moves_apart, check_rows, check_uncoupled
 from .train import row_width
 from .vault import Ledger, load_identity
 
@@ -53,7 +53,7 @@ def _warm_up(pinned: Pinned) -> None:
 
 
 def check_records_apart(pinned: Pinned) -> None:
-    """Refuse a plugin that lets the records of a batch act on each other, as made-up rows show.
+    """Refuse a plugin that lets the records of a batch act on each other or past the noise, as made-up rows show.
 
     Raises:
         UnsupportedMechanism: naming the encoding or the sum.
@@ -67,6 +67,8 @@ def check_records_apart(pinned: Pinned) -> None:
         if each.family == "gradient":
             with pinned.plugin.blamed(f"cannot compute {each.name!r} on made-up rows"):
                 check_uncoupled(private, each, row_width(pinned, private))
+                if each.steps > 1:
+                    check_moves_apart(private, local_part(pinned.model), each, row_width(pinned, private))
 
 
 def check_roster(home: Home, config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:

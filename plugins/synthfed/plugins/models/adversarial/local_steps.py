@@ -4,7 +4,7 @@ Never sees a record: a site moves its copy by noised sums and by fakes that ever
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from .unit_gradients import clipped_gradient
 
 if TYPE_CHECKING:
     from .gan_family import GanFamily
+
+LARGEST: Final = 1e4
+"""Sites refuse greater numbers in a payload, and bring what a step moved within them."""
 
 
 class Travelling(nn.Module):
@@ -72,7 +75,8 @@ class LocalSteps:
             public += flat_gradient(penalty, critic)
         private_rate, public_rate = module.rates.tolist()
         change = private_rate * torch.tensor(noised, dtype=torch.float32) + public_rate * public
-        set_flat(critic, flatten(critic) - change)
+        # Weights that a coordinator chose may run away, and a spectral norm is defined of finite ones only.
+        set_flat(critic, (flatten(critic) - change).nan_to_num(nan=0.0).clamp(-LARGEST, LARGEST))
         family.bound(critic)
         moved = [each.detach().numpy() for each in module.parameters()]
         return dict(zip(payload, moved, strict=True))
@@ -111,7 +115,7 @@ class Pace:
         if adam.count == 0:
             return np.zeros(2, dtype=np.float32)
         reach = rate / (float(adam.square_estimate.mean()) + self._more) ** 0.5
-        return np.array([reach / lot, reach], dtype=np.float32).clip(0, 1e4)
+        return np.array([reach / lot, reach], dtype=np.float32).clip(0, LARGEST)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return what is remembered."""
