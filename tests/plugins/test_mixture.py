@@ -98,4 +98,4 @@ def test_cells_are_as_fine_as_the_declared_number_of_units_bears() -> None:
         anchor = Gan(terms.model_copy(update={"privacy": privacy})).anchor
         assert anchor.layout is not None
         sizes.append((anchor.sizes[0], anchor.layout.counts[0]))
-    assert sizes == [(8, 4), (33, 12), (64, 24)]
+    assert sizes == [(17, 4), (67, 12), (129, 24)]

@@ -304,7 +304,7 @@ def test_encoding_a_row_depends_on_that_row_alone(order: list[int], seed: int) -
 
 @pytest.mark.parametrize(
     ("bounds", "decimals", "cells"),
-    [((0.0, 1.0), 2, 101), ((295.3, 304.5), 1, 93), ((-1.26, 1.26), 1, 25), ((0.0, 1.0), 4, 64), ((0.0, 0.9), 0, 64)],
+    [((0.0, 1.0), 2, 101), ((295.3, 304.5), 1, 93), ((-1.26, 1.26), 1, 25), ((0.0, 1.0), 4, 129), ((0.0, 0.9), 0, 129)],
 )
 def test_reals_of_few_decimals_have_a_cell_for_each_value_that_can_be_written(
     bounds: tuple[float, float], decimals: int, cells: int
@@ -312,8 +312,17 @@ def test_reals_of_few_decimals_have_a_cell_for_each_value_that_can_be_written(
     column = Real(name="x", lower=bounds[0], upper=bounds[1], decimals=decimals)
     encoder, rng = OneHotEncoder((column,), 64, 256), np.random.default_rng(0)
     assert encoder.width == cells
-    if cells != 64:
+    if cells != 129:  # 128 even ones, half of 256, and the lower bound's
         codes = np.repeat(np.arange(cells), 50)[:, None]
         records = encoder.decode(codes, rng)
         assert len(np.unique(records)) == cells
         np.testing.assert_array_equal(encoder.codes(records), codes)
+
+
+def test_values_at_the_lower_bound_come_back_as_they_are() -> None:
+    # A code for "never", 0 or a censored value: a whole bin of a coarse grid would smear it.
+    columns = (Integer(name="days", lower=-1, upper=1000), Real(name="dose", lower=0, upper=500, decimals=2))
+    encoder = OneHotEncoder(columns, 16)
+    records = np.array([[-1.0, 0.0]]).repeat(50, axis=0)
+    np.testing.assert_array_equal(encoder.decode(encoder.codes(records), np.random.default_rng(0)), records)
+    assert (encoder.codes(np.array([[0.0, 0.01]])) == 1).all()

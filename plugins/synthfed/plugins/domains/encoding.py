@@ -135,9 +135,9 @@ class OneHotEncoder:
 
         Args:
             columns: the schema.
-            bins: cells of a column at most.
+            bins: cells of a column at most, beside the one of the lower bound.
             whole: but a column of at most so many whole numbers, or reals as written on a linear scale, has one for
-                each.
+                each; and other reals on that scale have half as many cells, if that is more.
         """
         self.blocks = tuple(_block(column, bins, max(bins, whole)) for column in columns)
         self.offsets = np.cumsum([0, *(block.width for block in self.blocks)])
@@ -229,6 +229,9 @@ def _real_edges(column: Real, bins: int, whole: int) -> Array:
         tops = low - column.lower + (np.arange(round((high - low) / unit)) + 0.5) * unit
         return np.concatenate([[0.0], tops, [top]])
     # The lower bound is a cell of its own: zeros, codes for "never" and censored values pile up there.
+    if column.scale == "linear":
+        # Bounds are often far, and most of the mass in little of the range: a coarse grid would not see its shape.
+        return np.concatenate([[0.0], np.linspace(0.0, top, max(bins, whole // 2) + 1)])
     return np.concatenate([[0.0], np.linspace(0.0, top, bins)])
 
 
