@@ -25,8 +25,9 @@ class GanOptions(Strict):
     Attributes:
         critics_own: names of a subclass's options that act in the critic's steps alone, beside those of this class and
             those that begin with ``critic_``.
-        refine: whether the critic's private steps refine the start. Without them the anchor has all of the budget,
-            no round is spent on a gradient, and all records come from the generator fitted to the anchor.
+        refine: whether the critic's private steps refine the start. Without them the anchor's shares are
+            scaled to all of the budget, no round is spent on a gradient, and all records come from the generator
+            fitted to the anchor.
         batch: fakes of one public batch.
         critic_rate: the critic's learning rate.
         critic_momentum: Adam's decay of its mean gradient.
