@@ -59,8 +59,8 @@ class TableAnchorOptions(Strict):
         groups: most groups that a column's cells are pooled into for the two-way moments; likewise.
         marginals_share: the marginals' share of the budget.
         conditions_share: the share of the combinations of conditions, where a model takes several columns as such.
-        pairs_share: the two-way moments' share; what follows the anchor gets the rest, and where nothing does, the anchor
-            in proportion.
+        pairs_share: the two-way moments' share; what follows the anchor gets the rest, and where nothing does, all of
+            the anchor's shares are scaled up.
         generator: a mixture of products, if not set, or a network; always that in a model that tells it something.
         components: of a mixture; likewise.
         latent: dimensions of a network's input.
