@@ -41,3 +41,14 @@ def trained(
     trainer, core = model.trainer(seed=3), Core(model, made_up(), noise=noise)
     core.run(trainer, rounds)
     return model, trainer, core
+
+
+def resumed(family: str, done: int, **options: Any) -> tuple[Adversarial[TableFitting], Adversarial[TableFitting]]:
+    """Return a trainer that ran to the end, and one that went on from its state after so many rounds."""
+    model, first, core = trained(family, rounds=done, **options)
+    second, copy = model.trainer(seed=99), Core(model, made_up())
+    second.load(first.state())
+    copy.follow(core)
+    core.run(first)
+    copy.run(second)
+    return first, second

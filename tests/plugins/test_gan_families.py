@@ -7,7 +7,7 @@ import pytest
 import torch
 from opacus.validators import ModuleValidator
 from tests.plugins.core import COLUMNS, SITES, Core, made_up
-from tests.plugins.gan_studies import FAMILIES, make, trained
+from tests.plugins.gan_studies import FAMILIES, make, resumed, trained
 
 from synthfed.plugins.api import Answer, Model, PrivatePart, Span, Trainer
 from synthfed.protocols.errors import ConfigError
@@ -122,12 +122,7 @@ def test_a_records_loss_and_statistics_depend_on_that_record_alone(family: str, 
 @OPTIONS
 @pytest.mark.parametrize("done", [0, 3, 5, 8])
 def test_training_goes_on_from_a_checkpoint_bit_for_bit(family: str, options: dict[str, Any], done: int) -> None:
-    model, first, core = trained(family, rounds=done, **options)
-    second, copy = model.trainer(seed=99), Core(model, made_up())
-    second.load(first.state())
-    copy.follow(core)
-    core.run(first)
-    copy.run(second)
+    first, second = resumed(family, done, **options)
     assert first.progress()["steps"] == 6
     assert_same(first, second)
     np.testing.assert_array_equal(first.sample(100, seed=1, given={}), second.sample(100, seed=1, given={}))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from opacus.validators import ModuleValidator
 from tests.plugins.core import Core, made_up
-from tests.plugins.gan_studies import FAMILIES, make, trained
+from tests.plugins.gan_studies import FAMILIES, make, resumed, trained
 
 from synthfed.plugins.api import Answer, Ask, Still, local_part
 from synthfed.plugins.models.adam import Adam, flatten
@@ -81,12 +81,7 @@ def test_all_steps_are_taken_and_counted(family: str, options: dict[str, Any]) -
 @OPTIONS
 @pytest.mark.parametrize("done", [4, 5, 6])
 def test_training_goes_on_from_a_checkpoint_bit_for_bit(family: str, options: dict[str, Any], done: int) -> None:
-    model, first, core = trained(family, rounds=done, **options)
-    second, copy = model.trainer(seed=99), Core(model, made_up())
-    second.load(first.state())
-    copy.follow(core)
-    core.run(first)
-    copy.run(second)
+    first, second = resumed(family, done, **options)
     for name, values in first.state().items():
         np.testing.assert_array_equal(values, second.state()[name], err_msg=name)
 

@@ -57,6 +57,31 @@ def test_an_option_of_the_critic_is_refused_where_there_is_none(option: dict[str
         of(refine=False, **option)
 
 
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("gan", {"temperature": 0.5}),
+        ("wgan", {"lipschitz": "clip"}),
+        ("cgan", {"balance": 0.5}),
+        ("infogan", {"pairs_anchor": 1.0}),
+    ],
+)
+def test_so_is_an_option_of_a_family_that_acts_in_the_critics_steps_alone(family: str, options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(ConfigError, match=f"{name} does nothing without the critic; set refine = true"):
+        FAMILIES[family](study(COLUMNS, SMALL | options, plugin=family))
+    FAMILIES[family](study(COLUMNS, SMALL | options | {"refine": True}, plugin=family))
+
+
+def test_what_the_fit_of_the_anchor_uses_needs_no_critic() -> None:
+    used: dict[str, dict[str, Any]] = {
+        "cgan": {"conditions": ["kind"]},
+        "infogan": {"categories": 3, "information": 0.5},
+    }
+    for family, options in used.items():
+        assert FAMILIES[family](study(COLUMNS, SMALL | options, plugin=family)).sums()
+
+
 def test_a_start_that_leaves_all_associations_to_the_critic_needs_one() -> None:
     with pytest.raises(ConfigError, match="set refine = true"):
         of(refine=False, start="marginals")

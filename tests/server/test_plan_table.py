@@ -35,6 +35,13 @@ def test_rounds_steps_and_bytes_are_told(kind: Kind, row: str, traffic: str) -> 
     assert traffic in text
 
 
+def test_a_plan_of_statistics_alone_says_that_no_steps_are_taken() -> None:
+    note = "note: no network takes private steps, so privacy.steps is not used; all sums are statistics"
+    marginals = replace(CRITIC, sum=Sum("marginals", "statistic", 100, 1.0, 1.0, 2, 1.0))
+    assert note in printed(marginals)
+    assert note not in printed(CRITIC)
+
+
 def test_what_several_steps_are_is_told_only_where_there_are_some() -> None:
     note = "steps: of one round at each site, all within its answer time, each charged as a round is"
     assert note in printed(BY_FIVE)

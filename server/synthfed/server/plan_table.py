@@ -50,6 +50,8 @@ def print_plan(console: Console, study: Study, plan: Plan) -> None:
     floor = "" if privacy.sigma_floor is None else f", at least {privacy.sigma_floor:g} by privacy.sigma_floor"
     if any(kind.sum.steps > 1 for kind in plan.kinds):
         console.print("steps: of one round at each site, all within its answer time, each charged as a round is")
+    if all(kind.sum.family == "statistic" for kind in plan.kinds):
+        console.print("note: no network takes private steps, so privacy.steps is not used; all sums are statistics")
     console.print(f"own: noise of one site alone when all take part, in clip norms{floor}")
     if privacy.mode == "distributed":
         curve = ",  ".join(f"{bad}: {value:.2f}" for bad, value in plan.curve)

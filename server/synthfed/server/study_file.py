@@ -37,7 +37,12 @@ def render_study(study: Study) -> str:
         ),
         *_note("sites that may hold records of one unit", sites_per_unit=privacy.sites_per_unit),
         *_note("a declared upper bound, never the true number", units_per_site=privacy.units_per_site),
-        *_pairs(clip_norm=privacy.clip_norm, sample_rate=privacy.sample_rate, steps=privacy.steps),
+        *_note(
+            "DP-SGD's constants, used where the model trains a network by private steps",
+            clip_norm=privacy.clip_norm,
+            sample_rate=privacy.sample_rate,
+            steps=privacy.steps,
+        ),
         *([] if privacy.sigma_floor is None else _note(_FLOOR, sigma_floor=privacy.sigma_floor)),
         *_note("every answer leaves exactly this long after its charge", answer_time_s=privacy.answer_time_s),
         *_note("the same for statistics, rarer and larger", statistic_time_s=privacy.statistic_time_s),

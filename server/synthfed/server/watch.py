@@ -38,7 +38,7 @@ def draw(status: Status) -> Group:
     head = Text(f"{status.phase}  ", style="bold")
     head.append(f"{status.message}   ", style="dim")
     if status.phase == "training":
-        head.append(f"step {status.step}/{status.steps}   {status.rate:.1f} steps/s   {_minutes(status.left_s)} left")
+        head.append(f"round {status.step}/{status.steps}   {status.rate:.1f} rounds/s   {_minutes(status.left_s)} left")
     bar = ProgressBar(total=max(status.steps, 1), completed=status.step, width=60)
     table = Table("site", "now", "epsilon spent", box=None, padding=(0, 2), header_style="dim")
     for site, numbers in status.sites.items():
@@ -55,7 +55,7 @@ def one_line(status: Status) -> str:
     tenth = 10 * status.step // max(status.steps, 1) * 10
     here = sum(bool(numbers["present"]) for numbers in status.sites.values())
     spent = max((numbers["epsilon"] for numbers in status.sites.values()), default=0.0)
-    return f"training: {tenth} % of {status.steps} steps, {here} of {len(status.sites)} sites, epsilon {spent:.1f}"
+    return f"training: {tenth} % of {status.steps} rounds, {here} of {len(status.sites)} sites, epsilon {spent:.1f}"
 
 
 def _minutes(seconds: float) -> str:

@@ -170,11 +170,19 @@ def _show_model(console: Console, plugin: "Plugin", options: dict[str, Any]) -> 
             raise
         console.print(escape(str(error)), soft_wrap=True)
         return
-    table = Table(title=f"sums for {data}", title_justify="left")
+    table = Table(title=f"sums for {data}", title_justify="left", box=None, padding=(0, 1))  # fits 80 characters
     for heading in ("sum", "family", "numbers", "norm", "rate", "rounds", "share", "coins", "steps"):
         table.add_column(heading, no_wrap=True)
     for each in sums:
-        numbers = (each.dim, each.clip_norm, each.sample_rate, each.rounds, each.share, each.coins, each.steps)
+        numbers = (
+            each.dim,
+            each.clip_norm,
+            each.sample_rate,
+            each.rounds,
+            round(each.share, 3),
+            each.coins,
+            each.steps,
+        )
         table.add_row(escape(each.name), each.family, *(f"{number:g}" for number in numbers))
     console.print(table)
 

@@ -14,7 +14,7 @@ loss, in the misfits to the anchor and in the mean of features such a fake count
 true chance to that of being drawn, so that what the critic learns, and the optimum, stay the same.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -35,6 +35,8 @@ class CganOptions(TableGanOptions):
         conditions: categorical columns that the generator is told; the study's target if none is named.
         balance: part of the training fakes whose conditions are drawn evenly instead of as released.
     """
+
+    critics_own: ClassVar[frozenset[str]] = TableGanOptions.critics_own | {"balance"}
 
     conditions: Annotated[tuple[str, ...], Field(max_length=16, strict=False)] = ()
     balance: Part = 0.0

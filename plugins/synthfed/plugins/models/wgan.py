@@ -14,7 +14,7 @@ arXiv:1704.00028), on lines from fake to fake where theirs go from fake to recor
 would make the penalty private, and per record it needs second derivatives that the core does not form.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -35,6 +35,12 @@ class WganOptions(TableGanOptions):
         weight_limit: largest size of a weight under ``clip``.
         penalty_weight: of the penalty in the critic's loss.
     """
+
+    critics_own: ClassVar[frozenset[str]] = TableGanOptions.critics_own | {
+        "lipschitz",
+        "weight_limit",
+        "penalty_weight",
+    }
 
     lipschitz: Literal["clip", "penalty"] = "penalty"
     weight_limit: Annotated[float, Field(gt=0, le=10)] = 0.1

@@ -4,7 +4,7 @@ Never lets a real record meet the generator: it learns from the critic and from 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class ArrayGanOptions(GanOptions, MomentAnchorOptions):
         anchor_hold: weight of the mean squared change of the anchor's draws, in parts of their variance, in the
             generator's loss.
     """
+
+    critics_own: ClassVar[frozenset[str]] = frozenset({"anchor_share", "anchor_hold", "generator_channels"})
 
     batch: Batch = 256
     critic_rate: Rate = 1e-3

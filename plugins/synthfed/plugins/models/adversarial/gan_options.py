@@ -3,7 +3,7 @@
 Never holds a default that depends on data: whatever is off costs nothing and changes nothing.
 """
 
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -23,8 +23,11 @@ class GanOptions(Strict):
     """What a study may set of every GAN; the defaults are those of the published figures of tables.
 
     Attributes:
-        refine: whether the critic's private steps refine the start. Without them the anchor has all of the budget,
-            no round is spent on a gradient, and all records come from the generator fitted to the anchor.
+        critics_own: names of a subclass's options that act in the critic's steps alone, beside those of this class and
+            those that begin with ``critic_``.
+        refine: whether the critic's private steps refine the start. Without them the anchor's shares are
+            scaled to all of the budget, no round is spent on a gradient, and all records come from the generator
+            fitted to the anchor.
         batch: fakes of one public batch.
         critic_rate: the critic's learning rate.
         critic_momentum: Adam's decay of its mean gradient.
@@ -53,6 +56,8 @@ class GanOptions(Strict):
             times fewer rounds; more than 1 needs ``privacy.mode = "local"``.
         local_fakes: how many fakes go to the sites for that in each round.
     """
+
+    critics_own: ClassVar[frozenset[str]] = frozenset()
 
     refine: bool = True
     batch: Records = 1024
@@ -89,7 +94,7 @@ class GanOptions(Strict):
 
     @model_validator(mode="after")
     def _nothing_is_idle(self) -> Self:
-        known = GanOptions.model_fields.keys() - {"refine"}
+        known = (GanOptions.model_fields.keys() - {"refine"}) | self.critics_own
         idle = sorted(name for name in self.model_fields_set if name in known or name.startswith("critic_"))
         if idle and not self.refine:
             raise ValueError(f"{idle[0]} does nothing without the critic; set refine = true, or leave it out")

@@ -4,7 +4,7 @@ Never differs between families in what a site computes, but for the loss of a sc
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ class TableGanOptions(GanOptions, TableAnchorOptions):
         marginals_anchor: weight of the marginals' divergence in the generator's loss.
         pairs_anchor: weight of the two-way misfit, a mean square in units of the noise.
     """
+
+    critics_own: ClassVar[frozenset[str]] = frozenset({"temperature", "marginals_anchor", "pairs_anchor"})
 
     refine: bool = False
     critic_hidden: Width = 64

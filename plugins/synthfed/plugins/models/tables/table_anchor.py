@@ -59,7 +59,8 @@ class TableAnchorOptions(Strict):
         groups: most groups that a column's cells are pooled into for the two-way moments; likewise.
         marginals_share: the marginals' share of the budget.
         conditions_share: the share of the combinations of conditions, where a model takes several columns as such.
-        pairs_share: the two-way moments' share; what follows the anchor gets the rest.
+        pairs_share: the two-way moments' share; what follows the anchor gets the rest, and where nothing does, all of
+            the anchor's shares are scaled up.
         generator: a mixture of products, if not set, or a network; always that in a model that tells it something.
         components: of a mixture; likewise.
         latent: dimensions of a network's input.
@@ -88,7 +89,10 @@ class TableAnchorOptions(Strict):
     @model_validator(mode="after")
     def _something_is_left(self) -> Self:
         if self.marginals_share + (self.pairs_share if self.start == "pairs" else 0.0) >= 1.0:
-            raise ValueError("marginals_share and pairs_share must leave the network a share: sum below 1")
+            raise ValueError(
+                "marginals_share and pairs_share must leave the network a share: sum below 1; a GAN without a critic "
+                "scales them to all of the budget"
+            )
         return self
 
 
