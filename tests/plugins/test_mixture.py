@@ -99,3 +99,13 @@ def test_cells_are_as_fine_as_the_declared_number_of_units_bears() -> None:
         assert anchor.layout is not None
         sizes.append((anchor.sizes[0], anchor.layout.counts[0]))
     assert sizes == [(17, 4), (67, 12), (129, 24)]
+
+
+def test_a_table_of_many_reals_keeps_to_a_plain_grid() -> None:
+    options = {name: value for name, value in SMALL.items() if name != "bins"}
+    widths = []
+    for reals in (3, 80):
+        columns = [{"name": f"size {i}", "kind": "real", "lower": 0, "upper": 1} for i in range(reals)]
+        terms = study([*columns, COLUMNS[-1]], options)
+        widths.append(Gan(terms).anchor.sizes[0])
+    assert widths == [67, 34]

@@ -310,9 +310,9 @@ def test_reals_of_few_decimals_have_a_cell_for_each_value_that_can_be_written(
     bounds: tuple[float, float], decimals: int, cells: int
 ) -> None:
     column = Real(name="x", lower=bounds[0], upper=bounds[1], decimals=decimals)
-    encoder, rng = OneHotEncoder((column,), 64, 256), np.random.default_rng(0)
+    encoder, rng = OneHotEncoder((column,), 64, 256, 128), np.random.default_rng(0)
     assert encoder.width == cells
-    if cells != 129:  # 128 even ones, half of 256, and the lower bound's
+    if cells != 129:  # 128 even ones and the lower bound's
         codes = np.repeat(np.arange(cells), 50)[:, None]
         records = encoder.decode(codes, rng)
         assert len(np.unique(records)) == cells

@@ -130,16 +130,17 @@ class OneHotEncoder:
         width: number of cells of all blocks.
     """
 
-    def __init__(self, columns: Sequence[Scalar], bins: int = 24, whole: int = 0) -> None:
+    def __init__(self, columns: Sequence[Scalar], bins: int = 24, whole: int = 0, reals: int = 0) -> None:
         """Lay a public grid over the bounds of every numeric column.
 
         Args:
             columns: the schema.
             bins: cells of a column at most, beside the one of the lower bound.
             whole: but a column of at most so many whole numbers, or reals as written on a linear scale, has one for
-                each; and other reals on that scale have half as many cells, if that is more.
+                each.
+            reals: and cells of any other reals on that scale, if that is more than ``bins``.
         """
-        self.blocks = tuple(_block(column, bins, max(bins, whole)) for column in columns)
+        self.blocks = tuple(_block(column, bins, max(bins, whole), max(bins, reals)) for column in columns)
         self.offsets = np.cumsum([0, *(block.width for block in self.blocks)])
         self.width = int(self.offsets[-1])
 
@@ -214,10 +215,13 @@ def _first(holds: Callable[[Array], npt.NDArray[np.bool_]], count: int) -> Array
     return np.where(at_once, 0.0, found)
 
 
-def _block(column: Scalar, bins: int, whole: int) -> Block:
+def _block(column: Scalar, bins: int, whole: int, reals: int) -> Block:
     if isinstance(column, Categorical):
         return Block(column, len(column.values), np.empty(0))
-    edges = _integer_edges(column, bins, whole) if isinstance(column, Integer) else _real_edges(column, bins, whole)
+    if isinstance(column, Integer):
+        edges = _integer_edges(column, bins, whole)
+    else:
+        edges = _real_edges(column, reals if column.scale == "linear" else bins, whole)
     return Block(column, len(edges) - 1, edges)
 
 
@@ -229,10 +233,7 @@ def _real_edges(column: Real, bins: int, whole: int) -> Array:
         tops = low - column.lower + (np.arange(round((high - low) / unit)) + 0.5) * unit
         return np.concatenate([[0.0], tops, [top]])
     # The lower bound is a cell of its own: zeros, codes for "never" and censored values pile up there.
-    if column.scale == "linear":
-        # Bounds are often far, and most of the mass in little of the range: a coarse grid would not see its shape.
-        return np.concatenate([[0.0], np.linspace(0.0, top, max(bins, whole // 2) + 1)])
-    return np.concatenate([[0.0], np.linspace(0.0, top, bins)])
+    return np.concatenate([[0.0], np.linspace(0.0, top, bins + (column.scale == "linear"))])
 
 
 def _integer_edges(column: Integer, bins: int, whole: int) -> Array:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 
 from synthfed.protocols.errors import ConfigError
-from synthfed.protocols.schema import Strict
+from synthfed.protocols.schema import Scalar, Strict
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum
 
@@ -34,6 +34,8 @@ ROUNDS: Final = 2  # both statistics are averaged, so that one failed round cost
 # rows of Adult (12,500 declared units) and heart disease (1,280).
 BINS: Final = (8, 64, 0.6)
 WHOLE: Final = 4  # with up to so many values for each bin, each has a cell, as people round to some of them
+REALS: Final = 2  # reals have so many times more: bounds are often far, and most of the mass in little of the range
+MOST_FINE: Final = 4096  # cells of a table for that; one with more keeps to the plain number
 GROUPS: Final = (4, 24, 0.22)
 COMPONENTS: Final = (128, 4096, 9.0)
 MOST_LOGITS: Final = 2**24  # of a mixture, unless a study names its components: the fit holds about a dozen such arrays
@@ -143,8 +145,7 @@ class TableAnchor:
         self.sites = len(study.cohort.sites)
         units = study.privacy.units_per_site * self.sites
         bins = _resolution(units, *BINS)
-        whole = options.bins or WHOLE * bins
-        self.encoder = OneHotEncoder(scalars(study.columns, plugin), options.bins or bins, whole)
+        self.encoder = _encoder(scalars(study.columns, plugin), bins, options.bins)
         self.sizes = tuple(block.width for block in self.encoder.blocks)
         self.groups = options.groups or _resolution(units, *GROUPS)
         self.target = [column.name for column in study.columns].index(study.target)
@@ -212,6 +213,14 @@ class TableAnchor:
     def fitting(self, seed: int) -> TableFitting:
         """Return the coordinator's half."""
         return TableFitting(self, seed)
+
+
+def _encoder(columns: Sequence[Scalar], bins: int, asked: int | None) -> OneHotEncoder:
+    """Return an encoder with the number of cells that was asked for, or as fine as the units and the table bear."""
+    if asked is not None:
+        return OneHotEncoder(columns, asked)
+    fine = OneHotEncoder(columns, bins, WHOLE * bins, REALS * bins)
+    return fine if fine.width <= MOST_FINE else OneHotEncoder(columns, bins, WHOLE * bins)
 
 
 def _resolution(units: int, least: int, most: int, per_root: float) -> int:
