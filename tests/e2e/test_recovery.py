@@ -96,7 +96,7 @@ def test_a_coordinator_whose_terminal_closes_ends_with_all_it_started_and_can_be
 def test_steps_can_travel_as_flower_messages_where_a_second_port_is_impossible(lab: Any) -> None:
     lab.make(
         ("east", "west"),
-        *("--mode", "local", "--steps", "1", "--option", "refine=true", "--option", 'start="marginals"'),
+        *("--mode", "local", "--steps", "1", "--option", 'start="marginals"'),
         *("--answer-time", "0.1", "--statistic-time", "0.5"),
     )
     for site in ("east", "west"):  # before the coordinator knows their nodes, which are turned away at first

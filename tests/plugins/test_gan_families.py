@@ -44,7 +44,7 @@ def test_a_family_satisfies_the_contract(family: str) -> None:
     model: Model = make(family)
     private: PrivatePart = model.private()
     trainer: Trainer = model.trainer(seed=0)
-    assert private.encode(made_up(5)).shape == (5, 22)
+    assert private.encode(made_up(5)).shape == (5, 23)
     assert trainer.ask({"marginals": 1, "pairs": 1, "critic": 1}) is not None
 
 

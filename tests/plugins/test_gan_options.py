@@ -130,7 +130,7 @@ def test_the_mean_of_the_critics_features_is_asked_for_every_so_many_steps() -> 
 def test_the_released_features_are_those_of_the_records_and_draw_the_fakes_to_them() -> None:
     _, trainer, core = trained("gan", rounds=5, features_share=0.1, features_every=6)
     state = trainer.state()
-    critic = DenseCritic(22, 8, 2)
+    critic = DenseCritic(23, 8, 2)
     set_flat(critic, torch.tensor(state["critic"]))
     rows = torch.tensor(core.batch, dtype=torch.float32)
     with torch.no_grad():
@@ -304,5 +304,5 @@ def test_pretraining_teaches_a_generator_that_the_fit_gave_nothing() -> None:
 def test_a_score_below_the_boundary_is_taken_for_a_fake() -> None:
     _, trainer, _ = trained("gan", rounds=5)
     assert 0 <= trainer.progress()["fakes_told"] <= 1
-    critic: Critic = DenseCritic(22, 8, 2)
-    assert make("gan").boundary(critic, torch.zeros(3, 22)) == 0.0
+    critic: Critic = DenseCritic(23, 8, 2)
+    assert make("gan").boundary(critic, torch.zeros(3, 23)) == 0.0

@@ -22,17 +22,18 @@ def test_categories_and_short_columns_are_seen_as_they_are() -> None:
 
 def test_a_number_is_seen_as_cosines_of_its_place_that_tell_nothing_of_each_other() -> None:
     view = waves(OneHotEncoder((Real(name="size", lower=0, upper=1),), 32).blocks, 5)
-    assert view.shape == (32, 5)
-    torch.testing.assert_close(view.T @ view / 32, torch.eye(5), atol=1e-5, rtol=0)
+    assert view.shape == (33, 6)  # the lower bound is seen apart
+    torch.testing.assert_close(view[:, :5].T @ view[:, :5] / 33, torch.eye(5), atol=1e-5, rtol=0)
 
 
 def test_missing_and_a_lower_bound_of_its_own_are_seen_apart() -> None:
     blocks = OneHotEncoder((SIZE, PAID), 16).blocks
     view = waves(blocks, 4)
-    assert view.shape == (17 + 16, 5 + 5)
-    assert view[16].tolist() == [0, 0, 0, 0, 1, *[0] * 5]
-    assert view[17, 9] == 1.0
-    assert (view[18:, 9] == 0).all()
+    assert view.shape == (18 + 16, 6 + 5)
+    assert view[0, 4] == 1.0
+    assert view[17].tolist() == [0, 0, 0, 0, 0, 1, *[0] * 5]
+    assert view[18, 10] == 1.0
+    assert (view[19:, 10] == 0).all()
 
 
 @pytest.mark.parametrize("family", ["gan", "wgan"])

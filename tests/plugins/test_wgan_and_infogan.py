@@ -39,7 +39,7 @@ def test_clipping_bounds_every_weight_that_a_site_gets() -> None:
 
 
 def test_the_penalty_is_for_the_penalised_critic_only() -> None:
-    critic, fakes, rng = DenseCritic(22, 8, 2), torch.rand(20, 22), torch.Generator().manual_seed(0)
+    critic, fakes, rng = DenseCritic(23, 8, 2), torch.rand(20, 23), torch.Generator().manual_seed(0)
     assert wgan(lipschitz="clip").penalty(critic, fakes, rng) is None
     assert wgan(penalty_weight=0.0).penalty(critic, fakes, rng) == 0
     assert wgan().penalty(critic, fakes, rng) is not None
@@ -48,7 +48,7 @@ def test_the_penalty_is_for_the_penalised_critic_only() -> None:
 def test_the_penalty_draws_the_slope_between_fakes_towards_one() -> None:
     model, rng = wgan(), torch.Generator().manual_seed(0)
     critic = model.fresh_critic(0)
-    fakes = torch.rand(64, 22, generator=rng)
+    fakes = torch.rand(64, 23, generator=rng)
     adam = Adam.of(critic)
     values = []
     for _ in range(200):
@@ -70,7 +70,7 @@ def test_the_penalty_is_part_of_the_public_gradient() -> None:
 
 
 def test_a_wasserstein_critic_takes_for_fakes_what_scores_below_the_anchors_samples() -> None:
-    critic, samples = DenseCritic(22, 8, 2), torch.rand(9, 22)
+    critic, samples = DenseCritic(23, 8, 2), torch.rand(9, 23)
     with torch.no_grad():
         assert wgan().boundary(critic, samples) == pytest.approx(float(critic(samples).mean()))
 
