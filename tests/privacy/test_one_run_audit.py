@@ -18,7 +18,7 @@ from synthfed.plugins.audits.one_run import Guesses, guess
 def test_neither_sums_nor_weights_prove_more_than_is_claimed_and_sums_prove_a_fair_part_of_it(
     tmp_path: Path, claimed: float, fair: float, record_property: Callable[[str, object], None]
 ) -> None:
-    """In 12 runs the sums proved 1.69 of 8, deviation 0.32, and 0.10 of 1, deviation 0.12: ends are 4 deviations away."""
+    """In 12 runs the sums proved 1.69 of 8, deviation 0.32, and 0.10 of 1, deviation 0.12: 4 from the ends."""
     with audited(tmp_path / "study", claimed) as federation:
         federation.train()
         seen = federation.seen()
