@@ -41,5 +41,5 @@ def read_anchor(path: Path) -> tuple[int, bytes]:
     except OSError:
         noted = b""
     if len(noted) != 8 + _MARK_BYTES:
-        raise PrivacyError(f"{path}: is missing or damaged; restore it together with the ledger")
+        raise PrivacyError(f"{path}: is missing or damaged; restore it together with what it is noted of")
     return int.from_bytes(noted[:8], "little"), noted[8:]
