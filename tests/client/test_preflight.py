@@ -510,3 +510,12 @@ def test_how_many_rows_lack_consent_is_told(home: Home) -> None:
     data.write_text("\n".join([f"{header},consent", *marked]) + "\n", encoding="utf-8")
     (found,) = (finding for finding in preflight(home) if finding.topic == "consent")
     assert found.detail == "12 row(s) without an accepted value in column 'consent' are left out"
+
+
+def test_a_log_that_does_not_hold_is_found_and_one_that_is_not_there_yet_is_well(home: Home) -> None:
+    home.audit_log.write_bytes(home.audit_log.read_bytes().replace(b"log-begun", b"log-begin"))
+    assert "audit.log: line 1 was changed, added, removed or moved" in details(home, "log")
+    home.audit_log.unlink()
+    home.audit_log.with_suffix(".mark").unlink()
+    assert not [finding for finding in preflight(home) if finding.topic == "log"]
+    assert not home.audit_log.exists()

@@ -247,3 +247,12 @@ hash = "%s"
     assert policy.hours is not None
     assert policy.plugins == (PluginPin(distribution="synthfed", version="0.1.0", hash="0" * 64),)
     assert all(getattr(policy, name) for name in SitePolicy.model_fields)
+
+
+def test_the_example_of_the_page_on_rules_can_be_loaded(settings: Callable[[str], Home]) -> None:
+    page = (Path(__file__).parents[2] / "docs/site-policy.md").read_text(encoding="utf-8")
+    table = page.partition("```toml")[2].partition("```")[0]
+    table = table[table.index("[policy]") :].replace("8f3c...", "0" * 64)
+    policy = settings(table).load().policy
+    assert all(getattr(policy, name) for name in SitePolicy.model_fields)
+    assert all(f"`{name}`" in page or f"[policy.{name}" in page for name in SitePolicy.model_fields)

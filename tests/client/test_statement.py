@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.client.homes import make_home
 from typer.testing import CliRunner
 
-from synthfed.client.books.statement import accounts, as_csv, as_json, read_statement
+from synthfed.client.books.audit_log import AuditLog, mark_of
+from synthfed.client.books.lines import Line, Place
+from synthfed.client.books.statement import accounts, as_csv, as_json, read_statement, unlogged_sessions
 from synthfed.client.cli import app
 from synthfed.client.config import Home
 from synthfed.client.entries import Charge
@@ -199,6 +201,20 @@ def test_a_missing_ledger_is_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_session_that_was_charged_must_be_in_the_log_unless_it_is_older(path: Path) -> None:
+    statement = read_statement(path, ME)  # three charges of one session
+    session = (b"t" * 32).hex()
+
+    def lines(*bodies: dict[str, object]) -> list[Line]:
+        return [Line({"what": "refused", **body}, Place()) for body in bodies]
+
+    assert unlogged_sessions(statement, lines({}, {"charges": 0}, {"session": session})) == ()
+    assert unlogged_sessions(statement, lines({}, {"charges": 0}, {"session": "00"})) == (session,)
+    assert unlogged_sessions(statement, lines({}, {"charges": 2})) == (session,)
+    assert unlogged_sessions(statement, lines({}, {"charges": 3})) == ()
+    assert unlogged_sessions(statement, lines({})) == ()
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     place = make_home(tmp_path, "127.0.0.1:9092", "no certificate")
@@ -269,3 +285,31 @@ def test_the_log_is_printed_and_verified_and_a_broken_line_is_named(home: Home) 
     missing = run(home, "log", "verify")
     assert missing.exit_code == 1
     assert "the log cannot be read (No such file or directory)" in missing.output
+
+
+def test_a_log_that_was_brought_back_with_its_mark_is_told_by_the_ledger(home: Home) -> None:
+    identity = load_identity(home.identity)
+    kept = {each: each.read_bytes() for each in (home.audit_log, mark_of(home.audit_log))}
+    with closing(AuditLog(home.audit_log, identity)) as log, closing(Ledger(home.ledger, identity)) as ledger:
+        log.note("agent-started", charges=0)
+        older = {each: each.read_bytes() for each in kept}
+        log.note("session-opened", who="coordinator", session=(b"t" * 32).hex(), sites=["a"], charges=0)
+        assert ledger.length == 3
+    assert run(home, "log", "verify").exit_code == 0
+    for each, content in older.items():
+        each.write_bytes(content)
+    told = run(home, "log", "verify")
+    assert told.exit_code == 1
+    assert "tells nothing of 1 session(s) that the ledger was charged in, the first of them 7474" in told.output
+
+
+def test_a_ledger_that_was_brought_back_with_its_mark_is_told_by_the_log(home: Home) -> None:
+    with closing(AuditLog(home.audit_log, load_identity(home.identity))) as log:
+        log.note("agent-started", charges=3)
+        assert run(home, "log", "verify").exit_code == 0
+        log.note("session-over", charges=4)
+    told = run(home, "log", "verify")
+    assert told.exit_code == 1
+    assert (
+        "ledger.db: holds fewer charges than the 4 that the log tells of; ledger and mark are an older" in told.output
+    )

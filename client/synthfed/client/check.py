@@ -23,6 +23,7 @@ from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Family, Kind, answer_time_s, own_noise
 
+from .books.audit_log import check_log
 from .config import Home, SiteConfig, data_path, study_path
 from .data import load_units, read_table
 from .gate import Gate, Standing
@@ -87,6 +88,8 @@ def preflight(home: Home) -> Iterator[Finding]:
 def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
     identity, _ = _try("keys", lambda: load_identity(home.identity), "")
     if identity is not None:
+        _, finding = _try("log", lambda: check_log(home.audit_log, identity), "")
+        yield from [] if finding.is_ok else [finding]
         _, finding = _try(
             "roster", lambda: check_roster(home, config, study, identity), "lists this site with this key"
         )

@@ -63,7 +63,7 @@ class AuditLog:
         if not path.exists() and not mark_of(path).exists():
             self._note_place()
             sync(mark_of(path))
-        noted = read_anchor(mark_of(path))
+        noted = read_anchor(mark_of(path), "log")
         if not path.exists() and noted[0]:
             raise PrivacyError(f"{path}: the log is missing, and its mark is there; {_ADVICE}")
         try:
@@ -157,17 +157,26 @@ def read_log(path: Path, identity: Ed25519PrivateKey) -> Iterator[Line | bytes]:
     """Yield a log's lines, each verified, and last what an unfinished write has left, if anything; nothing is changed.
 
     Raises:
-        PrivacyError: log or mark are missing or cannot be read.
-        BrokenLine: naming the line that does not hold or is missing.
+        PrivacyError: log or mark are missing or cannot be read, or a line, which is named, does not hold or is missing.
     """
-    noted = read_anchor(mark_of(path))  # before the file: an agent may be adding lines
+    noted = read_anchor(mark_of(path), "log")  # before the file: an agent may be adding lines
     try:
         content = path.read_bytes()
     except OSError as error:
         raise PrivacyError(f"{path}: the log cannot be read ({error.strerror}); {_ADVICE}") from None
-    yield from read_whole(log_key(identity), content, noted)
+    try:
+        yield from read_whole(log_key(identity), content, noted)
+    except BrokenLine as error:
+        raise PrivacyError(f"{path}: {error}; {_ADVICE}") from None
     if fragment := unfinished(content):
         yield fragment
+
+
+def check_log(path: Path, identity: Ed25519PrivateKey) -> None:
+    """Raise PrivacyError where a log does not hold; one that does not exist yet is well."""
+    if path.exists() or mark_of(path).exists():
+        for _ in read_log(path, identity):
+            pass
 
 
 def _read(file: int, start: int, end: int) -> bytes:

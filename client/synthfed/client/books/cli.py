@@ -4,6 +4,7 @@ Never changes a home: it can be read while its agent runs.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,11 +40,8 @@ def ledger(
     config, identity = place.load(), load_identity(place.identity)
     if export is not None and (export.suffix not in (".json", ".csv") or export.exists()):
         raise ConfigError("must be a new file whose name ends in .json or .csv", where="--export")
-    try:
+    with _verdict(console):
         statement = read_statement(place.ledger, identity)
-    except PrivacyError as error:
-        console.print(f"not ok: {error}", markup=False)
-        raise typer.Exit(1) from None
     if export is not None:
         write_whole(export, [as_json(statement, config.site) if export.suffix == ".json" else as_csv(statement)])
         console.print(f"{len(statement.entries):,} entries written to {export}", markup=False)
@@ -87,20 +85,41 @@ def print_log(context: typer.Context, home: HomeOption = _HOME) -> None:
 
 @log.command("verify")
 def verify_log(home: HomeOption = _HOME) -> None:
-    """Say whether every line of the log holds and none is missing; exit with 1 and the line's number where not."""
-    console = Console(highlight=False, soft_wrap=True)
-    count = sum(1 for _ in _lines(console, Home(home)))
-    console.print(f"ok: {count:,} lines; all hold")
+    """Say whether every line of the log holds and none is missing; exit with 1 and the line's number where not.
+
+    The ledger is held against it: a session that was charged must be there, or log and mark are an older copy; and
+    the ledger must hold as many charges as the log tells of, or ledger and mark are.
+    """
+    from ..vault import load_identity
+    from .statement import read_statement, unlogged_sessions
+
+    place, console = Home(home), Console(highlight=False, soft_wrap=True)
+    identity = load_identity(place.identity)
+    with _verdict(console):
+        statement = read_statement(place.ledger, identity)  # before the log, whose lines come before charges
+        lines = list(_lines(console, place))
+        missing = unlogged_sessions(statement, lines)
+        if missing:
+            raise PrivacyError(
+                f"{place.audit_log}: tells nothing of {len(missing):,} session(s) that the ledger was charged in, the "
+                f"first of them {missing[0]}; log and mark are an older copy, restore the true ones"
+            )
+        told = max((line.body.get("charges", 0) for line in lines), default=0)
+        if told > statement.book.length and told > read_statement(place.ledger, identity).book.length:
+            raise PrivacyError(
+                f"{place.ledger}: holds fewer charges than the {told:,} that the log tells of; ledger and mark are an "
+                "older copy, restore the true ones"
+            )
+    console.print(f"ok: {len(lines):,} lines; all hold")
 
 
 def _lines(console: Console, place: Home) -> "Iterator[Line]":
     """Yield the lines that hold; say what is wrong with the next one and exit with 1."""
     from ..vault import load_identity
     from .audit_log import read_log
-    from .lines import BrokenLine
 
     identity = load_identity(place.identity)
-    try:
+    with _verdict(console):
         for each in read_log(place.audit_log, identity):
             if isinstance(each, bytes):
                 console.print(
@@ -109,9 +128,15 @@ def _lines(console: Console, place: Home) -> "Iterator[Line]":
                 )
             else:
                 yield each
-    except (BrokenLine, PrivacyError) as error:
-        said = f"{place.audit_log}: {error}" if isinstance(error, BrokenLine) else str(error)
-        console.print(f"not ok: {said}", markup=False)
+
+
+@contextmanager
+def _verdict(console: Console) -> "Iterator[None]":
+    """Say what does not hold inside, and exit with 1."""
+    try:
+        yield
+    except PrivacyError as error:
+        console.print(f"not ok: {error}", markup=False)
         raise typer.Exit(1) from None
 
 

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from ..anchor import read_anchor
 from ..chain import Entry, mark_path, read_chain, version_of
 from ..entries import Book, chain_key
 from ..vault import FORMAT
+from .lines import Line
 
 COLUMNS: Final = ("sequence", "at", "kind", "study", "study_name", "sum", "sample_rate", "noise_multiplier", "steps")
 COLUMNS_AFTER: Final = ("transcript", "counter", "context", "charge", "outcome", "content", "tag")
@@ -112,6 +113,23 @@ def accounts(statement: Statement, delta: float) -> Iterator[Account]:
         rounds = {kind: count for (each, kind), count in sorted(book.rounds.items()) if each == key}
         noise = {kind: tuple(sorted({price[2] for price in book.prices[key] if price[0] == kind})) for kind in rounds}
         yield Account(study, name, rounds, noise, epsilon(book.events_of(key), delta))
+
+
+def unlogged_sessions(statement: Statement, lines: Iterable[Line]) -> tuple[str, ...]:
+    """Return the sessions that were charged and that a log does not tell of, in hexadecimal, in their order.
+
+    Each is written down before its first charge, so a log without one has lost lines together with its mark. What was
+    charged before the log's first line that counts charges is from before there was one.
+
+    Args:
+        statement: of the ledger, read before the log.
+        lines: the log's.
+    """
+    bodies = [line.body for line in lines]
+    first = next((body["charges"] for body in bodies if "charges" in body), statement.book.length)
+    logged = {body["session"] for body in bodies if "session" in body}
+    charges = [_content(each) for each in statement.entries if each.note.kind in ("charge", "charges")]
+    return tuple(dict.fromkeys(each["transcript"] for each in charges[first:] if each["transcript"] not in logged))
 
 
 def as_json(statement: Statement, site: str) -> bytes:
