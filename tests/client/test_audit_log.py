@@ -126,6 +126,17 @@ def test_any_bit_turned_is_found(facts: list[dict[str, str | int]], data: st.Dat
     assert is_found(bytes(content), place)
 
 
+@given(bodies, st.binary(min_size=1, max_size=4), st.data())
+def test_bytes_put_in_before_or_inside_any_line_are_found(
+    facts: list[dict[str, str | int]], extra: bytes, data: st.DataObject
+) -> None:
+    lines, place = chain(facts)
+    content = b"".join(lines)
+    starts = st.sampled_from([content.index(line) for line in lines])
+    at = data.draw(starts | st.integers(0, len(content) - 1))
+    assert is_found(content[:at] + extra + content[at:], place)
+
+
 def test_every_single_bit_of_a_short_log_counts() -> None:
     lines, place = chain([{"study": "first"}, {"rule": "policy.open"}])
     content = b"".join(lines)
