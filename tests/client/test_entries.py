@@ -103,7 +103,7 @@ def test_a_floor_rises_and_never_falls_and_a_clearance_forgets_what_was_before_i
         ("charge", charged(CHARGE).content),
         ("outcome", '{"charge":2,"outcome":"abandoned"}'),
     ):
-        book.add(Note(kind, content), GENESIS)
+        book.add(Note(kind, content), GENESIS, 0)
     assert (book.floors, book.overruns, book.failures) == ({"a": 5, "b": 1}, 1, 0)
 
 
@@ -114,7 +114,7 @@ def test_a_round_of_several_steps_has_a_kind_of_its_own_and_counts_as_one_round_
     assert json.loads(note.content) == json.loads(plain.content) | {"steps": 5}
     book = Book()
     for each in (note, plain, note):
-        book.add(each, b"tag")
+        book.add(each, b"tag", 0)
     assert (book.length, book.rounds[CHARGE.study, "critic"], book.unsettled) == (3, 3, {1, 2, 3})
     assert book.events() == [replace(CHARGE.event, count=11)]
     assert book.prices[CHARGE.study] == {("critic", 0.1, CHARGE.event.noise_multiplier, steps) for steps in (1, 5)}

@@ -464,3 +464,58 @@ def test_a_study_without_a_site_column_asks_for_no_such_word(home: Home) -> None
     lines = [line for line in config.splitlines() if not line.startswith("rows_by_site")]
     home.config.write_text("\n".join(lines), encoding="utf-8")
     assert "rows by site" not in {finding.topic for finding in preflight(home)}
+
+
+def with_rules(home: Home, text: str) -> None:
+    edit(home.config, "[policy]\n", f"[policy]\n{text}\n")
+
+
+def test_every_rule_of_the_site_that_the_study_breaks_is_found(home: Home) -> None:
+    with_rules(home, 'epsilon_per_study = 1.0\nmodes = ["local"]\nsigma_floor = 1000.0\npurposes = ["care"]')
+    found = [finding for finding in preflight(home) if finding.topic == "rules"]
+    assert [finding.is_ok for finding in found] == [False] * 4
+    for finding, rule in zip(found, ("epsilon_per_study", "modes", "purposes", "sigma_floor"), strict=True):
+        assert finding.detail.startswith(f"{home.config}: policy.{rule}: ")
+
+
+def test_rules_that_the_study_keeps_are_one_good_finding(home: Home) -> None:
+    with_rules(home, 'epsilon_per_study = 6.0\nmodes = ["distributed"]\nsigma_floor = 1e-6\nopen = ["mon 08:00-09:00"]')
+    found = [finding for finding in preflight(home) if finding.topic == "rules"]
+    assert [(finding.is_ok, finding.detail) for finding in found] == [
+        (True, "the study breaks none of this site's rules")
+    ]
+
+
+def test_a_plugin_that_the_rules_do_not_pin_is_found_and_what_needs_it_is_left_out(home: Home) -> None:
+    with_rules(home, f'[[policy.plugins]]\ndistribution = "synthfed"\nversion = "0.0.1"\nhash = "{"0" * 64}"')
+    findings = list(preflight(home))
+    found = [finding.detail for finding in findings if finding.topic == "rules"]
+    assert [each.split(": ", 2)[1] for each in found] == ["policy.plugins"] * 2
+    assert "model 'tabular-gan' is of distribution 'synthfed', version" in found[0]
+    assert not {"plan", "budget", "data", "timing"} & {finding.topic for finding in findings}
+
+
+def test_a_year_or_a_study_that_does_not_fit_is_found(home: Home) -> None:
+    with_rules(home, "epsilon_per_year = 2.0")
+    assert "above the epsilon_per_year of 2; it would end early: raise epsilon_per_year" in details(home, "budget")
+    found = [finding for finding in preflight(home) if finding.topic == "budget"]
+    assert [finding.is_ok for finding in found] == [True, False]
+
+
+def test_how_many_rows_lack_consent_is_told(home: Home) -> None:
+    with_rules(home, '[policy.consent]\ncolumn = "consent"\naccepted = ["yes"]')
+    data = home.path / "data.csv"
+    header, *rows = data.read_text(encoding="utf-8").splitlines()
+    marked = [f"{row},{'no' if number < 12 else 'yes'}" for number, row in enumerate(rows)]
+    data.write_text("\n".join([f"{header},consent", *marked]) + "\n", encoding="utf-8")
+    (found,) = (finding for finding in preflight(home) if finding.topic == "consent")
+    assert found.detail == "12 row(s) without an accepted value in column 'consent' are left out"
+
+
+def test_a_log_that_does_not_hold_is_found_and_one_that_is_not_there_yet_is_well(home: Home) -> None:
+    home.audit_log.write_bytes(home.audit_log.read_bytes().replace(b"log-begun", b"log-begin"))
+    assert "audit.log: line 1 was changed, added, removed or moved" in details(home, "log")
+    home.audit_log.unlink()
+    home.audit_log.with_suffix(".mark").unlink()
+    assert not [finding for finding in preflight(home) if finding.topic == "log"]
+    assert not home.audit_log.exists()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from synthfed.plugins.api import Array, LocalPart, Payload, PrivatePart, Still
 from synthfed.plugins.registry import FOREIGN
-from synthfed.protocols.errors import BudgetExceeded, RemoteProtocolError
+from synthfed.protocols.errors import RemoteProtocolError
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.privacy.plan import box
@@ -26,10 +26,11 @@ from synthfed.protocols.secagg.session import Accepted, Fresh, Seeds
 from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.sums import SCALE_BITS, Kind, answer_time_s, noise_shares
 
+from .books.audit_log import Log, Unlogged
 from .channel import Clock, Reply
 from .data import UnitData
 from .entries import Charge
-from .gate import Gate
+from .gate import Closed, Gate, OverLimit
 from .local_steps import moved
 from .train import clipped_sum, read_payload
 from .vault import Ledger
@@ -52,6 +53,9 @@ class Agent:
         private: the plugin's private part.
         clock: seconds, monotonic; of sessions' ages and of when answers are due.
         local: what the plugin does between two steps of a round; it never meets a record.
+        log: where decisions are written down before they take effect. What a step's computation came to is not one:
+            the ledger has it, and a line between charge and answer would take a time that depends on records.
+        told: refusals of this session that the log has; a coordinator that insists fills no disk.
     """
 
     policy: Policy
@@ -62,6 +66,8 @@ class Agent:
     private: PrivatePart
     clock: Clock
     local: LocalPart = field(default_factory=Still)
+    log: Log = field(default_factory=Unlogged)
+    told: set[tuple[str, str]] = field(default_factory=set)
 
     def answer(self, frame: bytes) -> Reply | None:
         """Return the reply to one frame: whatever is wrong with a request becomes one constant refusal.
@@ -69,7 +75,7 @@ class Agent:
         None closes the connection, and the session with it: the frame is no request.
 
         Raises:
-            PrivacyError: the ledger failed; the agent must stop.
+            PrivacyError: the ledger or the log failed; the agent must stop.
         """
         received_s = self.clock()
         self.expire(received_s)
@@ -80,10 +86,15 @@ class Agent:
             return None
         try:
             answer = self._answer(request, received_s)
+        except Closed as error:
+            self._note_refusal(error.rule)
+            _LOG.warning("refused: %s", error)
+            answer = _Answer(messages.Refusal(messages.Code.PROTOCOL), received_s)
         except RemoteProtocolError as error:
             _LOG.warning("refused: %s", error)
             answer = _Answer(messages.Refusal(messages.Code.PROTOCOL), received_s)
-        except BudgetExceeded as error:
+        except OverLimit as error:
+            self._note_refusal(error.rule, error.kind)
             _LOG.warning("refused: %s", error)
             answer = _Answer(messages.Refusal(messages.Code.BUDGET), received_s)
         return Reply(messages.encode(answer.message, sequence), answer.due_s, answer.slot_s)
@@ -91,11 +102,24 @@ class Agent:
     def expire(self, now_s: float) -> None:
         """Forget a session that has had its rounds or its time; called now and then, also while nothing comes."""
         if self.machine.expire(now_s):
+            self.log.note("session-over", charges=self.ledger.length)
             _LOG.info("session over: it has had its rounds or its time; its keys are erased")
+
+    def _note_refusal(self, rule: str, kind: str = "") -> None:
+        """Write a refusal down, once in a session for each rule and sum."""
+        if (rule, kind) not in self.told:
+            facts = {"rule": rule, **({"sum": kind} if kind else {}), **self._study}
+            self.log.note("refused", who="coordinator", charges=self.ledger.length, **facts)
+            self.told.add((rule, kind))
+
+    @property
+    def _study(self) -> dict[str, str]:
+        return {"study": self.policy.study.name, "terms": self.policy.study.hash.hex()}
 
     def _answer(self, request: messages.Request, received_s: float) -> "_Answer":
         match request:
             case messages.Open():
+                self.gate.check_hours()
                 return _Answer(self.machine.hello(request, self._fresh()), received_s)
             case messages.Roll():
                 known, keys = self.ledger.journal_floors(), self.policy.study.cohort.keys
@@ -105,7 +129,11 @@ class Agent:
                 self.ledger.remember_peers({keys[hello.site].hex(): hello.journal_length for hello in request.hellos})
                 return _Answer(confirm, received_s)
             case messages.Seal():
-                return _Answer(self.machine.activate(request), received_s)
+                ready, sites = self.machine.activate(request), sorted(each.site for each in request.confirms)
+                self.told.clear()
+                facts = {"session": self.machine.transcript.hex(), **self._study}
+                self.log.note("session-opened", who="coordinator", sites=sites, charges=self.ledger.length, **facts)
+                return _Answer(ready, received_s)
             case messages.Round():
                 return self._round(request, received_s)
             case messages.Reveal():
@@ -128,6 +156,7 @@ class Agent:
         if repeated is not None:
             return _Answer(repeated, received_s)
         if self.ledger.unsettled() or self.ledger.overruns() >= OVERRUNS_ALLOWED:
+            self._note_refusal("clearance")
             _LOG.error("stopped: look at this log, stop the agent, then run `synthfed client clear`")
             return _Answer(messages.Refusal(messages.Code.STOPPED), received_s)
         accepted = self.machine.accept(message)

@@ -1,6 +1,6 @@
-"""The file beside a ledger in which the length and the mark of its chain are noted, so that a cut ledger is noticed.
+"""The file beside a ledger or log in which the length and the mark of its chain are noted, so that a cut is noticed.
 
-Never holds anything that stands in the ledger itself.
+Never holds anything that stands in the chain itself.
 """
 
 import os
@@ -30,8 +30,8 @@ def write_anchor(path: Path, length: int, mark: bytes) -> None:
         raise PrivacyError(f"{path}: cannot be written ({error.strerror}); free disk space") from None
 
 
-def read_anchor(path: Path) -> tuple[int, bytes]:
-    """Return the length and the mark (beside format 1: the last hash) that were noted.
+def read_anchor(path: Path, what: str = "ledger") -> tuple[int, bytes]:
+    """Return the length and the mark (beside a ledger of format 1: the last hash) that were noted of ``what``.
 
     Raises:
         PrivacyError: the file is missing or damaged.
@@ -41,5 +41,5 @@ def read_anchor(path: Path) -> tuple[int, bytes]:
     except OSError:
         noted = b""
     if len(noted) != 8 + _MARK_BYTES:
-        raise PrivacyError(f"{path}: is missing or damaged; restore it together with the ledger")
+        raise PrivacyError(f"{path}: is missing or damaged; restore it together with the {what}")
     return int.from_bytes(noted[:8], "little"), noted[8:]

@@ -55,6 +55,12 @@ def since_boot_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
+def set_once(wall_s: float, clock: Clock = since_boot_s) -> Clock:
+    """Return a clock of seconds since 1970 that goes on from one look: setting the machine's time does not move it."""
+    start_s = wall_s - clock()
+    return lambda: start_s + clock()
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """An answer and when it may leave, on the agent's clock.

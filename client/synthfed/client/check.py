@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
@@ -23,10 +23,13 @@ from synthfed.protocols.schema import Records
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Family, Kind, answer_time_s, own_noise
 
+from .books.audit_log import check_log
 from .config import Home, SiteConfig, data_path, study_path
 from .data import load_units, read_table
-from .gate import Gate
+from .gate import Gate, Standing
 from .local_steps import seconds_per_round
+from .policy import SitePolicy
+from .rules import Broken, broken_rules, installed_plugins
 from .site import check_consent, check_records_apart, check_roster
 from .supervise import connect, unreachable
 from .vault import Ledger, load_identity
@@ -85,6 +88,8 @@ def preflight(home: Home) -> Iterator[Finding]:
 def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
     identity, _ = _try("keys", lambda: load_identity(home.identity), "")
     if identity is not None:
+        _, finding = _try("log", lambda: check_log(home.audit_log, identity), "")
+        yield from [] if finding.is_ok else [finding]
         _, finding = _try(
             "roster", lambda: check_roster(home, config, study, identity), "lists this site with this key"
         )
@@ -93,28 +98,55 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
             yield Finding(
                 "roster", True, f"{site.id}: identity {fingerprint(site.public_key)}   (compare site to site)"
             )
-    pinned, finding = _try("plan", lambda: _pinned(home, config, study), "the promise can be met")
-    yield finding
+    pinned, findings = _allowed(home, config, study)
+    yield from findings
     if pinned is None:
         return
     _, finding = _try("model", lambda: check_records_apart(pinned), "no record acts on another's contribution")
     yield finding
     yield _own_noise(pinned)
-    yield _ceiling(home, config, pinned)
-    path = data_path(home, config)
+    yield from _budget(home, config, pinned)
+    path, keep = data_path(home, config), config.policy.keep
     if study.site_column is not None:
         _, finding = _try("rows by site", lambda: check_consent(home, config, study), _BY_SITE)
         yield finding
-    _, finding = _try(
+    units, finding = _try(
         "data",
-        lambda: load_units(path, study, pinned.domain, pinned.model.private(), config.site),
+        lambda: load_units(path, study, pinned.domain, pinned.model.private(), config.site, keep),
         "the records fit the schema",
     )
     yield finding
+    if units is not None and keep is not None:
+        detail = f"{units.left_out:,} row(s) without an accepted value in column {keep.column!r} are left out"
+        yield Finding("consent", True, detail)
     if finding.is_ok and study.constraints:
-        yield from _constraints(read_table(path, study, pinned.domain, config.site).records, study)
+        yield from _constraints(read_table(path, study, pinned.domain, config.site, keep).records, study)
     took_s, finding = _try("timing", lambda: _measured(pinned), "")
     yield from [finding] if took_s is None else _timing(pinned, took_s)
+
+
+def _allowed(home: Home, config: SiteConfig, study: Study) -> tuple[Pinned | None, list[Finding]]:
+    """Return what the study pins, with a finding for every rule of the site that it breaks.
+
+    A plugin that the site's rules do not allow is not loaded, and what needs it is left out.
+    """
+    policy = config.policy
+    if policy == SitePolicy():
+        pinned, finding = _try("plan", lambda: _pinned(home, config, study), "the promise can be met")
+        return pinned, [finding]
+    found, finding = _try("plan", lambda: None if policy.plugins is None else installed_plugins(study), "")
+    if not finding.is_ok:
+        return None, [finding]
+    if any(each.rule == "policy.plugins" for each in broken_rules(study, policy, found)):
+        return None, _rules(home, broken_rules(study, policy, found))
+    pinned, finding = _try("plan", lambda: _pinned(home, config, study), "the promise can be met")
+    plan = pinned.policy.plan if pinned is not None else None
+    return pinned, [finding, *_rules(home, broken_rules(study, policy, found, plan))]
+
+
+def _rules(home: Home, broken: Iterable[Broken]) -> list[Finding]:
+    findings = [Finding("rules", False, f"{home.config}: {each.rule}: {each.what}") for each in broken]
+    return findings or [Finding("rules", True, "the study breaks none of this site's rules")]
 
 
 def _pinned(home: Home, config: SiteConfig, study: Study) -> Pinned:
@@ -192,32 +224,25 @@ def _succeeds(python: str, *arguments: str) -> bool:
         return False
 
 
-def _ceiling(home: Home, config: SiteConfig, pinned: Pinned) -> Finding:
-    """Look whether the whole study fits under what is left of the site's ceiling."""
+def _budget(home: Home, config: SiteConfig, pinned: Pinned) -> Iterator[Finding]:
+    """Look whether the whole study fits under what is left of each of the site's limits."""
 
-    def look() -> str:
-        ledger = Ledger(home.ledger, load_identity(home.identity))
-        try:
-            gate = Gate(pinned.policy, config.ceiling, ledger)
-            spent, whole = gate.spent(), gate.spent_after_study()
+    def look() -> list[Standing]:
+        with contextlib.closing(Ledger(home.ledger, load_identity(home.identity))) as ledger:
+            standings = Gate(pinned.policy, config.ceiling, ledger, config.policy).standings()
             interrupted = len(ledger.unsettled())
-        finally:
-            ledger.close()
         if interrupted:
             raise ConfigError(
                 f"the agent died inside {interrupted} step(s); look at its log, then run `synthfed client clear`",
                 where=str(home.ledger),
             )
-        if whole > config.ceiling.epsilon:
-            raise ConfigError(
-                f"the study would bring epsilon from {spent:.3g} to {whole:.3g}, above the ceiling of "
-                f"{config.ceiling.epsilon:.3g}; it would end early: raise [ceiling] or ask for a smaller study",
-                where=str(home.config),
-            )
-        return f"epsilon {spent:.3g} spent, {whole:.3g} after the study, ceiling {config.ceiling.epsilon:.3g}"
+        return standings
 
-    text, finding = _try("budget", look, "")
-    return finding if text is None else Finding("budget", True, text)
+    standings, finding = _try("budget", look, "")
+    for at in standings or ():
+        yield Finding("budget", at.is_ok, at.told if at.is_ok else f"{home.config}: {at.told}")
+    if standings is None:
+        yield finding
 
 
 def _measured(pinned: Pinned) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""The commands of a site: ``synthfed client init | check | run | agent | node | clear | convert``.
+"""The commands of a site: ``synthfed client init | check | run | agent | node | clear | convert | ledger | log``.
 
 Never computes anything itself: it reads arguments, calls the site's modules and prints.
 """
@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import fingerprint
 
+from .books import cli as books
 from .config import Home, data_path, study_path
 
 app = typer.Typer(
@@ -24,7 +26,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
 UnconfinedOption = Annotated[
     bool, typer.Option("--allow-unconfined", help="Go on where the kernel cannot hide the site's files from the node.")
 ]
@@ -143,13 +144,15 @@ def clear(home: HomeOption = _HOME) -> None:
     """Let the agent serve again after it died inside a step; its charges stand."""
     from synthfed.plugins.processes import exclusive
 
+    from .books.audit_log import AuditLog
     from .vault import Ledger, load_identity
 
     place = Home(home)
     with exclusive(place.lock, "agent"):
-        ledger = Ledger(place.ledger, load_identity(place.identity))
-        count = ledger.clear()
-        ledger.close()
+        identity = load_identity(place.identity)
+        with closing(Ledger(place.ledger, identity)) as ledger, closing(AuditLog(place.audit_log, identity)) as log:
+            log.note("ledger-cleared", who="operator", charges=ledger.length)
+            count = ledger.clear()
     Console(highlight=False).print(f"{count} interrupted or overrun step(s) cleared; their charges stand")
 
 
@@ -168,7 +171,9 @@ def convert(
     from synthfed.protocols.privacy.accountant import epsilon
 
     from . import conversion
-    from .vault import load_identity, mark_path
+    from .books.audit_log import AuditLog
+    from .chain import mark_path
+    from .vault import load_identity
 
     place, now_unix_s = Home(home), int(time.time())
     delta = place.load().ceiling.delta
@@ -185,8 +190,14 @@ def convert(
             console.print("This home had a ledger of format 2, unless an earlier conversion of it was interrupted.")
         if is_marked or not yes:
             typer.confirm("Is that what this site's records have spent?", abort=True)
+        with closing(AuditLog(place.audit_log, identity)) as log:
+            log.note("ledger-converted", who="operator", charges=book.length)
         conversion.convert(place.ledger, identity, found, now_unix_s)
     console.print("The ledger is of format 2 now; back up ledger.db, ledger.mark and identity.key together")
+
+
+app.command("ledger")(books.ledger)
+app.add_typer(books.log, name="log")
 
 
 def _stopped() -> Callable[[], bool]:

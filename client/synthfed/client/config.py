@@ -18,6 +18,8 @@ from synthfed.protocols.ids import SITE_ID
 from synthfed.protocols.schema import Strict
 from synthfed.protocols.study import Study, parse_study
 
+from .policy import SitePolicy
+
 LONGEST_SOCKET_PATH: Final = 100  # a Unix socket's address holds 108 bytes at most, fewer elsewhere
 
 
@@ -48,6 +50,7 @@ class SiteConfig(Strict):
     study: str = "study.toml"
     rows_by_site: bool = False
     ceiling: Ceiling
+    policy: SitePolicy = SitePolicy()
     coordinator: Coordinator
 
     @field_validator("site")
@@ -98,6 +101,11 @@ class Home:
     def lock(self) -> Path:
         """Held by the one agent that may use the ledger."""
         return self.path / "agent.lock"
+
+    @property
+    def audit_log(self) -> Path:
+        """One line for each decision (mode 0600)."""
+        return self.path / "audit.log"
 
     @property
     def socket(self) -> Path:
@@ -156,6 +164,9 @@ rows_by_site = false          # whether a study may publish rows under this site
 [ceiling]
 epsilon = 8.0
 delta = 1e-5
+
+# Further rules, none of which is set here: docs/site-policy.md has them all.
+[policy]
 
 # From the coordinator's invitation.
 [coordinator]

@@ -19,8 +19,9 @@ from synthfed.protocols.ids import digest
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
 from .anchor import read_anchor, write_anchor
+from .chain import mark_path, version_of
 from .entries import GENESIS, Book, Charge, Note, chain_key, charged, cleared, converted, mark, met, settled
-from .vault import fill, mark_path, version_of, write_ahead
+from .vault import fill, write_ahead
 
 _TABLES: Final = ("outcomes", "clearances", "peers", "entries")  # those that refer to others first
 
@@ -138,8 +139,8 @@ def _found(db: sqlite3.Connection, path: Path, now_unix_s: int) -> Found:
     if peers:
         entries.append((now_unix_s, met(peers)))
     book = Book()
-    for _, note in entries:
-        book.add(note, GENESIS)
+    for at_unix_s, note in entries:
+        book.add(note, GENESIS, at_unix_s)
     return Found(tuple(entries), book)
 
 

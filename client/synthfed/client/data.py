@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from synthfed.plugins.api import Array, Domain, PrivatePart, Table
+from synthfed.plugins.api import Array, Domain, Keep, PrivatePart, Table
 from synthfed.plugins.site_column import read_site
 from synthfed.protocols.errors import ConfigError, DataError, UnsupportedMechanism
 from synthfed.protocols.keystream import KeyStream
@@ -34,11 +34,13 @@ class UnitData:
         encoded: one row per record, shape ``(rows, width)``.
         starts: each unit's first row, shape ``(units,)``.
         counts: each unit's number of records, shape ``(units,)``.
+        left_out: how many further records the file holds that may not be used.
     """
 
     encoded: Encoded
     starts: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
+    left_out: int = 0
 
     def draw(self, stream: KeyStream, sample_rate: float, slots: int) -> Encoded:
         """Return one uniformly drawn record of each Poisson-sampled unit, shape ``(at most slots, width)``."""
@@ -50,17 +52,22 @@ class UnitData:
         return self.starts[chosen] + uniform_below(stream, self.counts[chosen])
 
 
-def load_units(path: Path, study: Study, domain: Domain, private: PrivatePart, site: str) -> UnitData:
+def load_units(
+    path: Path, study: Study, domain: Domain, private: PrivatePart, site: str, keep: Keep | None = None
+) -> UnitData:
     """Return a site's data file as encoded, grouped records, with its id where the terms ask for it.
+
+    Of a unit with some records that are not to be kept the others are.
 
     Raises:
         ConfigError: the file cannot be read, or is a folder with links that lead out of it.
         DataError: it does not fit the study; names columns and numbers of rows, never a value.
     """
-    table = read_table(path, study, domain, site)
+    table = read_table(path, study, domain, site, keep)
     order = np.argsort(table.units, kind="stable")
     _, starts, counts = np.unique(table.units[order], return_index=True, return_counts=True)
-    return UnitData(encode(private, table.records[order]), starts.astype(np.int64), counts.astype(np.int64))
+    encoded = encode(private, table.records[order])
+    return UnitData(encoded, starts.astype(np.int64), counts.astype(np.int64), table.left_out)
 
 
 def encode(private: PrivatePart, records: Records) -> Encoded:
@@ -88,14 +95,14 @@ def _are_bytes(numbers: Array) -> bool:
     return bool(((numbers >= 0) & (numbers <= 255) & (numbers == np.rint(numbers)) & ~np.signbit(numbers)).all())
 
 
-def read_table(path: Path, study: Study, domain: Domain, site: str) -> Table:
+def read_table(path: Path, study: Study, domain: Domain, site: str, keep: Keep | None = None) -> Table:
     """Return the records, with the released columns, and units of a site's data file.
 
     Raises:
         ConfigError, DataError: as `load_units`.
     """
     check_links(path)
-    table = read_site(path, study, domain, site)
+    table = read_site(path, study, domain, site, keep)
     units = len(np.unique(table.units))
     if units > study.privacy.units_per_site:
         raise DataError(

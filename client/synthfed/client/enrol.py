@@ -14,6 +14,7 @@ from synthfed.protocols.enrolment import Enrolment, Invitation, parse
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import SITE_ID
 
+from .books.audit_log import AuditLog
 from .config import Home, draft_config
 from .vault import Ledger, identity_pem, write_secret
 
@@ -37,6 +38,7 @@ def init_home(home: Home, invitation: Path, site: str, controller: str, data: st
     enrolment = Enrolment.signed(site, controller, identity, node_public(node))
     write_whole(home.node / "ca.crt", [invited.ca.encode()])
     Ledger(home.ledger, identity, create=True).close()
+    AuditLog(home.audit_log, identity).close()
     write_whole(home.config, [draft_config(site, controller, data, invited.address).encode()])
     write_whole(home.enrolment, [enrolment.model_dump_json(indent=2).encode(), b"\n"])
     return enrolment, invited

@@ -20,6 +20,12 @@ from synthfed.protocols.secagg.keys import KEY_BYTES, identity_secret
 GENESIS: Final = bytes(32)
 """What stands for the tag before the first."""
 
+DAY_S: Final = 24 * 3600
+YEAR_S: Final = 365 * DAY_S
+
+Costs = Counter[tuple[float, float]]
+"""How many steps were charged of each sample rate and noise multiplier."""
+
 Price = tuple[str, float, float, int]
 """A sum's name, and sample rate, noise multiplier and number of steps of a round of it."""
 
@@ -143,7 +149,12 @@ class Book:
             tell them that there was one, and what became of a step can depend on records.
         rounds: how often each sum of each study was charged, by the study's hash and the sum's name, ...
         prices: ... and what a round of it cost: every sample rate, noise multiplier and number of steps charged.
-        costs: how many steps were charged of each sample rate and noise multiplier.
+        costs: how many steps were charged of each kind of cost, ...
+        by_study: ... in each study, ...
+        by_day: ... and on each day since 1970. A charge's day is never before that of an entry before it: a clock
+            that was set back makes no charge look older.
+        latest_s: the latest time of any entry, in seconds since 1970.
+        last_s: the time of the last one; it is earlier where the clock was set back since.
         unsettled: numbers of the charges without an outcome.
         overruns: steps given up since a person last looked.
         failures: steps that failed on records since a person last looked.
@@ -154,19 +165,24 @@ class Book:
     head: bytes = GENESIS
     rounds: Counter[tuple[bytes, str]] = field(default_factory=Counter)
     prices: dict[bytes, set[Price]] = field(default_factory=dict)
-    costs: Counter[tuple[float, float]] = field(default_factory=Counter)
+    costs: Costs = field(default_factory=Counter)
+    by_study: dict[bytes, Costs] = field(default_factory=dict)
+    by_day: dict[int, Costs] = field(default_factory=dict)
+    latest_s: int = 0
+    last_s: int = 0
     unsettled: set[int] = field(default_factory=set)
     overruns: int = 0
     failures: int = 0
     floors: dict[str, int] = field(default_factory=dict)
 
-    def add(self, note: Note, tag: bytes) -> None:
-        """Add an entry that holds.
+    def add(self, note: Note, tag: bytes, at_unix_s: int) -> None:
+        """Add an entry that holds, with the time at which it was written.
 
         Raises:
             ValueError: it is of a kind that this version does not know.
         """
         content: dict[str, Any] = json.loads(note.content)
+        self.latest_s, self.last_s = max(self.latest_s, at_unix_s), at_unix_s
         match note.kind:
             case "charge" | "charges":
                 self.length, self.head = self.length + 1, tag
@@ -174,7 +190,9 @@ class Book:
                 self.rounds[study, content["sum"]] += 1
                 steps = content["steps"] if note.kind == "charges" else 1
                 self.prices.setdefault(study, set()).add((content["sum"], *cost, steps))
-                self.costs[cost] += steps
+                days = self.by_day.setdefault(self.latest_s // DAY_S, Counter())
+                for costs in (self.costs, self.by_study.setdefault(study, Counter()), days):
+                    costs[cost] += steps
                 self.unsettled.add(self.length)
             case "outcome":
                 self.unsettled.discard(content["charge"])
@@ -192,4 +210,32 @@ class Book:
 
     def events(self) -> list[SampledGaussian]:
         """Return every charge of every study, equal ones counted together."""
-        return [SampledGaussian(rate, noise, count) for (rate, noise), count in sorted(self.costs.items())]
+        return _events(self.costs)
+
+    def events_of(self, study: bytes) -> list[SampledGaussian]:
+        """Return every charge of one study, equal ones counted together."""
+        return _events(self.by_study.get(study, Counter()))
+
+    def recent_events(self, now_unix_s: int) -> list[SampledGaussian]:
+        """Return every charge of the last 365 days and the rest of the day before, equal ones counted together.
+
+        What lies in the future counts: a clock that was ahead, and was set right, frees nothing.
+        """
+        return _events(self._recent(now_unix_s))
+
+    def leap_s(self, now_unix_s: int) -> int:
+        """Return by how much a time is after the last entry, if a charge would grow older than a year by that; or 0.
+
+        Args:
+            now_unix_s: what the clock says.
+        """
+        has_freed = self._recent(self.last_s) != self._recent(max(now_unix_s, self.last_s))
+        return now_unix_s - self.last_s if has_freed else 0
+
+    def _recent(self, now_unix_s: int) -> Costs:
+        first = (now_unix_s - YEAR_S) // DAY_S
+        return sum((costs for day, costs in self.by_day.items() if day >= first), Counter())
+
+
+def _events(costs: Costs) -> list[SampledGaussian]:
+    return [SampledGaussian(rate, noise, count) for (rate, noise), count in sorted(costs.items())]

@@ -1,32 +1,101 @@
-"""The site's veto: whether its records can still pay for one more step.
+"""The site's veto: whether its records can still pay for one more step, and whether the site is open.
 
-Never lets a step through that the study's caps or the site's own ceiling do not cover.
+Never lets a step through that the study's caps or one of the site's own limits do not cover.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from synthfed.protocols.errors import BudgetExceeded, ConfigError
+from synthfed.protocols.errors import BudgetExceeded, ConfigError, RemoteProtocolError
 from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
 from synthfed.protocols.privacy.plan import charge
 from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.sums import Kind
 
 from .config import Ceiling
+from .entries import DAY_S
+from .policy import SitePolicy
 from .vault import Ledger
 
 ROUNDING: Final = 1e-6
 """Part of a noise multiplier by which another version of the accountant may plan the same one."""
 
+LONGEST_LEAP_S: Final = 31 * DAY_S
+"""How far the clock may be ahead of the ledger's last entry and, by itself, make charges older than a year."""
+
+
+class OverLimit(BudgetExceeded):
+    """One more round would pass a limit: a cap of the study, or a rule of the site."""
+
+    def __init__(self, study: str, rule: str, kind: str, what: str) -> None:
+        """Name study, rule and sum."""
+        super().__init__(f"study {study!r}: {rule}: {what}")
+        self.rule, self.kind = rule, kind
+
+
+class Closed(RemoteProtocolError):
+    """The coordinator asks outside this site's opening hours."""
+
+    rule: Final = "policy.open"
+
+    def __init__(self, study: str) -> None:
+        """Name the study."""
+        super().__init__(f"study {study!r}: {self.rule}: asked outside this site's opening hours", peer="coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What charges may come to.
+
+    Attributes:
+        rule: its field in ``site.toml``.
+        name: in a few words.
+        epsilon: the most, at the ceiling's delta.
+        events: the charges that count.
+    """
+
+    rule: str
+    name: str
+    epsilon: float
+    events: Callable[[], list[SampledGaussian]]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A limit, and how near to it the ledger is: epsilon now, and after every round that the study still allows."""
+
+    limit: Limit
+    spent: float
+    after_study: float
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the whole study fits."""
+        return self.after_study <= self.limit.epsilon
+
+    @property
+    def told(self) -> str:
+        """Both numbers in words, and what to do where the study does not fit."""
+        most, (table, _, field) = self.limit.epsilon, self.limit.rule.partition(".")
+        name, field = (table, f"[{table}]") if table == "ceiling" else (field, field)
+        if self.is_ok:
+            return f"epsilon {self.spent:.3g} spent, {self.after_study:.3g} after the study, {name} {most:.3g}"
+        return (
+            f"the study would bring epsilon from {self.spent:.3g} to {self.after_study:.3g}, above the {name} of "
+            f"{most:.3g}; it would end early: raise {field} or ask for a smaller study"
+        )
+
 
 class Gate:
     """Decides over steps of one study, against all that the ledger holds."""
 
-    def __init__(self, policy: Policy, ceiling: Ceiling, ledger: Ledger) -> None:
-        """Remember the pinned policy, the site's ceiling and the ledger.
+    def __init__(self, policy: Policy, ceiling: Ceiling, ledger: Ledger, rules: SitePolicy | None = None) -> None:
+        """Remember the pinned policy, the site's ceiling and rules, and the ledger.
 
         Raises:
-            ConfigError: the study's delta is above the ceiling's, which could then not be accounted for, or
-                the study was spent in part under another plan.
+            ConfigError: the study's delta is above the ceiling's, which could then not be accounted for; the study
+                was spent in part under another plan; or the clock has leapt, so that no year can be told.
         """
         if policy.study.privacy.delta > ceiling.delta:
             raise ConfigError(
@@ -35,55 +104,80 @@ class Gate:
                 where="site.toml",
             )
         _check_prices(policy, ledger)
+        rules = rules or SitePolicy()
         self._policy = policy
-        self._ceiling = ceiling
+        self._delta = ceiling.delta
         self._ledger = ledger
-        self._expected = ("", -1)  # the kind and ledger length for which the next number holds
-        self._affordable_rounds = 0
+        self._hours = rules.hours
+        self._limits = _limits(policy, ceiling, ledger, rules)
+        if rules.epsilon_per_year is not None:
+            _check_clock(ledger)
+        self._expected = ("", -1, -1)  # the kind, ledger length and day for which the next number holds
+        self._affordable: list[int] = []
+
+    def check_hours(self) -> None:
+        """Raise Closed outside the site's opening hours."""
+        if self._hours is not None and not self._hours.is_open(self._ledger.now_unix_s()):
+            raise Closed(self._policy.study.name)
 
     def check(self, kind: Kind) -> SampledGaussian:
         """Return the charge of one more round of a kind.
 
         Raises:
-            BudgetExceeded: the kind's cap or the site's ceiling is reached.
+            Closed: the site is not open.
+            OverLimit: the kind's cap or one of the site's limits is reached.
         """
+        self.check_hours()
         study = self._policy.study
         name, spent = kind.sum.name, self._ledger.count(study.hash, kind.sum.name)
         if spent >= kind.sum.rounds:
-            raise BudgetExceeded(f"all {kind.sum.rounds} rounds of {name!r} that the study allows are used")
-        cost = charge(kind, study, 1)
-        length = self._ledger.length
-        if self._expected != (name, length):
-            self._affordable_rounds = self._affordable(cost, kind.sum.rounds - spent)
-        if self._affordable_rounds < 1:
-            raise BudgetExceeded(
-                f"one more round of {name!r} would pass the site's ceiling, epsilon = {self._ceiling.epsilon}"
-            )
-        # Holds only if the very next entry is this round's; any other makes it be computed anew.
-        self._expected = (name, length + 1)
-        self._affordable_rounds -= 1
+            what = f"all {kind.sum.rounds} rounds of {name!r} that the study allows are used"
+            raise OverLimit(study.name, "rounds", name, what)
+        cost, length, day = charge(kind, study, 1), self._ledger.length, self._ledger.now_unix_s() // DAY_S
+        if self._expected != (name, length, day):
+            self._affordable = [self._rounds(limit, cost, kind.sum.rounds - spent) for limit in self._limits]
+            self._expected = (name, length, day)
+        for limit, rounds in zip(self._limits, self._affordable, strict=True):
+            if rounds < 1:
+                what = f"one more round of {name!r} would pass {limit.name}, epsilon = {limit.epsilon}"
+                raise OverLimit(study.name, limit.rule, name, what)
+        # Holds only if the very next entry is this round's, on this day; any other makes it be computed anew.
+        self._expected = (name, length + 1, day)
+        self._affordable = [rounds - 1 for rounds in self._affordable]
         return cost
 
     def spent(self) -> float:
         """Return epsilon of everything in the ledger, at the site's own delta."""
-        return epsilon(self._ledger.events(), self._ceiling.delta)
+        return self._epsilon(self._ledger.events())
 
     def spent_after_study(self) -> float:
         """Return epsilon of the ledger after every round that the study still allows."""
-        study = self._policy.study
-        events = self._ledger.events()
-        for kind in self._policy.plan.kinds:
-            left = kind.sum.rounds - self._ledger.count(study.hash, kind.sum.name)
-            events.append(charge(kind, study, max(0, left)))
-        return epsilon(events, self._ceiling.delta)
+        return self._epsilon([*self._ledger.events(), *self._left()])
 
-    def _affordable(self, cost: SampledGaussian, wanted: int) -> int:
-        """Return how many more such rounds, one after another, the ceiling covers; at most ``wanted``."""
-        events = self._ledger.events()
+    def standings(self) -> list[Standing]:
+        """Return how near the ledger is to each limit, the ceiling in total first."""
+        found = []
+        for limit in self._limits:
+            events = limit.events()
+            found.append(Standing(limit, self._epsilon(events), self._epsilon([*events, *self._left()])))
+        return found
+
+    def _left(self) -> list[SampledGaussian]:
+        """Return what every round costs that the study still allows."""
+        study = self._policy.study
+        used = {kind: self._ledger.count(study.hash, kind.sum.name) for kind in self._policy.plan.kinds}
+        return [charge(kind, study, max(0, kind.sum.rounds - count)) for kind, count in used.items()]
+
+    def _epsilon(self, events: list[SampledGaussian]) -> float:
+        return epsilon(events, self._delta)
+
+    def _rounds(self, limit: Limit, cost: SampledGaussian, wanted: int) -> int:
+        """Return how many more such rounds, one after another, a limit covers; at most ``wanted``."""
+        events = limit.events()
 
         def fits(count: int) -> bool:
             more = SampledGaussian(cost.sample_rate, cost.noise_multiplier, count * cost.count)
-            return epsilon([*events, more], self._ceiling.delta) <= self._ceiling.epsilon
+            return self._epsilon([*events, more]) <= limit.epsilon
 
         if fits(wanted):
             return wanted
@@ -92,6 +186,33 @@ class Gate:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
         return low
+
+
+def _limits(policy: Policy, ceiling: Ceiling, ledger: Ledger, rules: SitePolicy) -> tuple[Limit, ...]:
+    """Return the limits that the site sets."""
+    study = policy.study.hash
+    limits = [Limit("ceiling.epsilon", "the site's ceiling", ceiling.epsilon, ledger.events)]
+    if rules.epsilon_per_year is not None:
+        name = "the site's limit for one year"
+        of_year = lambda: ledger.book.recent_events(ledger.now_unix_s())  # noqa: E731
+        limits.append(Limit("policy.epsilon_per_year", name, rules.epsilon_per_year, of_year))
+    if rules.epsilon_per_study is not None:
+        name = "the site's limit for one study"
+        of_study = lambda: ledger.book.events_of(study)  # noqa: E731
+        limits.append(Limit("policy.epsilon_per_study", name, rules.epsilon_per_study, of_study))
+    return tuple(limits)
+
+
+def _check_clock(ledger: Ledger) -> None:
+    """Refuse a clock that is far ahead of the ledger where that alone frees what was spent: a person must look."""
+    leap_s = ledger.book.leap_s(ledger.now_unix_s())
+    if leap_s > LONGEST_LEAP_S:
+        raise ConfigError(
+            f"epsilon_per_year: this machine's clock is {leap_s // DAY_S} days ahead of the ledger's last entry, by "
+            "which charges would grow older than a year; look at the clock, and if it is right, run "
+            "`synthfed client clear`",
+            where="site.toml",
+        )
 
 
 def _check_prices(policy: Policy, ledger: Ledger) -> None:

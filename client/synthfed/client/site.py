@@ -5,25 +5,29 @@ Never starts without the lock on the home, the verified ledger and the valid dat
 
 import contextlib
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.api import local_part
-from synthfed.plugins.pinning import Pinned, pin
+from synthfed.plugins.pinning import Pinned
 from synthfed.plugins.processes import exclusive
-from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.errors import ConfigError, PrivacyError, SynthfedError
 from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.study import Study
 
 from .agent import Agent
-from .channel import Clock, since_boot_s
+from .books.audit_log import AuditLog, Log, Unlogged
+from .channel import Clock, set_once, since_boot_s
 from .config import Ceiling, Home, SiteConfig, data_path, study_path
 from .data import load_units
 from .gate import Gate
 from .local_steps import seconds_per_round
+from .policy import SitePolicy
 from .rehearsal import check_moves_apart, check_rows, check_uncoupled
+from .rules import StudyRefused, pin_allowed
 from .train import row_width
 from .vault import Ledger, load_identity
 
@@ -34,13 +38,48 @@ def open_agent(home: Home) -> Iterator[Agent]:
     config = home.load()
     study = home.load_study(config)
     identity = load_identity(home.identity)
-    check_roster(home, config, study, identity)
-    check_consent(home, config, study)
-    with exclusive(home.lock, "agent"):
-        pinned = pin(study)
-        _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
-        with contextlib.closing(Ledger(home.ledger, identity)) as ledger:
-            yield _agent(pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), since_boot_s)
+    now = set_once(time.time())  # no leap of the machine's clock makes a charge old, or opens the site
+    with (
+        exclusive(home.lock, "agent"),
+        contextlib.closing(Ledger(home.ledger, identity, now=now)) as ledger,
+        contextlib.closing(AuditLog(home.audit_log, identity)) as log,
+    ):
+        with _refusing(log, study):
+            check_roster(home, config, study, identity)
+            check_consent(home, config, study)
+            pinned = pin_allowed(study, config.policy, where=str(home.config))
+            _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
+            data, rules = data_path(home, config), config.policy
+            agent = _agent(pinned, config.site, identity, config.ceiling, ledger, data, since_boot_s, rules, log)
+        _note_start(log, agent)
+        try:
+            yield agent
+        except PrivacyError:  # the log itself may be what failed
+            raise
+        except BaseException as error:
+            log.note("agent-stopped", charges=ledger.length, error=type(error).__name__)
+            raise
+        log.note("agent-stopped", charges=ledger.length)
+
+
+@contextlib.contextmanager
+def _refusing(log: Log, study: Study) -> Iterator[None]:
+    """Write down that a study is not served, by which rules, or by what kind of error."""
+    try:
+        yield
+    except SynthfedError as error:
+        rules = list(error.rules) if isinstance(error, StudyRefused) else [type(error).__name__]
+        log.note("study-refused", study=study.name, terms=study.hash.hex(), rules=rules)
+        raise
+
+
+def _note_start(log: Log, agent: Agent) -> None:
+    """Write down that a study is served, under which policy, and what was read: counts, which stay here."""
+    policy, data = agent.policy, agent.data
+    terms = {"study": policy.study.name, "terms": policy.study.hash.hex()}
+    log.note("study-accepted", policy=policy.hash.hex(), **terms)
+    log.note("data-loaded", rows=len(data.encoded), units=len(data.starts), left_out=data.left_out, **terms)
+    log.note("agent-started", charges=agent.ledger.length)
 
 
 def _warm_up(pinned: Pinned) -> None:
@@ -142,10 +181,13 @@ def _agent(
     ledger: Ledger,
     data: Path,
     clock: Clock,
+    rules: SitePolicy | None = None,
+    log: Log | None = None,
 ) -> Agent:
-    policy, encoder = pinned.policy, pinned.model.private()
-    units = load_units(data, policy.study, pinned.domain, encoder, site)
+    policy, encoder, rules = pinned.policy, pinned.model.private(), rules or SitePolicy()
+    gate = Gate(policy, ceiling, ledger, rules)
+    units = load_units(data, policy.study, pinned.domain, encoder, site, rules.keep)
     machine = SiteMachine(policy, site, identity)
     # Another private part than that which met all records at once: what it may have kept must not act in a sum.
     private, local = pinned.model.private(), local_part(pinned.model)
-    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, private, clock, local)
+    return Agent(policy, machine, gate, ledger, units, private, clock, local, log or Unlogged())

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
 from .anchor import read_anchor, write_anchor
+from .chain import Entry, mark_path, read_chain, version_of
 from .entries import GENESIS, Book, Charge, Note, Price, chain_key, charged, cleared, mark, met, seal, settled
 
 FORMAT: Final = 2
@@ -42,7 +43,14 @@ _SCHEMA: Final = (
 class Ledger:
     """Every charge this home's records have paid, and what became of it, chained under a key, in one SQLite file."""
 
-    def __init__(self, path: Path, identity: Ed25519PrivateKey, *, create: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: Ed25519PrivateKey,
+        *,
+        create: bool = False,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         """Open the file and verify the whole chain against the head noted beside it; create it only on demand.
 
         A ledger of format 1 is refused: its hashes have no key, so anybody could have made it up.
@@ -51,12 +59,14 @@ class Ledger:
             path: where it lies.
             identity: the site's, from which the chain's key is derived.
             create: make a new ledger where there is none.
+            now: the time in seconds since 1970, of new entries and of what is older than a year.
 
         Raises:
             PrivacyError: the ledger is missing, changed, shorter than it was, or cannot be used.
         """
         self._path = path
         self._key = chain_key(identity)
+        self._now = now
         self._anchor = mark_path(path)
         self._book, self._position, self._tip = Book(), 0, GENESIS
         is_new = create and not path.exists()
@@ -74,6 +84,11 @@ class Ledger:
         except BaseException:
             self._db.close()
             raise
+
+    @property
+    def book(self) -> Book:
+        """What all entries add up to, to look things up in."""
+        return self._book
 
     @property
     def length(self) -> int:
@@ -131,6 +146,10 @@ class Ledger:
         """Return every charge of every study, equal ones counted together."""
         return self._book.events()
 
+    def now_unix_s(self) -> int:
+        """Return the time on the ledger's clock, in whole seconds since 1970."""
+        return int(self._now())
+
     def journal_floors(self) -> dict[str, int]:
         """Return the longest journal ever seen from each peer, by its identity key in hexadecimal."""
         return dict(self._book.floors)
@@ -169,19 +188,19 @@ class Ledger:
 
     def _append(self, notes: Iterable[Note]) -> None:
         """Write entries in one transaction; if that fails, neither the file nor the book has moved."""
-        now, tip, written = int(time.time()), self._tip, []
+        now, tip, written = self.now_unix_s(), self._tip, list[Entry]()
         with self._transaction():
             for sequence, note in enumerate(notes, self._position + 1):
                 tip = _insert(self._db, self._key, tip, sequence, now, note)
-                written.append((note, tip))
-        for note, tag in written:
-            self._take(note, tag)
+                written.append(Entry(sequence, now, note, tip))
+        for entry in written:
+            self._take(entry)
         self._note_head()
 
-    def _take(self, note: Note, tag: bytes) -> None:
+    def _take(self, entry: Entry) -> None:
         """Take an entry that stands in the file into the book."""
-        self._position, self._tip = self._position + 1, tag
-        self._book.add(note, tag)
+        self._position, self._tip = entry.sequence, entry.tag
+        self._book.add(entry.note, entry.tag, entry.at_unix_s)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -200,36 +219,15 @@ class Ledger:
         write_anchor(self._anchor, self._position, mark(self._key, self._position, self._tip))
 
     def _verify(self, noted: tuple[int, bytes]) -> None:
-        """Read every entry into the book; the chain must pass through what was noted, and may be longer."""
-        passed = noted == (0, mark(self._key, 0, GENESIS))
-        rows = self._db.execute("SELECT sequence, at_unix_s, kind, content, tag FROM entries ORDER BY sequence")
-        for sequence, at_unix_s, kind, content, tag in rows:
-            note, place = Note(kind, content), self._position + 1
-            if sequence != place or seal(self._key, self._tip, place, at_unix_s, note) != tag:
-                raise PrivacyError(
-                    f"{self._path}: entry {place} was changed, added or removed, or identity.key is not the one it was "
-                    "written under; restore ledger, mark and key as they were"
-                )
+        """Read every entry into the book, each verified."""
+        for entry in read_chain(self._db, self._key, noted, self._path):
             try:
-                self._take(note, tag)
+                self._take(entry)
             except ValueError:
                 raise PrivacyError(
-                    f"{self._path}: entry {place} is of a kind that this version does not know; install a newer one"
+                    f"{self._path}: entry {entry.sequence} is of a kind that this version does not know; install a "
+                    "newer one"
                 ) from None
-            passed |= noted[0] == place and noted[1] == mark(self._key, place, tag)
-        if not passed:
-            raise PrivacyError(f"{self._path}: entries were removed from its end; restore ledger and mark as they were")
-
-
-def mark_path(ledger: Path) -> Path:
-    """Return where the mark of a ledger's chain is noted; the unkeyed head of format 1 lay elsewhere, as ``.head``."""
-    return ledger.with_suffix(".mark")
-
-
-def version_of(db: sqlite3.Connection) -> int:
-    """Return the format that a ledger's file says it has."""
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    return int(version)
 
 
 def write_ahead(db: sqlite3.Connection, path: Path) -> None:

@@ -37,6 +37,7 @@ __all__ = [
     "Audit",
     "Domain",
     "Given",
+    "Keep",
     "LocalPart",
     "Model",
     "Payload",
@@ -294,11 +295,26 @@ class Table:
         units: shape ``(rows,)``, each record's unit as a number from 0 to units - 1.
         names: of all columns or arrays that the file has, those that were not asked for, too; empty where a domain
             cannot tell.
+        left_out: how many records a reader was told not to keep.
     """
 
     records: Records
     units: npt.NDArray[np.int64]
     names: frozenset[str] = frozenset()
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which records a reader keeps: those whose column holds one of the accepted values, blanks around it ignored.
+
+    Attributes:
+        column: need not be in the schema.
+        accepted: what it must hold.
+    """
+
+    column: str
+    accepted: frozenset[str]
 
 
 class Domain(Protocol):
@@ -328,4 +344,15 @@ class Domain(Protocol):
 
     def draft(self, path: Path, *, exclude: Collection[str]) -> tuple[Column, ...]:
         """Return a schema drafted from a public or dummy file, without the columns in ``exclude``."""
+        ...
+
+
+@runtime_checkable
+class KeepingDomain(Protocol):
+    """A domain that can leave records out while it reads, before it looks at anything else of them."""
+
+    def read_kept(
+        self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int, keep: Keep
+    ) -> Table:
+        """Return the records that are to be kept and how many are not; errors as ``Domain.read``."""
         ...

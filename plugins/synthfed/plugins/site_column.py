@@ -4,6 +4,7 @@ Never takes from a file whose a record is: the id is that of the one who reads.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import numpy as np
 from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.study import Study
 
-from .api import Domain, Table
+from .api import Domain, Keep, KeepingDomain, Table
 
 
-def read_site(path: Path, study: Study, domain: Domain, site: str) -> Table:
+def read_site(path: Path, study: Study, domain: Domain, site: str, keep: Keep | None = None) -> Table:
     """Return the records of a site's file with the released columns, and the unit of each.
 
     Args:
@@ -22,13 +23,25 @@ def read_site(path: Path, study: Study, domain: Domain, site: str) -> Table:
         study: the terms.
         domain: reads the file.
         site: the id that every record gets where the terms name a site column.
+        keep: which records are kept; None for all.
 
     Raises:
-        ConfigError: the file cannot be read, or the roster does not list the site.
+        ConfigError: the file cannot be read, the roster does not list the site, or the domain cannot leave records out.
         DataError: it does not fit the terms, or has a column of the site column's name; never shows a value.
     """
     privacy = study.privacy
-    table = domain.read(path, study.columns, unit=privacy.unit, records_per_unit=privacy.records_per_unit)
+    if keep is None:
+        table = domain.read(path, study.columns, unit=privacy.unit, records_per_unit=privacy.records_per_unit)
+    elif isinstance(domain, KeepingDomain):
+        table = domain.read_kept(
+            path, study.columns, unit=privacy.unit, records_per_unit=privacy.records_per_unit, keep=keep
+        )
+    else:
+        raise ConfigError(
+            f"domain {study.domain!r} cannot leave records out by column {keep.column!r}; give a file that holds none "
+            "but those that may be used, without this rule",
+            where="policy.consent",
+        )
     return table if study.site_column is None else at_site(path, table, study.site_column, study.cohort.roster, site)
 
 
@@ -54,4 +67,4 @@ def at_site(path: Path, table: Table, column: str, roster: Sequence[str], site: 
             "the records are; take the column out of the file"
         )
     own = np.full((len(table.records), 1), roster.index(site), dtype=np.float64)
-    return Table(np.hstack([table.records, own]), table.units, table.names)
+    return replace(table, records=np.hstack([table.records, own]))

@@ -27,6 +27,7 @@ LATER_TERMS: Final[tuple[tuple[str, str, object], ...]] = (
     ("privacy", "sigma_floor", None),
     ("", "constraints", []),
     ("", "site_column", None),
+    ("", "purpose", None),
 )
 """Terms that format 1 got after studies of it had been agreed on, by table (none at the top) and name, with default.
 
@@ -121,6 +122,7 @@ class Study(Strict):
     target: Name
     domain: Name = "table"
     site_column: Name | None = None
+    purpose: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     privacy: Privacy
     model: ModelTerms
     cohort: Cohort

@@ -13,7 +13,7 @@ import numpy as np
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Categorical, Column, Integer, Real, Records, Scalar
 
-from ..api import Table
+from ..api import Keep, Table
 from .cells import MISSING, numbers_of, parse_cells
 from .codes import draft_codes, groups_of, problem_of
 from .csv_files import Strings, read_cells
@@ -57,6 +57,12 @@ class EhrDomain:
     def read(self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
         """Return a site's records; see `read_csv` and the class."""
         return read_csv(path, columns, unit=unit, records_per_unit=records_per_unit, parse=_parse)
+
+    def read_kept(
+        self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int, keep: Keep
+    ) -> Table:
+        """Return those of a site's records that are to be kept; see `read_csv` and the class."""
+        return read_csv(path, columns, unit=unit, records_per_unit=records_per_unit, parse=_parse, keep=keep)
 
     def write(self, path: Path, columns: Sequence[Column], chunks: Iterable[Records]) -> None:
         """Write synthetic records as a table; a group of codes is written as the schema names it."""

@@ -1,0 +1,147 @@
+"""The commands ``synthfed client ledger`` and ``synthfed client log``, for who runs a site.
+
+Never changes a home: it can be read while its agent runs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from synthfed.protocols.errors import ConfigError, PrivacyError
+
+from ..config import Home
+
+if TYPE_CHECKING:
+    from .lines import Line
+    from .statement import Statement
+
+HomeOption = Annotated[Path, typer.Option("--home", help="The site's folder: settings, keys and ledger.")]
+_HOME = Path("site")
+
+log = typer.Typer(help="Print the log of this site's decisions, or verify it.", pretty_exceptions_enable=False)
+
+
+def ledger(
+    export: Annotated[Path | None, typer.Option(help="Write all entries to a new .json or .csv file.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Only say whether the ledger holds.")] = False,
+    home: HomeOption = _HOME,
+) -> None:
+    """Print what each study has spent of this site's budget; export or verify the ledger, also while an agent runs."""
+    from synthfed.plugins.files import write_whole
+
+    from ..vault import load_identity
+    from .statement import as_csv, as_json, read_statement
+
+    place, console = Home(home), Console(highlight=False, soft_wrap=True)
+    config, identity = place.load(), load_identity(place.identity)
+    if export is not None and (export.suffix not in (".json", ".csv") or export.exists()):
+        raise ConfigError("must be a new file whose name ends in .json or .csv", where="--export")
+    with _verdict(console):
+        statement = read_statement(place.ledger, identity)
+    if export is not None:
+        write_whole(export, [as_json(statement, config.site) if export.suffix == ".json" else as_csv(statement)])
+        console.print(f"{len(statement.entries):,} entries written to {export}", markup=False)
+    if verify:
+        console.print(f"ok: {len(statement.entries):,} entries, of which {statement.book.length:,} charges; all hold")
+    elif export is None:
+        _print_accounts(console, place, statement)
+
+
+def _print_accounts(console: Console, place: Home, statement: "Statement") -> None:
+    import time
+
+    from rich.table import Table
+
+    from synthfed.protocols.privacy.accountant import epsilon
+
+    from .statement import accounts, summary
+
+    config = place.load()
+    ceiling, rules, book = config.ceiling, config.policy, statement.book
+    table = Table("study", "terms", "rounds", "noise", "epsilon", box=None, padding=(0, 2), header_style="dim")
+    for each in accounts(statement, ceiling.delta):
+        rounds, noise = summary(each)
+        of = "" if rules.epsilon_per_study is None else f" of {rules.epsilon_per_study:g}"
+        table.add_row(each.name, each.study[:12], "\n".join(rounds), "\n".join(noise), f"{each.epsilon:.3g}{of}")
+    console.print(table)
+    year, total = epsilon(book.recent_events(int(time.time())), ceiling.delta), epsilon(book.events(), ceiling.delta)
+    of = "" if rules.epsilon_per_year is None else f" of {rules.epsilon_per_year:g}"
+    console.print(f"last 365 days   epsilon {year:.3g}{of} at delta {ceiling.delta:g}")
+    console.print(f"in total        epsilon {total:.3g} of {ceiling.epsilon:g}, {book.length:,} charges")
+
+
+@log.callback(invoke_without_command=True)
+def print_log(context: typer.Context, home: HomeOption = _HOME) -> None:
+    """Print every decision of this site's agent and people, one a line; they stay here."""
+    if context.invoked_subcommand is None:
+        console = Console(highlight=False, soft_wrap=True)
+        for line in _lines(console, Home(home)):
+            console.print(_told(line), markup=False)
+
+
+@log.command("verify")
+def verify_log(home: HomeOption = _HOME) -> None:
+    """Say whether every line of the log holds and none is missing; exit with 1 and the line's number where not.
+
+    The ledger is held against it: a session that was charged must be there, or log and mark are an older copy; and
+    the ledger must hold as many charges as the log tells of, or ledger and mark are.
+    """
+    from ..vault import load_identity
+    from .statement import read_statement, unlogged_sessions
+
+    place, console = Home(home), Console(highlight=False, soft_wrap=True)
+    identity = load_identity(place.identity)
+    with _verdict(console):
+        statement = read_statement(place.ledger, identity)  # before the log, whose lines come before charges
+        lines = list(_lines(console, place))
+        missing = unlogged_sessions(statement, lines)
+        if missing:
+            raise PrivacyError(
+                f"{place.audit_log}: tells nothing of {len(missing):,} session(s) that the ledger was charged in, the "
+                f"first of them {missing[0]}; log and mark are an older copy, restore the true ones"
+            )
+        told = max((line.body.get("charges", 0) for line in lines), default=0)
+        if told > statement.book.length and told > read_statement(place.ledger, identity).book.length:
+            raise PrivacyError(
+                f"{place.ledger}: holds fewer charges than the {told:,} that the log tells of; ledger and mark are an "
+                "older copy, restore the true ones"
+            )
+    console.print(f"ok: {len(lines):,} lines; all hold")
+
+
+def _lines(console: Console, place: Home) -> "Iterator[Line]":
+    """Yield the lines that hold; say what is wrong with the next one and exit with 1."""
+    from ..vault import load_identity
+    from .audit_log import read_log
+
+    identity = load_identity(place.identity)
+    with _verdict(console):
+        for each in read_log(place.audit_log, identity):
+            if isinstance(each, bytes):
+                console.print(
+                    f"note: {len(each):,} byte(s) after the last line are the beginning of one: an agent is writing "
+                    "it, or was interrupted"
+                )
+            else:
+                yield each
+
+
+@contextmanager
+def _verdict(console: Console) -> "Iterator[None]":
+    """Say what does not hold inside, and exit with 1."""
+    try:
+        yield
+    except PrivacyError as error:
+        console.print(f"not ok: {error}", markup=False)
+        raise typer.Exit(1) from None
+
+
+def _told(line: "Line") -> str:
+    body = dict(line.body)
+    first = [str(body.pop(name)) for name in ("n", "at", "who", "what")]
+    facts = (f"{name}={','.join(value) if isinstance(value, list) else value}" for name, value in body.items())
+    return "  ".join([*first, *facts])
