@@ -294,11 +294,15 @@ class Table:
         units: shape ``(rows,)``, each record's unit as a number from 0 to units - 1.
         names: of all columns or arrays that the file has, those that were not asked for, too; empty where a domain
             cannot tell.
+        dropped: how many rows were left out because they do not fit; the site's own operator's to know, nobody else's.
+        problems: what was wrong with these, each kind with its number of rows.
     """
 
     records: Records
     units: npt.NDArray[np.int64]
     names: frozenset[str] = frozenset()
+    dropped: int = 0
+    problems: tuple[str, ...] = ()
 
 
 class Domain(Protocol):
@@ -314,8 +318,20 @@ class Domain(Protocol):
         """Refuse, with a ConfigError, a schema that is not of this kind of data."""
         ...
 
-    def read(self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
-        """Return the records of a site's file; DataError, without a value, where they do not fit the schema."""
+    def read(
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        *,
+        unit: str | None,
+        records_per_unit: int,
+        drop_invalid: bool = False,
+    ) -> Table:
+        """Return the records of a site's file; DataError, without a value, where they do not fit the schema.
+
+        With ``drop_invalid`` records that do not fit are left out and counted. Whether one is may depend on that
+        record and the schema alone, or another record would decide on it.
+        """
         ...
 
     def write(self, path: Path, columns: Sequence[Column], chunks: Iterable[Records]) -> None:

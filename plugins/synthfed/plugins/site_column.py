@@ -3,6 +3,7 @@
 Never takes from a file whose a record is: the id is that of the one who reads.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from synthfed.protocols.study import Study
 from .api import Domain, Table
 
 
-def read_site(path: Path, study: Study, domain: Domain, site: str) -> Table:
+def read_site(path: Path, study: Study, domain: Domain, site: str, *, drop_invalid: bool = False) -> Table:
     """Return the records of a site's file with the released columns, and the unit of each.
 
     Args:
@@ -22,13 +23,20 @@ def read_site(path: Path, study: Study, domain: Domain, site: str) -> Table:
         study: the terms.
         domain: reads the file.
         site: the id that every record gets where the terms name a site column.
+        drop_invalid: whether records that do not fit are left out and counted.
 
     Raises:
         ConfigError: the file cannot be read, or the roster does not list the site.
         DataError: it does not fit the terms, or has a column of the site column's name; never shows a value.
     """
     privacy = study.privacy
-    table = domain.read(path, study.columns, unit=privacy.unit, records_per_unit=privacy.records_per_unit)
+    table = domain.read(
+        path,
+        study.columns,
+        unit=privacy.unit,
+        records_per_unit=privacy.records_per_unit,
+        drop_invalid=drop_invalid,
+    )
     return table if study.site_column is None else at_site(path, table, study.site_column, study.cohort.roster, site)
 
 
@@ -54,4 +62,4 @@ def at_site(path: Path, table: Table, column: str, roster: Sequence[str], site: 
             "the records are; take the column out of the file"
         )
     own = np.full((len(table.records), 1), roster.index(site), dtype=np.float64)
-    return Table(np.hstack([table.records, own]), table.units, table.names)
+    return dataclasses.replace(table, records=np.hstack([table.records, own]))
