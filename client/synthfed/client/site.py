@@ -6,6 +6,7 @@ Never starts without the lock on the home, the verified ledger and the valid dat
 import contextlib
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,6 +29,14 @@ from .train import row_width
 from .vault import Ledger, load_identity
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a site's data lie, and whether records that do not fit are left out."""
+
+    path: Path
+    drop_invalid: bool = False
+
+
 @contextlib.contextmanager
 def open_agent(home: Home) -> Iterator[Agent]:
     """Yield the agent of a home, holding its lock; ConfigError or DataError where something is wrong."""
@@ -40,7 +49,8 @@ def open_agent(home: Home) -> Iterator[Agent]:
         pinned = pin(study)
         _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
         with contextlib.closing(Ledger(home.ledger, identity)) as ledger:
-            yield _agent(pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), since_boot_s)
+            data = Origin(data_path(home, config), drop_invalid=config.drop_invalid)
+            yield _agent(pinned, config.site, identity, config.ceiling, ledger, data, since_boot_s)
 
 
 def _warm_up(pinned: Pinned) -> None:
@@ -108,7 +118,7 @@ class SimulatedSite:
         self._identity = Ed25519PrivateKey.from_private_bytes(secrets.token_bytes(32))
         self._ledger = Ledger(folder / "ledger.db", self._identity, create=True)
         self._site = site
-        self._data = data
+        self._data = Origin(data)
         self._agent: Agent | None = None
 
     @property
@@ -140,11 +150,11 @@ def _agent(
     identity: Ed25519PrivateKey,
     ceiling: Ceiling,
     ledger: Ledger,
-    data: Path,
+    data: Origin,
     clock: Clock,
 ) -> Agent:
     policy, encoder = pinned.policy, pinned.model.private()
-    units = load_units(data, policy.study, pinned.domain, encoder, site)
+    units = load_units(data.path, policy.study, pinned.domain, encoder, site, drop_invalid=data.drop_invalid)
     machine = SiteMachine(policy, site, identity)
     # Another private part than that which met all records at once: what it may have kept must not act in a sum.
     private, local = pinned.model.private(), local_part(pinned.model)
