@@ -12,11 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 OWNER = "owner"
 PASSWORD = "pass:w/rd"  # noqa: S105  (of a server that ends with the test)
 _WITHIN_S = 30.0
+
+
+class Unavailable(Exception):
+    """There is no server here, or it cannot run; says why."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,29 @@ class Server:
 
     def run(self, *statements: Any) -> list[Any]:
         """Run statements as the owner and return the rows of the last."""
-        import psycopg
-
-        with psycopg.connect(host=str(self.folder), user=OWNER, password=PASSWORD, dbname="postgres") as connection:
+        with self._connect() as connection:
             for statement in statements:
                 result = connection.execute(statement)
             return result.fetchall() if result.description else []
 
+    def copy(self, statement: Any, file: Path) -> None:
+        """Run a `copy ... from stdin` statement with a file's content."""
+        with self._connect() as connection, connection.cursor().copy(statement) as copy, file.open("rb") as source:
+            while block := source.read(2**20):
+                copy.write(block)
+
+    def _connect(self) -> Any:
+        import psycopg
+
+        return psycopg.connect(host=str(self.folder), user=OWNER, password=PASSWORD, dbname="postgres")
+
 
 @contextlib.contextmanager
 def running() -> Iterator[Server]:
-    """Start a server from the package `pgserver` and stop it in the end; skip where there is none or it cannot run."""
+    """Start a server from the package `pgserver` and stop it in the end; Unavailable where none can run."""
     found = find_spec("pgserver")  # not imported: it would start a server by its own rules, without passwords
     if found is None or found.origin is None:
-        pytest.skip("pgserver is not installed")
+        raise Unavailable("pgserver is not installed")
     programs = Path(found.origin).parent / "pginstall/bin"
     # Short, for a Unix socket, and open to the other user that a server needs where tests run as root.
     folder = Path(tempfile.mkdtemp(prefix="synthfed-pg-", dir="/tmp"))
@@ -73,14 +84,14 @@ def _run(command: Sequence[str | Path], other: dict[str, Any]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **other)
     except (OSError, LookupError) as error:
-        pytest.skip(f"PostgreSQL cannot be started here: {error}")
+        raise Unavailable(f"PostgreSQL cannot be started here: {error}") from None
     if done.returncode != 0:
-        pytest.skip(f"PostgreSQL cannot be started here: {done.stderr.strip().splitlines()[-1:]}")
+        raise Unavailable(f"PostgreSQL cannot be started here: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def _await(server: subprocess.Popen[bytes], folder: Path) -> None:
     until = time.monotonic() + _WITHIN_S
     while not (folder / "data/postmaster.pid").exists() or "ready" not in (folder / "data/postmaster.pid").read_text():
         if server.poll() is not None or time.monotonic() > until:
-            pytest.skip(f"PostgreSQL does not start here: {(folder / 'log').read_text().splitlines()[-1:]}")
+            raise Unavailable(f"PostgreSQL does not start here: {(folder / 'log').read_text().splitlines()[-1:]}")
         time.sleep(0.05)

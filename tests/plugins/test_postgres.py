@@ -1,5 +1,6 @@
 """A table of a real PostgreSQL server: what is asked of it, what is refused, and how an agent reaches it."""
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from tests.plugins.postgres import PASSWORD, Server, running
+from tests.plugins.postgres import PASSWORD, Server, Unavailable, running
 
 from synthfed.plugins.api import Table
 from synthfed.plugins.domains.table import TableDomain
@@ -48,7 +49,11 @@ TABLE = f"""\
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with running() as started:
+    with contextlib.ExitStack() as stack:
+        try:
+            started = stack.enter_context(running())
+        except Unavailable as error:
+            pytest.skip(str(error))
         for statement in TABLE.split(";\n"):
             if statement.strip():
                 started.run(statement.encode())

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from synthfed.protocols.errors import DataError
-from synthfed.protocols.schema import Categorical, Integer, Real, Scalar
+from synthfed.protocols.schema import Categorical, Integer, Real, Records, Scalar
 
 from ..api import Table
 from .parts import MISSING, Cells, Numbers, Strings, numbers_of
 
+_AT_ONCE: Final = 1024  # rows
 _NONE: Final = -1.0  # the index of no category
 
 Rows = npt.NDArray[np.bool_] | Sequence[int]
@@ -116,9 +117,20 @@ def as_table(
         )
     dropped = len(kept) - rows
     numbers = units.numbers if not dropped else np.unique(units.numbers[kept], return_inverse=True)[1]
-    records = np.column_stack([each.values[kept] if dropped else each.values for each in columns])
-    records = records.astype(np.float64, copy=False)
+    records = _side_by_side([each.values[kept] if dropped else each.values for each in columns])
     return Table(records, numbers, frozenset(names), dropped + unlike[0], tuple(told))
+
+
+def _side_by_side(columns: Sequence[npt.NDArray[Any]]) -> Records:
+    """Return columns, each of one place or of several, as records; some rows at a time, which stay in the cache."""
+    flat = [each.reshape(len(each), -1) for each in columns]
+    records = np.empty((len(flat[0]), sum(each.shape[1] for each in flat)))
+    for start in range(0, len(records), _AT_ONCE):
+        rows, place = slice(start, start + _AT_ONCE), 0
+        for each in flat:
+            records[rows, place : place + each.shape[1]] = each[rows]
+            place += each.shape[1]
+    return records
 
 
 def _crowded(units: Units, kept: npt.NDArray[np.bool_], records_per_unit: int) -> Iterator[str]:

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -41,7 +40,7 @@ class CsvSource:
         width, chosen = len(self.names), [(self.names.index(name), form) for name, form in wanted.items()]
         while rows := list(islice(self._reader, _AT_ONCE)):
             whole = [row for row in rows if len(row) == width]
-            columns = {place: tuple(map(itemgetter(place), whole)) for place, _ in chosen}
+            columns = list(zip(*whole, strict=True)) or [()] * width
             cells = [numbers_of(columns[place]) if form == "number" else columns[place] for place, form in chosen]
             yield Part(cells, sum(len(row) not in (0, width) for row in rows) if len(whole) < len(rows) else 0)
 

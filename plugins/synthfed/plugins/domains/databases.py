@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnClause, Connection, Engine, Select
     from sqlalchemy.engine import URL
 
-_AT_ONCE: Final = 8192  # rows
+_AT_ONCE: Final = 512  # rows: so few stay in the processor's cache while they are turned into columns
 _CONNECT_S: Final = 10
 _JOURNALS: Final = ("-wal", "-shm", "-journal")  # files beside a SQLite database that hold parts of it
 _NUMBERS: Final = frozenset((int, float, bool, Decimal, type(None)))
