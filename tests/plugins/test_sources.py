@@ -2,8 +2,10 @@
 
 import csv
 import datetime
+import doctest
 import logging
 import sqlite3
+import sys
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from synthfed.plugins.api import Table
+from synthfed.plugins.domains import parts
 from synthfed.plugins.domains.databases import files_behind
 from synthfed.plugins.domains.ehr import EhrDomain
 from synthfed.plugins.domains.table import TableDomain
@@ -372,3 +375,25 @@ def test_reading_writes_nothing_beside_a_database(tmp_path: Path) -> None:
     read(path)
     assert (tmp_path / "site.db").read_bytes() == before
     assert {each.name for each in tmp_path.iterdir()} == {"site.db", "site.toml"}
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "advice"),
+    [
+        ("pyarrow", "site.parquet", r"needs pyarrow; run `pip install \"synthfed\[parquet\]\"`"),
+        ("sqlalchemy", "site.toml", r"needs SQLAlchemy; run `pip install \"synthfed\[sql\]\"`"),
+        ("psycopg", "site.toml", r"needs psycopg; run `pip install \"synthfed\[sql\]\"`"),
+    ],
+)
+def test_what_must_be_installed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str, advice: str
+) -> None:
+    url = "postgresql+psycopg://u:p@/d?host=/a"
+    path = private(tmp_path / name, f'format = 1\nurl = "{url}"\ntable = "t"\n')
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=advice):
+        read(path)
+
+
+def test_the_examples_are_right() -> None:
+    assert doctest.testmod(parts).failed == 0

@@ -108,11 +108,9 @@ def open_database(path: Path) -> Iterator[DatabaseSource]:
             no password, or SQLAlchemy or the driver is not installed.
     """
     place = _load(path)
-    try:
-        from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
-    except ImportError:
-        raise ConfigError('needs SQLAlchemy; run `pip install "synthfed[sql]"`', where=str(path)) from None
     engine = _engine(path, _url(path, place))
+    from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
+
     try:
         with _connected(path, engine) as connection, connection.begin():
             yield DatabaseSource(path, place, connection)
@@ -158,9 +156,11 @@ def _load(path: Path) -> Place:
 
 def _url(path: Path, place: Place) -> "URL":
     """Return the database's address; ConfigError unless it is a file or a password at a Unix socket."""
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
+    try:
+        from sqlalchemy import make_url
+        from sqlalchemy.exc import ArgumentError
+    except ImportError:
+        raise ConfigError('needs SQLAlchemy; run `pip install "synthfed[sql]"`', where=str(path)) from None
     try:
         url = make_url(place.url)
     except (ArgumentError, ValueError):
