@@ -133,10 +133,13 @@ def run(rows: int, width: int, folder: Path) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the figures as a table in Markdown."""
-    lines = ["| source | wall s | CPU s | peak MB | encode: CPU s | peak MB then |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| source | CPU s | peak MB | encode: CPU s | peak MB then | wall s | load |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += [
-        f"| {row['source']} | {row['wall_s']:.1f} | {row['cpu_s']:.1f} | {row['peak_mb']:,.0f} | "
-        f"{row['encode_cpu_s']:.1f} | {row['encode_peak_mb']:,.0f} |"
+        f"| {row['source']} | {row['cpu_s']:.1f} | {row['peak_mb']:,.0f} | {row['encode_cpu_s']:.1f} | "
+        f"{row['encode_peak_mb']:,.0f} | {row['wall_s']:.1f} | {row['load']:.0f} |"
         for row in rows
     ]
     return "\n".join(lines) + "\n"
