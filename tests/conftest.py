@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -21,6 +22,14 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow tests first: one worker begins with them, and the other takes over what is left behind them."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what audits of privacy proved beside what was claimed: a passed test alone would not tell how much."""
+    for report in terminalreporter.getreports("passed"):
+        for name, line in report.user_properties:
+            if name == "audit":
+                terminalreporter.write_line(f"epsilon by {line}")
 
 
 @pytest.fixture

@@ -85,3 +85,8 @@ def test_what_the_fit_of_the_anchor_uses_needs_no_critic() -> None:
 def test_a_start_that_leaves_all_associations_to_the_critic_needs_one() -> None:
     with pytest.raises(ConfigError, match="set refine = true"):
         of(refine=False, start="marginals")
+
+
+def test_fakes_for_the_sites_are_refused_where_none_are_sent() -> None:
+    with pytest.raises(ConfigError, match="local_fakes does nothing with one step in a round; set local_steps"):
+        FAMILIES["gan"](study(COLUMNS, {"refine": True, "local_fakes": 16}))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,13 @@ def test_a_statistic_has_one_step() -> None:
 def test_a_number_of_steps_out_of_range_is_refused(steps: int) -> None:
     with pytest.raises(UnsupportedMechanism, match=r"sum 'steps': .*or steps is out of range"):
         replace(ONE_BY_ONE, steps=steps)
+
+
+@pytest.mark.parametrize("count", ["dim", "rounds", "coins", "steps"])
+def test_what_is_counted_is_whole(count: str) -> None:
+    half: dict[str, Any] = {count: 2.5}
+    with pytest.raises(UnsupportedMechanism, match="no whole number where it counts"):
+        replace(ONE_BY_ONE, **half)
 
 
 @pytest.mark.parametrize("bits", [32, 64])

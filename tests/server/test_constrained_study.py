@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from tests.client.homes import SMALL
 
 from synthfed.plugins.cli import app
 from synthfed.plugins.constrained import make_model
@@ -20,15 +21,6 @@ from synthfed.server.drafting import with_sites
 from synthfed.server.release import open_release
 from synthfed.server.study_file import render_study
 
-SMALL = {
-    "refine": True,
-    "bins": 8,
-    "fit_steps": 40,
-    "fakes": 128,
-    "batch": 128,
-    "generator_hidden": 32,
-    "critic_hidden": 8,
-}
 YEARS = {"school": 9, "college": 13, "university": 16}
 COLUMNS: list[dict[str, Any]] = [
     {"name": "education", "kind": "categorical", "values": list(YEARS), "missing": True},

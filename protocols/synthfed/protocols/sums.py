@@ -73,12 +73,17 @@ class Sum:
             raise UnsupportedMechanism(f"sum {self.name!r}: a statistic has no coins; declare 0, or use a gradient")
         if self.family == "statistic" and self.steps != 1:
             raise UnsupportedMechanism(f"sum {self.name!r}: a statistic has one step in a round; declare more rounds")
-        counted = 1 <= self.dim <= MAX_DIM and self.rounds >= 1 and 0 <= self.coins <= MAX_COINS
+        counts = (self.dim, self.rounds, self.coins, self.steps)
+        counted = all(
+            type(each) is int for each in counts
+        )  # a part of a step or round would be planned, and not charged
+        counted = counted and 1 <= self.dim <= MAX_DIM and self.rounds >= 1 and 0 <= self.coins <= MAX_COINS
         counted = counted and 1 <= self.steps <= MAX_STEPS
         positive = 0 < self.clip_norm < float("inf") and 0 < self.share < float("inf")
         if not (counted and positive and 0 < self.sample_rate <= 1):
             raise UnsupportedMechanism(
-                f"sum {self.name!r}: dim, clip_norm, sample_rate, rounds, share, coins or steps is out of range"
+                f"sum {self.name!r}: dim, clip_norm, sample_rate, rounds, share, coins or steps is out of range or no "
+                "whole number where it counts"
             )
 
 

@@ -43,6 +43,10 @@ class Released:
         """Standard deviation of the noise in each coordinate of ``per_site``."""
         return float(np.sqrt(self.weight) / max(self.sites, 1e-300))
 
+    def per_unit(self, units_per_site: float) -> tuple[Array, float]:
+        """Return a unit's mean contribution, shape ``(dim,)``, and the noise's standard deviation in each number."""
+        return self.per_site / units_per_site, self.noise_per_site / units_per_site
+
 
 def units_per_site(marginals: Released, columns: int) -> float:
     """Return the estimated mean number of units of a site, at least 1.

@@ -98,6 +98,8 @@ class GanOptions(Strict):
         idle = sorted(name for name in self.model_fields_set if name in known or name.startswith("critic_"))
         if idle and not self.refine:
             raise ValueError(f"{idle[0]} does nothing without the critic; set refine = true, or leave it out")
+        if "local_fakes" in self.model_fields_set and self.local_steps == 1:
+            raise ValueError("local_fakes does nothing with one step in a round; set local_steps, or leave it out")
         return self
 
 

@@ -89,15 +89,14 @@ class PairFitting:
         if self._pairs.weight == 0:
             return ()
         arrays = self._arrays(first())
-        moments, noise_std = self._pairs.per_site / units_per_site, self._pairs.noise_per_site / units_per_site
-        return (self._layout.marginals(moments, noise_std, arrays),)
+        return (self._layout.marginals(*self._pairs.per_unit(units_per_site), arrays),)
 
     def misfit(self, units_per_site: float, first: Callable[[], Histograms]) -> PairMisfit | None:
         """Return the misfit of what was released; None where nothing was."""
         if self._pairs.weight == 0:
             return None
-        moments, noise_std = self._pairs.per_site / units_per_site, self._pairs.noise_per_site / units_per_site
         arrays = self._arrays(first())
+        moments, noise_std = self._pairs.per_unit(units_per_site)
         clean = self._layout.denoise(moments, noise_std, arrays, self._target)
         return PairMisfit(self._layout, arrays[EMBEDDING], clean, noise_std)
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...api import Answer, Array, Ask
+from ...api import Answer, Ask
 from ..marginals import Released
 from .column_misfit import ColumnMisfit
 from .column_pairs import ColumnPairs, Embedding
@@ -65,7 +65,7 @@ class WideFitting:
     def histograms(self, units_per_site: float, first: Callable[[], Histograms]) -> tuple[Histograms, ...]:
         """Return the marginals as both statistics have them once more."""
         return tuple(
-            layout.marginals(*_per_unit(released, units_per_site), embedding)
+            layout.marginals(*released.per_unit(units_per_site), embedding)
             for layout, released, embedding in self._released(first())
         )
 
@@ -76,7 +76,7 @@ class WideFitting:
         """
         parts, seen = [], np.empty((0, 2), dtype=np.int64)
         for layout, released, embedding in reversed(self._released(first())):
-            moments, noise_std = _per_unit(released, units_per_site)
+            moments, noise_std = released.per_unit(units_per_site)
             clean = layout.denoise(moments[layout.width :], noise_std, embedding)
             columns = len(layout.sizes)
             is_new = ~np.isin(embedding.pairs @ [columns, 1], seen @ [columns, 1])
@@ -116,8 +116,3 @@ class WideFitting:
             moments, noise_std = self._scan.per_site, self._scan.noise_per_site
             pairs = layout.choose(self._scanned(first), moments[layout.scan.width :], noise_std)
         return layout.chosen.embedding(first, pairs, layout.target)
-
-
-def _per_unit(released: Released, units_per_site: float) -> tuple[Array, float]:
-    """Return the released mean contribution of a unit, and the noise in each number."""
-    return released.per_site / units_per_site, released.noise_per_site / units_per_site
