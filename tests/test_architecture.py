@@ -50,6 +50,14 @@ def test_opacus_is_imported_where_gradients_are_clipped_only() -> None:
     assert files_that_import("opacus") == {"client/synthfed/client/train.py"}
 
 
+@pytest.mark.parametrize(
+    ("package", "reader"), [("pyarrow", "parquet_files"), ("sqlalchemy", "databases"), ("sqlite3", "databases")]
+)
+def test_a_source_of_tables_is_imported_by_its_reader_only(package: str, reader: str) -> None:
+    readers = {name for name in files_that_import(package) if name.startswith("plugins/")}
+    assert readers == {f"plugins/synthfed/plugins/domains/{reader}.py"}
+
+
 def test_typer_is_imported_by_command_lines_only() -> None:
     assert {Path(name).name for name in files_that_import("typer")} == {"cli.py"}
 
@@ -121,7 +129,8 @@ def test_the_help_page_loads_no_heavy_package() -> None:
         "import sys; sys.argv = ['synthfed', '--help']\n"
         "from synthfed.plugins.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'opacus', 'flwr', 'pandas', 'numpy', 'scipy', 'grpc'} & set(sys.modules)\n"
+        "heavy = {'torch', 'opacus', 'flwr', 'pandas', 'numpy', 'scipy', 'grpc', 'pyarrow', 'sqlalchemy'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

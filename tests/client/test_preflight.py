@@ -4,6 +4,7 @@ import base64
 import re
 import shutil
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from tests.client.homes import make_home
 
-from synthfed.client.check import preflight
+from synthfed.client.check import Finding, preflight
 from synthfed.client.config import Home
 from synthfed.client.entries import Charge
 from synthfed.client.site import open_agent
@@ -519,3 +520,42 @@ def test_a_log_that_does_not_hold_is_found_and_one_that_is_not_there_yet_is_well
     home.audit_log.with_suffix(".mark").unlink()
     assert not [finding for finding in preflight(home) if finding.topic == "log"]
     assert not home.audit_log.exists()
+
+
+def test_records_that_do_not_fit_are_found_and_what_would_be_left_out_can_be_tried(home: Home) -> None:
+    with (home.path / "data.csv").open("a", encoding="utf-8") as file:
+        file.write("SECRET,yes\n7,perhaps\n")
+    detail = details(home, "data")
+    assert "3 problems:\n  column 'x' has 1 row(s) with a cell that is not a number" in detail
+    for each in (preflight(home, drop_invalid=True), _with_setting(home)):
+        told = [finding for finding in each if finding.topic == "data"]
+        assert [finding.is_ok for finding in told] == [True, True]
+        assert "2 of 32 row(s) left out:\n  column 'x' has" in told[1].detail
+        assert "SECRET" not in told[1].detail
+    with open_agent(home):
+        pass
+
+
+def _with_setting(home: Home) -> Iterator[Finding]:
+    edit(home.config, "drop_invalid = false", "drop_invalid = true")
+    return preflight(home)
+
+
+def test_a_wrong_description_of_a_database_is_found(home: Home) -> None:
+    edit(home.config, '"data.csv"', '"data.toml"')
+    (home.path / "data.toml").write_text("SECRET", encoding="utf-8")
+    for topic in ("confinement", "data"):
+        assert "data.toml: can be read by others, and may hold a password" in details(home, topic)
+
+
+def test_a_home_whose_data_are_in_a_database_is_in_order(home: Home) -> None:
+    rows = [line.split(",") for line in ROWS.splitlines()[1:]]
+    with sqlite3.connect(home.path / "data.db") as database:
+        database.execute("create table patients (x real, ill text)")
+        database.executemany("insert into patients values (?, ?)", rows)
+    database.close()
+    edit(home.config, '"data.csv"', '"data.toml"')
+    described = home.path / "data.toml"
+    described.write_text('format = 1\nurl = "sqlite:///data.db"\ntable = "patients"\n', encoding="utf-8")
+    described.chmod(0o600)
+    assert [finding.detail for finding in preflight(home) if finding.topic == "data"] == ["the records fit the schema"]

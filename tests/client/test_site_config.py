@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from synthfed.client.config import LONGEST_SOCKET_PATH, Home, draft_config
+from synthfed.client.config import LONGEST_SOCKET_PATH, Home, draft_config, private_paths
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.study import Study
 from synthfed.server.study_file import render_study
@@ -44,6 +44,7 @@ def test_a_drafted_file_is_complete_and_read_back(write: Write) -> None:
         ("format = 1", "format = 2", "format: must be 1 \\(is 2\\)"),
         ('data = "data.csv"', "", "data: is missing"),
         ('data = "data.csv"', "data = 3", r"data: must be text in quotes \(is 3\)"),
+        ("drop_invalid = false", "drop_invalid = 1", r"drop_invalid: must be true or false \(is 1\)"),
         ("epsilon = 8.0", "", r"ceiling\.epsilon: is missing"),
         ("epsilon = 8.0", 'epsilon = "8"', r"ceiling\.epsilon: must be a number \(is "),
         ("epsilon = 8.0", "epsilon = true", r"ceiling\.epsilon: must be a number \(is "),
@@ -114,3 +115,15 @@ def test_a_home_whose_socket_path_is_too_long_is_refused_before_it_is_bound() ->
         _ = Home(Path(str(longest) + "x")).socket
     with pytest.raises(ConfigError, match="too long"):  # bytes count, not letters
         _ = Home(Path("/" + "ü" * (room // 2 + 1))).socket
+
+
+def test_the_node_is_to_lose_sight_of_a_database_as_of_what_names_it(write: Write) -> None:
+    home = write(GOOD.replace("data.csv", "data.toml"))
+    described = home.path / "data.toml"
+    assert private_paths(home, home.load()) == [described]
+    described.write_text('format = 1\nurl = "sqlite:///in/patients.db"\ntable = "patients"\n')
+    with pytest.raises(ConfigError, match="can be read by others"):
+        private_paths(home, home.load())
+    described.chmod(0o600)
+    database = home.path.resolve() / "in/patients.db"
+    assert private_paths(home, home.load())[:2] == [described, database]

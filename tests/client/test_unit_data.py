@@ -1,5 +1,6 @@
 """A site's records by privacy unit: grouping, one record per sampled unit, and errors without values."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,27 @@ def test_an_encoding_without_a_vector_for_each_record_is_refused(
     monkeypatch.setattr(tiny, "encode", lambda records: records[rows])
     with pytest.raises(UnsupportedMechanism, match="one vector for each record"):
         encode(tiny, np.ones((5, 2)))
+
+
+def test_rows_that_do_not_fit_are_left_out_where_the_site_says_so_and_its_own_log_tells(
+    tmp_path: Path, by_person: Study, tiny: PrivatePart, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, "person,x\np,0.1\nq,SECRET\np,0.3\nr,7\np,0.6\n")
+    with pytest.raises(DataError, match=r"2 problems:\n"):
+        load_units(path, by_person, TableDomain(), tiny, "a")
+    caplog.set_level(logging.INFO)
+    data = load_units(path, by_person, TableDomain(), tiny, "a", drop_invalid=True)
+    assert (data.starts.tolist(), data.counts.tolist()) == ([0], [3])
+    assert "2 of 5 row(s) left out:\n  column 'x' has 1 row(s) with a cell that is not a number" in caplog.text
+    assert "SECRET" not in caplog.text
+
+
+def test_whether_a_row_is_left_out_depends_on_no_other_row(tmp_path: Path, by_person: Study, tiny: PrivatePart) -> None:
+    """One more unit with rows of any kind changes no other unit's rows, which is what sensitivity counts on."""
+    rows = ["p,0.1", "q,SECRET", "p,0.3", "r,7", ",0.5", "p,0.6"]
+    kept = []
+    for more in ([], ["s,0.9"], ["s,9"], ["s,"], ["s,0.2,1"]):
+        path = write(tmp_path, "\n".join(["person,x", *rows, *more]) + "\n")
+        data = load_units(path, by_person, TableDomain(), tiny, "a", drop_invalid=True)
+        kept.append(data.encoded[:3, 0].tolist())
+    assert kept == [[0.1, 0.3, 0.6]] * 5

@@ -113,7 +113,7 @@ def study(domain: str = "table", site_column: str | None = None) -> Study:
 def test_the_site_column_stands_beside_the_rows_that_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_text(HEADER + "a,30,no,no\na,31,yes,yes\n")
-    table = read_site(path, study(site_column="hospital"), TableDomain(), "b", KEEP)
+    table = read_site(path, study(site_column="hospital"), TableDomain(), "b", keep=KEEP)
     assert (table.records.tolist(), table.left_out) == ([[31.0, 1.0, 1.0]], 1)
 
 
@@ -124,4 +124,4 @@ def test_a_domain_that_cannot_leave_records_out_is_refused_before_it_reads(tmp_p
     with pytest.raises(
         ConfigError, match=r"policy\.consent: domain 'image' cannot leave records out by column 'consent'"
     ):
-        read_site(tmp_path / "missing", study("image"), ImageDomain(), "a", KEEP)
+        read_site(tmp_path / "missing", study("image"), ImageDomain(), "a", keep=KEEP)

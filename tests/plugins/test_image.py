@@ -287,3 +287,26 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
     ):
         with pytest.raises(ConfigError, match=r'needs? Pillow; run: pip install "synthfed\[pictures\]"'):
             use()
+
+
+def test_arrays_that_do_not_fit_are_left_out_and_further_ones_never_read(tmp_path: Path) -> None:
+    images, labels = digits()
+    images, labels = images.copy(), labels.copy()
+    images[0, 2, 2], images[3, 1, 1], labels[3], labels[5] = np.nan, 99, 77, 88
+    path = save(tmp_path / "a.npz", images=images, labels=labels, more=np.array([{}] * 3, dtype=object))
+    table = ImageDomain().read(path, COLUMNS, unit=None, records_per_unit=1, drop_invalid=True)
+    fitting = np.delete(np.arange(ROWS), [0, 3, 5])
+    np.testing.assert_array_equal(table.records, np.column_stack([images[fitting].reshape(-1, 64), labels[fitting]]))
+    assert (table.dropped, table.units.tolist()) == (3, list(range(ROWS - 3)))
+    assert [problem.split(";")[0] for problem in table.problems] == [
+        "array 'images' has 1 row(s) with a number that is not finite",
+        "array 'images' has 1 row(s) with a number out of bounds",
+        "array 'labels' has 2 row(s) with a value that is not among its categories",
+    ]
+
+
+def test_image_files_that_do_not_fit_are_left_out_and_counted(tmp_path: Path) -> None:
+    site = folder(tmp_path / "site", "one.png,a,p1", "none.png,a,p2", "one.png,secret,p3", "one.png,b,p4")
+    table = ImageDomain().read(site, COLOURED, unit="person", records_per_unit=1, drop_invalid=True)
+    assert table.records[:, -1].tolist() == [0, 1]
+    assert (table.dropped, table.units.tolist(), len(table.problems)) == (2, [0, 1], 2)

@@ -27,8 +27,8 @@ def crash_on_arrays(self: Any, columns: Any) -> None:
 
 
 def reading(change: Callable[[np.ndarray], np.ndarray]) -> type:
-    def read(self: Any, path: Path, columns: Any, *, unit: str | None, records_per_unit: int) -> Any:
-        table = TableDomain.read(self, path, columns, unit=unit, records_per_unit=records_per_unit)
+    def read(self: Any, path: Path, columns: Any, *, unit: str | None, records_per_unit: int, **more: Any) -> Any:
+        table = TableDomain.read(self, path, columns, unit=unit, records_per_unit=records_per_unit, **more)
         return dataclasses.replace(table, records=change(table.records))
 
     return domain(read=read)
@@ -38,8 +38,8 @@ def stray(records: np.ndarray) -> np.ndarray:
     return records + random.SystemRandom().uniform(0, 1e-10)
 
 
-def keep(self: Any, path: Path, columns: Any, *, unit: str | None, records_per_unit: int) -> Any:
-    self.last = TableDomain.read(self, path, columns, unit=unit, records_per_unit=records_per_unit)
+def keep(self: Any, path: Path, columns: Any, *, unit: str | None, records_per_unit: int, **more: Any) -> Any:
+    self.last = TableDomain.read(self, path, columns, unit=unit, records_per_unit=records_per_unit, **more)
     return self.last
 
 
@@ -52,14 +52,16 @@ def write_as_it_comes(self: Any, path: Path, columns: Any, chunks: Any) -> None:
             file.writelines(part.read_text().splitlines(keepends=True)[1:])
 
 
-def read_with_crashes(self: Any, path: Path, columns: Any, *, unit: str | None, records_per_unit: int) -> Any:
+def read_with_crashes(
+    self: Any, path: Path, columns: Any, *, unit: str | None, records_per_unit: int, **more: Any
+) -> Any:
     path.stat()
-    return TableDomain.read(self, path, columns, unit=unit, records_per_unit=records_per_unit)
+    return TableDomain.read(self, path, columns, unit=unit, records_per_unit=records_per_unit, **more)
 
 
-def read_and_tell(self: Any, path: Path, columns: Any, *, unit: str | None, records_per_unit: int) -> Any:
+def read_and_tell(self: Any, path: Path, columns: Any, *, unit: str | None, records_per_unit: int, **more: Any) -> Any:
     try:
-        return TableDomain.read(self, path, columns, unit=unit, records_per_unit=records_per_unit)
+        return TableDomain.read(self, path, columns, unit=unit, records_per_unit=records_per_unit, **more)
     except DataError:
         if columns[-1].values[0] == "no no":
             cell = path.read_text().splitlines()[1].split(",")[-1]

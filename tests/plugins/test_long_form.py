@@ -112,3 +112,12 @@ def test_a_drafted_schema_reads_the_file_it_was_drafted_from(tmp_path: Path) -> 
 def test_leads_that_cannot_be_told_are_not_guessed(tmp_path: Path, header: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         SignalDomain().draft(save(tmp_path / "a.csv", rows(), header))
+
+
+def test_records_that_do_not_fit_are_left_out_and_unlike_steps_stay_an_error(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.csv", changed(0, "beat.2", 2.5))
+    table = SignalDomain().read(path, COLUMNS, unit=None, records_per_unit=1, drop_invalid=True)
+    assert (len(table.records), table.dropped) == (5, 1)
+    path = save(tmp_path / "b.csv", rows()[:-1])
+    with pytest.raises(DataError, match="lack a step or have one twice"):
+        SignalDomain().read(path, COLUMNS, unit=None, records_per_unit=1, drop_invalid=True)

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from synthfed.plugins.domains.draft import draft_columns
 from synthfed.plugins.domains.encoding import OneHotEncoder, written
 from synthfed.plugins.domains.lines import BATCH, csv_bytes
-from synthfed.plugins.domains.table import TableDomain, read_csv
+from synthfed.plugins.domains.table import TableDomain, read_table
 from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.schema import Categorical, Integer, Real, Scalar
 
@@ -37,7 +37,7 @@ def write(path: Path, *lines: str, header: str = HEADER) -> Path:
 
 def problem_of(path: Path, columns: tuple[Scalar, ...] = COLUMNS, *, limit: int = 5) -> str:
     with pytest.raises(DataError) as caught:
-        read_csv(path, columns, unit="person", records_per_unit=limit)
+        read_table(path, columns, unit="person", records_per_unit=limit)
     assert str(path) in str(caught.value)
     return str(caught.value)
 
@@ -50,7 +50,7 @@ def random_records(rows: int, seed: int = 0) -> np.ndarray:
 
 
 def test_reads_the_schema_columns_and_numbers_units_in_order_of_appearance(tmp_path: Path) -> None:
-    table = read_csv(write(tmp_path / "site.csv", *GOOD), COLUMNS, unit="person", records_per_unit=2)
+    table = read_table(write(tmp_path / "site.csv", *GOOD), COLUMNS, unit="person", records_per_unit=2)
     expected = [[0, 3, 1, 10.5, 40], [1, np.nan, 2, 0, np.nan], [0, 90, 5, 40_000, 0.5]]
     np.testing.assert_array_equal(table.records, np.array(expected))
     assert table.units.tolist() == [0, 0, 1]
@@ -59,21 +59,21 @@ def test_reads_the_schema_columns_and_numbers_units_in_order_of_appearance(tmp_p
 def test_blanks_around_a_units_name_make_no_other_unit_of_it(tmp_path: Path) -> None:
     rows = ("p1,a,3,1,10.5,40.0,x", " p1,a,3,1,10.5,40.0,x", "p1\t ,a,3,1,10.5,40.0,x", "p2,a,3,1,10.5,40.0,x")
     path = write(tmp_path / "site.csv", *rows)
-    assert read_csv(path, COLUMNS, unit="person", records_per_unit=3).units.tolist() == [0, 0, 0, 1]
+    assert read_table(path, COLUMNS, unit="person", records_per_unit=3).units.tolist() == [0, 0, 0, 1]
     assert "1 unit(s) with more than 2 rows" in problem_of(path, limit=2)
     blank = write(tmp_path / "blank.csv", *(f" {row}" for row in (",a,3,1,10.5,40.0,x", "p2,a,3,1,10.5,40.0,x")))
     assert "unit column 'person' has 1 row(s) with an empty cell" in problem_of(blank, limit=1)
 
 
 def test_without_a_unit_column_every_record_is_a_unit(tmp_path: Path) -> None:
-    table = read_csv(write(tmp_path / "site.csv", *GOOD), COLUMNS, unit=None, records_per_unit=1)
+    table = read_table(write(tmp_path / "site.csv", *GOOD), COLUMNS, unit=None, records_per_unit=1)
     assert table.units.tolist() == [0, 1, 2]
 
 
 def test_reads_gzip_a_byte_order_mark_and_skips_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "site.csv.gz"
     path.write_bytes(gzip.compress(("\ufeff" + HEADER + "\n".join(GOOD) + "\n\n").encode()))
-    assert len(read_csv(path, COLUMNS, unit="person", records_per_unit=2).records) == 3
+    assert len(read_table(path, COLUMNS, unit="person", records_per_unit=2).records) == 3
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,9 @@ def test_reads_gzip_a_byte_order_mark_and_skips_blank_lines(tmp_path: Path) -> N
         ("p3,,3,1,10.5,40.0,x", "column 'plan' has 1 row(s) with an empty cell"),
         (",a,3,1,10.5,40.0,x", "unit column 'person' has 1 row(s) with an empty cell"),
         ("p3,a,3,1,10.5,40.0", "1 row(s) have more or fewer cells than the header's 7"),
-        ("p3,a,3,6,10.5,100.0,x", "(1 further column(s) have problems)"),
+        ("p3,a,3,6,10.5,100.0,x", ": 2 problems:\n  column 'year' has 1 row(s)"),
+        ("p3,a,3,1,10.5,0.1,x", "column 'age' has 1 row(s) with a value out of bounds (below them)"),
+        ("p3,a,3,1,10.5,99.5,x", "column 'age' has 1 row(s) with a value out of bounds (above them)"),
     ],
 )
 def test_a_bad_row_is_counted_by_column_and_its_value_never_shown(tmp_path: Path, line: str, message: str) -> None:
@@ -138,7 +140,7 @@ def test_a_file_that_cannot_be_read_is_the_operators_to_mend(tmp_path: Path) -> 
         (plain, "is not a complete gzip file"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            read_csv(path, COLUMNS, unit=None, records_per_unit=1)
+            read_table(path, COLUMNS, unit=None, records_per_unit=1)
 
 
 def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_a_drafted_schema_reads_the_file_it_was_drafted_from(tmp_path: Path) -> 
     assert isinstance(columns[3], Real)
     assert (columns[3].lower, columns[3].scale, columns[3].decimals) == (0.0, "log", 3)
     assert columns[4] == Integer(name="signed", lower=-31, upper=170, missing=True)
-    assert len(read_csv(path, columns, unit="id", records_per_unit=1).records) == 200
+    assert len(read_table(path, columns, unit="id", records_per_unit=1).records) == 200
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Final, TypeVar
 
+from synthfed.plugins.api import Table
 from synthfed.plugins.pinning import Pinned, naming, pin
 from synthfed.protocols.completion import Completion
 from synthfed.protocols.errors import ConfigError, SynthfedError
@@ -24,8 +25,8 @@ from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Family, Kind, answer_time_s, own_noise
 
 from .books.audit_log import check_log
-from .config import Home, SiteConfig, data_path, study_path
-from .data import load_units, read_table
+from .config import Home, SiteConfig, data_path, private_paths, study_path
+from .data import drops, group_units, read_table
 from .gate import Gate, Standing
 from .local_steps import seconds_per_round
 from .policy import SitePolicy
@@ -69,12 +70,16 @@ class Finding:
     detail: str
 
 
-def preflight(home: Home) -> Iterator[Finding]:
-    """Yield one finding after another; a topic that needs an earlier one to be well is left out."""
+def preflight(home: Home, *, drop_invalid: bool = False) -> Iterator[Finding]:
+    """Yield one finding after another; a topic that needs an earlier one to be well is left out.
+
+    With ``drop_invalid`` the data are read as if the settings said so.
+    """
     config, finding = _try("settings", home.load, "site.toml is complete")
     yield finding
     if config is None:
         return
+    config = config.model_copy(update={"drop_invalid": drop_invalid or config.drop_invalid})
     yield from _keys(home)
     study, finding = _try("study", lambda: home.load_study(config), "the study file is complete")
     yield finding
@@ -106,21 +111,10 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
     yield finding
     yield _own_noise(pinned)
     yield from _budget(home, config, pinned)
-    path, keep = data_path(home, config), config.policy.keep
     if study.site_column is not None:
         _, finding = _try("rows by site", lambda: check_consent(home, config, study), _BY_SITE)
         yield finding
-    units, finding = _try(
-        "data",
-        lambda: load_units(path, study, pinned.domain, pinned.model.private(), config.site, keep),
-        "the records fit the schema",
-    )
-    yield finding
-    if units is not None and keep is not None:
-        detail = f"{units.left_out:,} row(s) without an accepted value in column {keep.column!r} are left out"
-        yield Finding("consent", True, detail)
-    if finding.is_ok and study.constraints:
-        yield from _constraints(read_table(path, study, pinned.domain, config.site, keep).records, study)
+    yield from _data(home, config, pinned)
     took_s, finding = _try("timing", lambda: _measured(pinned), "")
     yield from [finding] if took_s is None else _timing(pinned, took_s)
 
@@ -147,6 +141,29 @@ def _allowed(home: Home, config: SiteConfig, study: Study) -> tuple[Pinned | Non
 def _rules(home: Home, broken: Iterable[Broken]) -> list[Finding]:
     findings = [Finding("rules", False, f"{home.config}: {each.rule}: {each.what}") for each in broken]
     return findings or [Finding("rules", True, "the study breaks none of this site's rules")]
+
+
+def _data(home: Home, config: SiteConfig, pinned: Pinned) -> Iterator[Finding]:
+    """Read the data as the agent will, and tell this site's operator, nobody else, what was left out and why."""
+    study, keep = pinned.policy.study, config.policy.keep
+
+    def look() -> Table:
+        path, drop = data_path(home, config), config.drop_invalid
+        table = read_table(path, study, pinned.domain, config.site, keep=keep, drop_invalid=drop)
+        group_units(table, pinned.model.private())
+        return table
+
+    table, finding = _try("data", look, "the records fit the schema")
+    yield finding
+    if table is None:
+        return
+    if keep is not None:
+        detail = f"{table.left_out:,} row(s) without an accepted value in column {keep.column!r} are left out"
+        yield Finding("consent", True, detail)
+    if table.dropped:
+        yield Finding("data", True, drops(table))
+    if study.constraints:
+        yield from _constraints(table.records, study)
 
 
 def _pinned(home: Home, config: SiteConfig, study: Study) -> Pinned:
@@ -203,7 +220,10 @@ def _disk(home: Home) -> Finding:
 
 def _confinement(home: Home, config: SiteConfig) -> Finding:
     """Look whether the kernel can take the network from the agent and this home from the node."""
-    files = [home.path.absolute(), home.node.absolute(), data_path(home, config)]
+    private, finding = _try("confinement", lambda: private_paths(home, config), "")
+    if private is None:
+        return finding
+    files = [home.path.absolute(), home.node.absolute(), *private]
     problems = []
     if not _succeeds(_LEAVE_NETWORK):
         problems.append("this kernel leaves the agent its network: close it from outside, as a container can")

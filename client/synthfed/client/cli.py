@@ -18,7 +18,7 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import fingerprint
 
 from .books import cli as books
-from .config import Home, data_path, study_path
+from .config import Home, private_paths, study_path
 
 app = typer.Typer(
     help="Run a site: its agent keeps the records, its node talks to the coordinator.",
@@ -57,7 +57,12 @@ def init(
 
 
 @app.command()
-def check(home: HomeOption = _HOME) -> None:
+def check(
+    home: HomeOption = _HOME,
+    drop_invalid: Annotated[
+        bool, typer.Option("--drop-invalid", help="Try `drop_invalid = true`: leave rows out that do not fit.")
+    ] = False,
+) -> None:
     """Look at settings, keys, study, budget, data, timing, disk, coordinator and confinement before a study."""
     import torch
 
@@ -66,7 +71,7 @@ def check(home: HomeOption = _HOME) -> None:
     torch.set_num_threads(1)  # as in the agent, whose steps are timed
     console = Console(highlight=False, soft_wrap=True)
     is_ok = True
-    for finding in preflight(Home(home)):
+    for finding in preflight(Home(home), drop_invalid=drop_invalid):
         is_ok &= finding.is_ok
         console.print(f"{'ok     ' if finding.is_ok else 'not ok '} {finding.topic:<12} {finding.detail}", markup=False)
     if not is_ok:
@@ -130,7 +135,7 @@ def node(home: HomeOption = _HOME, allow_unconfined: UnconfinedOption = False) -
         raise ConfigError("is missing; restore it from your backup", where=str(place.node_key))
     command, environment = node_command(place, config), flower_environment(place.node.absolute() / "flwr")
     os.chdir("/")
-    if not hide_files(place.path, place.node, [data_path(place, config)]) and not allow_unconfined:
+    if not hide_files(place.path, place.node, private_paths(place, config)) and not allow_unconfined:
         raise ConfigError(
             "this kernel cannot hide the home from the node, in which a coordinator can run code; run the node as "
             "another user or on another machine, or accept it with --allow-unconfined",

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from synthfed.plugins.domains.databases import files_behind
 from synthfed.plugins.files import read_text
 from synthfed.protocols.enrolment import Address
 from synthfed.protocols.errors import ConfigError, describe
@@ -47,6 +48,7 @@ class SiteConfig(Strict):
     site: str
     controller: str = ""
     data: str
+    drop_invalid: bool = False
     study: str = "study.toml"
     rows_by_site: bool = False
     ceiling: Ceiling
@@ -143,6 +145,12 @@ def data_path(home: Home, config: SiteConfig) -> Path:
     return home.path.absolute() / Path(config.data).expanduser()
 
 
+def private_paths(home: Home, config: SiteConfig) -> list[Path]:
+    """Return all that the node must lose sight of beside the home: the data, and the database that they name."""
+    path = data_path(home, config)
+    return [path, *files_behind(path)]
+
+
 def study_path(home: Home, config: SiteConfig) -> Path:
     """Return where the agreed study lies."""
     return home.path / config.study
@@ -155,7 +163,9 @@ def draft_config(site: str, controller: str, data: str, address: str) -> str:
 format = 1
 site = {json.dumps(site)}
 controller = {json.dumps(controller)}   # the legal entity or operator that runs this site
-data = {json.dumps(data)}   # a file (.csv, .csv.gz, .npz) or a folder of images; only the study's columns are read
+data = {json.dumps(data)}   # a file (.csv, .csv.gz, .parquet, .npz), a folder of images, or a .toml that names a
+                              # table of a database (docs/data.md); only the study's columns are read
+drop_invalid = false          # whether rows that do not fit the study's columns are left out; else they end the agent
 study = "study.toml"          # the agreed study: putting the file here is this site's consent
 rows_by_site = false          # whether a study may publish rows under this site's name: its size, rates and gaps
 

@@ -3,6 +3,7 @@
 Never leaves the agent; only the site's own operator is told a number of units, where there are too many.
 """
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from synthfed.protocols.study import Study
 
 Encoded = npt.NDArray[np.float64 | np.uint8]
 """Encoded records, as bytes where each number is the very one that a byte stands for."""
+
+_LOG: Final = logging.getLogger(__name__)
 
 AT_ONCE: Final = 8192
 """Records that are encoded at a time: all of them in double precision may take more memory than all the rest."""
@@ -53,7 +56,14 @@ class UnitData:
 
 
 def load_units(
-    path: Path, study: Study, domain: Domain, private: PrivatePart, site: str, keep: Keep | None = None
+    path: Path,
+    study: Study,
+    domain: Domain,
+    private: PrivatePart,
+    site: str,
+    *,
+    keep: Keep | None = None,
+    drop_invalid: bool = False,
 ) -> UnitData:
     """Return a site's data file as encoded, grouped records, with its id where the terms ask for it.
 
@@ -63,7 +73,20 @@ def load_units(
         ConfigError: the file cannot be read, or is a folder with links that lead out of it.
         DataError: it does not fit the study; names columns and numbers of rows, never a value.
     """
-    table = read_table(path, study, domain, site, keep)
+    table = read_table(path, study, domain, site, keep=keep, drop_invalid=drop_invalid)
+    if table.dropped:
+        _LOG.info("data: %s", drops(table))
+    return group_units(table, private)
+
+
+def drops(table: Table) -> str:
+    """Return, for the site's own operator, how many rows were left out and what was wrong with them."""
+    rows = table.dropped + len(table.records)
+    return f"{table.dropped:,} of {rows:,} row(s) left out:" + "".join(f"\n  {each}" for each in table.problems)
+
+
+def group_units(table: Table, private: PrivatePart) -> UnitData:
+    """Return records as the plugin encodes them, those of one unit next to each other."""
     order = np.argsort(table.units, kind="stable")
     _, starts, counts = np.unique(table.units[order], return_index=True, return_counts=True)
     encoded = encode(private, table.records[order])
@@ -95,14 +118,18 @@ def _are_bytes(numbers: Array) -> bool:
     return bool(((numbers >= 0) & (numbers <= 255) & (numbers == np.rint(numbers)) & ~np.signbit(numbers)).all())
 
 
-def read_table(path: Path, study: Study, domain: Domain, site: str, keep: Keep | None = None) -> Table:
+def read_table(
+    path: Path, study: Study, domain: Domain, site: str, *, keep: Keep | None = None, drop_invalid: bool = False
+) -> Table:
     """Return the records, with the released columns, and units of a site's data file.
+
+    With ``drop_invalid`` rows that do not fit are left out, else they are an error.
 
     Raises:
         ConfigError, DataError: as `load_units`.
     """
     check_links(path)
-    table = read_site(path, study, domain, site, keep)
+    table = read_site(path, study, domain, site, keep=keep, drop_invalid=drop_invalid)
     units = len(np.unique(table.units))
     if units > study.privacy.units_per_site:
         raise DataError(

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,6 +33,14 @@ from .train import row_width
 from .vault import Ledger, load_identity
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a site's data lie, and whether records that do not fit are left out."""
+
+    path: Path
+    drop_invalid: bool = False
+
+
 @contextlib.contextmanager
 def open_agent(home: Home) -> Iterator[Agent]:
     """Yield the agent of a home, holding its lock; ConfigError or DataError where something is wrong."""
@@ -49,7 +58,7 @@ def open_agent(home: Home) -> Iterator[Agent]:
             check_consent(home, config, study)
             pinned = pin_allowed(study, config.policy, where=str(home.config))
             _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
-            data, rules = data_path(home, config), config.policy
+            data, rules = Origin(data_path(home, config), drop_invalid=config.drop_invalid), config.policy
             agent = _agent(pinned, config.site, identity, config.ceiling, ledger, data, since_boot_s, rules, log)
         _note_start(log, agent)
         try:
@@ -147,7 +156,7 @@ class SimulatedSite:
         self._identity = Ed25519PrivateKey.from_private_bytes(secrets.token_bytes(32))
         self._ledger = Ledger(folder / "ledger.db", self._identity, create=True)
         self._site = site
-        self._data = data
+        self._data = Origin(data)
         self._agent: Agent | None = None
 
     @property
@@ -179,14 +188,16 @@ def _agent(
     identity: Ed25519PrivateKey,
     ceiling: Ceiling,
     ledger: Ledger,
-    data: Path,
+    data: Origin,
     clock: Clock,
     rules: SitePolicy | None = None,
     log: Log | None = None,
 ) -> Agent:
     policy, encoder, rules = pinned.policy, pinned.model.private(), rules or SitePolicy()
     gate = Gate(policy, ceiling, ledger, rules)
-    units = load_units(data, policy.study, pinned.domain, encoder, site, rules.keep)
+    units = load_units(
+        data.path, policy.study, pinned.domain, encoder, site, keep=rules.keep, drop_invalid=data.drop_invalid
+    )
     machine = SiteMachine(policy, site, identity)
     # Another private part than that which met all records at once: what it may have kept must not act in a sum.
     private, local = pinned.model.private(), local_part(pinned.model)

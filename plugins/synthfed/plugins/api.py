@@ -296,12 +296,16 @@ class Table:
         names: of all columns or arrays that the file has, those that were not asked for, too; empty where a domain
             cannot tell.
         left_out: how many records a reader was told not to keep.
+        dropped: how many rows were left out because they do not fit; the site's own operator's to know, nobody else's.
+        problems: what was wrong with these, each kind with its number of rows.
     """
 
     records: Records
     units: npt.NDArray[np.int64]
     names: frozenset[str] = frozenset()
     left_out: int = 0
+    dropped: int = 0
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +334,20 @@ class Domain(Protocol):
         """Refuse, with a ConfigError, a schema that is not of this kind of data."""
         ...
 
-    def read(self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
-        """Return the records of a site's file; DataError, without a value, where they do not fit the schema."""
+    def read(
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        *,
+        unit: str | None,
+        records_per_unit: int,
+        drop_invalid: bool = False,
+    ) -> Table:
+        """Return the records of a site's file; DataError, without a value, where they do not fit the schema.
+
+        With ``drop_invalid`` records that do not fit are left out and counted. Whether one is may depend on that
+        record and the schema alone, or another record would decide on it.
+        """
         ...
 
     def write(self, path: Path, columns: Sequence[Column], chunks: Iterable[Records]) -> None:
@@ -352,7 +368,14 @@ class KeepingDomain(Protocol):
     """A domain that can leave records out while it reads, before it looks at anything else of them."""
 
     def read_kept(
-        self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int, keep: Keep
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        *,
+        unit: str | None,
+        records_per_unit: int,
+        keep: Keep,
+        drop_invalid: bool = False,
     ) -> Table:
         """Return the records that are to be kept and how many are not; errors as ``Domain.read``."""
         ...

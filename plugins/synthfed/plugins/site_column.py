@@ -3,9 +3,10 @@
 Never takes from a file whose a record is: the id is that of the one who reads.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from synthfed.protocols.study import Study
 from .api import Domain, Keep, KeepingDomain, Table
 
 
-def read_site(path: Path, study: Study, domain: Domain, site: str, keep: Keep | None = None) -> Table:
+def read_site(
+    path: Path, study: Study, domain: Domain, site: str, *, keep: Keep | None = None, drop_invalid: bool = False
+) -> Table:
     """Return the records of a site's file with the released columns, and the unit of each.
 
     Args:
@@ -24,18 +27,22 @@ def read_site(path: Path, study: Study, domain: Domain, site: str, keep: Keep | 
         domain: reads the file.
         site: the id that every record gets where the terms name a site column.
         keep: which records are kept; None for all.
+        drop_invalid: whether records that do not fit are left out and counted.
 
     Raises:
         ConfigError: the file cannot be read, the roster does not list the site, or the domain cannot leave records out.
         DataError: it does not fit the terms, or has a column of the site column's name; never shows a value.
     """
     privacy = study.privacy
+    how: dict[str, Any] = {
+        "unit": privacy.unit,
+        "records_per_unit": privacy.records_per_unit,
+        "drop_invalid": drop_invalid,
+    }
     if keep is None:
-        table = domain.read(path, study.columns, unit=privacy.unit, records_per_unit=privacy.records_per_unit)
+        table = domain.read(path, study.columns, **how)
     elif isinstance(domain, KeepingDomain):
-        table = domain.read_kept(
-            path, study.columns, unit=privacy.unit, records_per_unit=privacy.records_per_unit, keep=keep
-        )
+        table = domain.read_kept(path, study.columns, keep=keep, **how)
     else:
         raise ConfigError(
             f"domain {study.domain!r} cannot leave records out by column {keep.column!r}; give a file that holds none "
@@ -67,4 +74,4 @@ def at_site(path: Path, table: Table, column: str, roster: Sequence[str], site: 
             "the records are; take the column out of the file"
         )
     own = np.full((len(table.records), 1), roster.index(site), dtype=np.float64)
-    return replace(table, records=np.hstack([table.records, own]))
+    return dataclasses.replace(table, records=np.hstack([table.records, own]))

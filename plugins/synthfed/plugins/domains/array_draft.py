@@ -14,9 +14,9 @@ from synthfed.protocols.errors import ConfigError, DataError
 from synthfed.protocols.schema import MAX_CATEGORIES, ArrayColumn, Categorical, Column
 
 from .array_file import texts_of
-from .csv_files import Strings
 from .draft import FEW, MAX_DECIMALS, check_dropped, outward
 from .npz import ArrayFile, RawArray, Stated, open_arrays
+from .parts import Strings
 
 Arrange = Callable[[tuple[int, ...]], tuple[int, ...] | None]
 """From the shape of an array's entries to the schema's shape of them; None if they are of another kind."""

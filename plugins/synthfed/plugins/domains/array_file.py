@@ -3,6 +3,7 @@
 Never shows a value of a private file: an error names file, array and number of rows.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,15 +23,17 @@ from synthfed.protocols.schema import (
 )
 
 from ..api import Table
-from .cells import Parsed, as_table, every_record, parse_cells, parse_units
-from .csv_files import Strings
+from .cells import Parsed, as_table, every_record, faults_of, parse_cells, parse_units
 from .encoding import written
 from .npz import ArrayFile, RawArray, Written, open_arrays, write_arrays
+from .parts import Strings
 
 _EXACT_IN_FLOAT32: Final = 2**24  # a float32 tells whole numbers up to here apart
 
 
-def read_arrays(path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
+def read_arrays(
+    path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int, drop_invalid: bool = False
+) -> Table:
     """Return the records and privacy units of an ``.npz`` file; further arrays are ignored.
 
     Args:
@@ -38,6 +41,7 @@ def read_arrays(path: Path, columns: Sequence[Column], *, unit: str | None, reco
         columns: the schema, one array column and categorical ones.
         unit: the array that names each record's person or account; None if every record is a unit.
         records_per_unit: how many records one unit may have.
+        drop_invalid: whether records that do not fit are left out, and counted; else they are an error.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -53,9 +57,9 @@ def read_arrays(path: Path, columns: Sequence[Column], *, unit: str | None, reco
         ]
         units = every_record(rows)
         if unit is not None:
-            units = parse_units(unit, texts_of(path, unit, file.read(unit)), records_per_unit)
+            units = parse_units(unit, [texts_of(path, unit, file.read(unit))])
         names = file.names
-    return as_table(path, parsed, units, records_per_unit, names)
+    return as_table(path, parsed, units, records_per_unit, names, drop_invalid=drop_invalid)
 
 
 def _rows(path: Path, file: ArrayFile, names: Sequence[str]) -> int:
@@ -84,12 +88,15 @@ def parse_numbers(path: Path, column: ArrayColumn, array: RawArray) -> Parsed:
             "mend the file or the schema"
         )
     flat = arranged.reshape(len(arranged), -1)
-    infinite = int(np.sum(~np.isfinite(flat).all(axis=1)))
-    outside = int(np.sum((flat < column.lower).any(axis=1) | (flat > column.upper).any(axis=1)))
-    problem = f"has {infinite} row(s) with a number that is not finite; mend them" if infinite else ""
-    if outside and not problem:
-        problem = f"has {outside} row(s) with a number out of bounds; mend them, or widen the bounds in the schema"
-    return Parsed(what, flat, problem)
+    infinite = np.asarray(~np.isfinite(flat).all(axis=1))
+    outside = np.asarray(((flat < column.lower) | (flat > column.upper)).any(axis=1) & ~infinite)
+    faults = faults_of(
+        [
+            (infinite, "a number that is not finite; mend them"),
+            (outside, "a number out of bounds; mend them, or widen the bounds in the schema"),
+        ]
+    )
+    return Parsed(what, flat, faults)
 
 
 def _arranged(array: RawArray, shape: tuple[int, ...]) -> RawArray | None:
@@ -107,7 +114,8 @@ def _arranged(array: RawArray, shape: tuple[int, ...]) -> RawArray | None:
 def _parse_labels(path: Path, column: Column, array: RawArray) -> Parsed:
     if not isinstance(column, Categorical):
         raise ConfigError(f"column {column.name!r} is neither an array nor categorical", where="columns")
-    return Parsed(f"array {column.name!r}", *parse_cells(column, texts_of(path, column.name, array)))
+    parsed = parse_cells(column, texts_of(path, column.name, array))
+    return dataclasses.replace(parsed, what=f"array {column.name!r}")
 
 
 def texts_of(path: Path, name: str, array: RawArray) -> Strings:

@@ -11,8 +11,8 @@ from typing import Final
 
 from synthfed.protocols.schema import Categorical
 
-from .csv_files import Strings
 from .draft import FEW
+from .parts import Strings
 
 ANY: Final = "*"
 """The group of every code that is in no other."""

@@ -7,15 +7,54 @@ import csv
 import gzip
 import io
 import zlib
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from synthfed.protocols.errors import ConfigError, DataError
 
-Strings = Sequence[str]
+from .parts import Form, Part, Strings, check_names, numbers_of, whole_texts
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+_AT_ONCE: Final = 256  # rows: so few stay in the processor's cache while they are turned into columns
+_LARGEST_CELL: Final = 2**26  # characters; a column that nobody asks for may hold whole documents
+
+
+class CsvSource:
+    """An open CSV file; UTF-8, first line the column names, an empty cell is a missing value."""
+
+    def __init__(self, path: Path, reader: "Reader") -> None:
+        """Read the header; DataError if there is none."""
+        self._path, self._reader = path, reader
+        self.names: Sequence[str] = next(reader, [])
+        if not self.names:
+            raise DataError(f"{path}: is empty; give a file with a header line and records")
+
+    def parts(self, wanted: Mapping[str, Form]) -> Iterator[Part]:
+        """Yield the rows in parts; see `Source`. Blank lines are none, and rows of another length are counted."""
+        check_names(str(self._path), self.names, list(wanted))
+        width, chosen = len(self.names), [(self.names.index(name), form) for name, form in wanted.items()]
+        while rows := list(islice(self._reader, _AT_ONCE)):
+            whole = [row for row in rows if len(row) == width]
+            columns = list(zip(*whole, strict=True)) or [()] * width
+            cells = [numbers_of(columns[place]) if form == "number" else columns[place] for place, form in chosen]
+            yield Part(cells, sum(len(row) not in (0, width) for row in rows) if len(whole) < len(rows) else 0)
+
+
+@contextmanager
+def open_csv(path: Path) -> Iterator[CsvSource]:
+    """Open a ``.csv`` or ``.csv.gz`` file.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DataError: it is no CSV file with a header.
+    """
+    with _opened(path) as file:
+        yield CsvSource(path, csv.reader(file, strict=True))
 
 
 def read_cells(path: Path, names: Collection[str] | None = None) -> tuple[list[str], list[Strings]]:
@@ -25,30 +64,17 @@ def read_cells(path: Path, names: Collection[str] | None = None) -> tuple[list[s
         ConfigError: the file cannot be read.
         DataError: it is not a table with these columns, each once, and at least one row.
     """
-    with _opened(path) as file:
-        reader = csv.reader(file, strict=True)
-        header = next(reader, [])
-        _check_header(path, header, header if names is None else names)
-        kept = [i for i, name in enumerate(header) if names is None or name in names]
-        rows = list(_nonempty(reader))
-    ragged = sum(len(row) != len(header) for row in rows)
-    if ragged:
-        raise DataError(
-            f"{path}: {ragged} row(s) have more or fewer cells than the header's {len(header)}; mend these rows"
-        )
-    if not rows:
-        raise DataError(f"{path}: has no rows below its header; give a file with records")
-    return [header[i] for i in kept], [[row[i] for row in rows] for i in kept]
+    with open_csv(path) as source:
+        header = source.names
+        check_names(str(path), header, list(header if names is None else names))
+        kept = [name for name in header if names is None or name in names]
+        return kept, whole_texts(path, source, kept)
 
 
 def read_header(path: Path) -> list[str]:
     """Return the names of all columns of a file; ConfigError or DataError as `read_cells`."""
-    with _opened(path) as file:
-        return next(csv.reader(file, strict=True), [])
-
-
-def _nonempty(rows: Iterable[list[str]]) -> Iterator[list[str]]:
-    return (row for row in rows if row)
+    with open_csv(path) as source:
+        return list(source.names)
 
 
 @contextmanager
@@ -59,6 +85,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
         raise ConfigError("does not exist; check the path", where=where)
     if not path.is_file():
         raise ConfigError("is not a regular file; give the path of a .csv or .csv.gz file", where=where)
+    before = csv.field_size_limit(_LARGEST_CELL)
     try:
         with path.open("rb") as raw:
             plain = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
@@ -72,16 +99,5 @@ def _opened(path: Path) -> Iterator[TextIO]:
         raise DataError(f"{path}: is not valid CSV (a quote, a NUL or a huge cell); export it again") from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}; check its permissions", where=where) from None
-
-
-def _check_header(path: Path, header: Sequence[str], names: Collection[str]) -> None:
-    if not header:
-        raise DataError(f"{path}: is empty; give a file with a header line and records")
-    missing = [name for name in names if name not in header]
-    if missing:
-        more = f" and {len(missing) - 1} further column(s)" if len(missing) > 1 else ""
-        raise DataError(f"{path}: lacks column {missing[0]!r}{more}; add it, or check the header's spelling")
-    counts = Counter(header)
-    twice = [name for name in names if counts[name] > 1]
-    if twice:
-        raise DataError(f"{path}: names column {twice[0]!r} twice in its header; keep one")
+    finally:
+        csv.field_size_limit(before)

@@ -1,10 +1,10 @@
-"""Health records in CSV files: tables with codes of diseases, and measurements between clinical bounds.
+"""Health records: tables with codes of diseases, and measurements between clinical bounds.
 
 Never takes a bound, a code or a group from private records, and never guesses what a wrong value was.
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -14,12 +14,13 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.schema import Categorical, Column, Integer, Real, Records, Scalar
 
 from ..api import Keep, Table
-from .cells import MISSING, numbers_of, parse_cells
+from .cells import Parsed, check, coder, of_the_file
 from .codes import draft_codes, groups_of, problem_of
-from .csv_files import Strings, read_cells
 from .draft import check_dropped, draft_columns, is_long_tailed
 from .encoding import scalars
-from .table import TableDomain, read_csv
+from .parts import Cells, Numbers, Strings, numbers_of
+from .sources import read_texts
+from .table import Rules, TableDomain, read_table
 from .vitals import bounds_for, decimals_of
 
 _MOST_IMPLAUSIBLE: Final = 0.05
@@ -54,15 +55,45 @@ class EhrDomain:
             if isinstance(column, Categorical) and (problem := problem_of(column)):
                 raise ConfigError(f"column {column.name!r} {problem}", where="columns")
 
-    def read(self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
-        """Return a site's records; see `read_csv` and the class."""
-        return read_csv(path, columns, unit=unit, records_per_unit=records_per_unit, parse=_parse)
+    def read(
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        *,
+        unit: str | None,
+        records_per_unit: int,
+        drop_invalid: bool = False,
+    ) -> Table:
+        """Return a site's records; see `read_table` and the class."""
+        return read_table(
+            path,
+            columns,
+            unit=unit,
+            records_per_unit=records_per_unit,
+            drop_invalid=drop_invalid,
+            rules=Rules(_coder, _check),
+        )
 
     def read_kept(
-        self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int, keep: Keep
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        *,
+        unit: str | None,
+        records_per_unit: int,
+        keep: Keep,
+        drop_invalid: bool = False,
     ) -> Table:
-        """Return those of a site's records that are to be kept; see `read_csv` and the class."""
-        return read_csv(path, columns, unit=unit, records_per_unit=records_per_unit, parse=_parse, keep=keep)
+        """Return those of a site's records that are to be kept; see `read_table` and the class."""
+        return read_table(
+            path,
+            columns,
+            unit=unit,
+            records_per_unit=records_per_unit,
+            drop_invalid=drop_invalid,
+            keep=keep,
+            rules=Rules(_coder, _check),
+        )
 
     def write(self, path: Path, columns: Sequence[Column], chunks: Iterable[Records]) -> None:
         """Write synthetic records as a table; a group of codes is written as the schema names it."""
@@ -78,43 +109,46 @@ class EhrDomain:
         Measurements are known by their names (see `bounds_for`); they and codes may be missing, for
         some site will lack them. All other columns are drafted as a table's.
         """
-        header, cells = read_cells(path)
-        by_name = dict(zip(header, cells, strict=True))
-        check_dropped(path, header, exclude)
-        clinical = {name: _draft(name, by_name[name]) for name in header if name not in exclude}
+        by_name = read_texts(path)
+        check_dropped(path, by_name, exclude)
+        clinical = {name: _draft(name, cells) for name, cells in by_name.items() if name not in exclude}
         known = {name for name, column in clinical.items() if column is not None}
         plain = {name: each for name, each in by_name.items() if name not in known and name not in exclude}
         others = (
             {column.name: column for column in draft_columns(path, plain, exclude=())} if plain or not known else {}
         )
-        return tuple(clinical[name] or others[name] for name in header if name not in exclude)
+        return tuple(clinical[name] or others[name] for name in by_name if name not in exclude)
 
 
-def _parse(column: Scalar, cells: Strings) -> tuple[Records, str]:
-    if isinstance(column, Categorical):
-        groups = groups_of(column)
-        return parse_cells(column, cells if groups is None else [groups.of(cell) for cell in cells])
-    return parse_cells(column, _plausible(column, cells) if column.missing else cells)
+def _coder(column: Scalar) -> Callable[[Cells], Numbers]:
+    groups = groups_of(column) if isinstance(column, Categorical) else None
+    return coder(column, None if groups is None else groups.of)
 
 
-def _plausible(column: Integer | Real, cells: Strings) -> Strings:
-    """Return the cells, empty where a number is no measurement; as they are where too many would be."""
-    values, _ = numbers_of(cells)
+def _check(column: Scalar, numbers: Numbers) -> Parsed:
+    """Return a column's values, NaN where a number is no measurement; none is left out where too many would be."""
+    if isinstance(column, Categorical) or not column.missing:
+        return check(column, numbers)
+    values = numbers.values
     outside = (values < column.lower) | (values > column.upper)
     unmeasured = outside & (values == 0)
     others = outside & ~unmeasured
     measured = np.isfinite(values).sum() - unmeasured.sum()
-    gone = unmeasured | others if others.sum() <= _MOST_IMPLAUSIBLE * measured else unmeasured
-    return [MISSING if is_gone else cell for cell, is_gone in zip(cells, gone.tolist(), strict=True)]
+    if others.sum() <= _MOST_IMPLAUSIBLE * measured:
+        return check(column, Numbers(np.where(outside, np.nan, values), numbers.unreadable))
+    # To leave rows out here, and to read them as missing there, would let one record decide on all the others.
+    return of_the_file(check(column, Numbers(np.where(unmeasured, np.nan, values), numbers.unreadable)))
 
 
 def _draft(name: str, cells: Strings) -> Scalar | None:
     """Return a column of codes or of a measurement, or None if it is neither."""
     if (codes := draft_codes(name, cells)) is not None:
         return codes
-    values, unreadable = numbers_of(cells)
-    measured = values[np.isfinite(values) & (values != 0)]
-    bounds = None if unreadable or not len(measured) else bounds_for(name, measured.tolist(), 1 - _MOST_IMPLAUSIBLE)
+    numbers = numbers_of(cells)
+    measured = numbers.values[np.isfinite(numbers.values) & (numbers.values != 0)]
+    bounds = (
+        None if numbers.unreadable or not len(measured) else bounds_for(name, measured.tolist(), 1 - _MOST_IMPLAUSIBLE)
+    )
     if bounds is None:
         return None
     lower, upper = bounds

@@ -20,7 +20,7 @@ from .array_draft import draft_arrays, draft_labels
 from .array_file import parse_numbers, read_arrays, write_records
 from .arrays import ArrayEncoder
 from .captions import captions
-from .cells import Parsed, as_table, every_record, parse_cells, parse_units
+from .cells import Parsed, as_table, every_record, faults_of, parse_cells, parse_units
 from .csv_files import read_cells, read_header
 from .draft import check_dropped
 from .npz import MAX_NUMBERS
@@ -48,11 +48,19 @@ class ImageDomain:
         """Refuse a schema but of one array of images and categories."""
         _pixels(columns)
 
-    def read(self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
+    def read(
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        *,
+        unit: str | None,
+        records_per_unit: int,
+        drop_invalid: bool = False,
+    ) -> Table:
         """Return a site's images: from a folder with ``labels.csv``, else from an ``.npz`` file; see `read_arrays`."""
         if path.is_dir():
-            return _read_folder(path, columns, unit, records_per_unit)
-        return read_arrays(path, columns, unit=unit, records_per_unit=records_per_unit)
+            return _read_folder(path, columns, unit, records_per_unit, drop_invalid=drop_invalid)
+        return read_arrays(path, columns, unit=unit, records_per_unit=records_per_unit, drop_invalid=drop_invalid)
 
     def write(self, path: Path, columns: Sequence[Column], chunks: Iterable[Records]) -> None:
         """Write synthetic records as an ``.npz`` file; see `write_records`."""
@@ -95,7 +103,9 @@ def _shape(own: tuple[int, ...]) -> tuple[int, ...] | None:
     return (own[2], *own[:2]) if len(own) == 3 and own[2] in _CHANNELS else None
 
 
-def _read_folder(path: Path, columns: Sequence[Column], unit: str | None, records_per_unit: int) -> Table:
+def _read_folder(
+    path: Path, columns: Sequence[Column], unit: str | None, records_per_unit: int, *, drop_invalid: bool
+) -> Table:
     column = _pixels(columns).array
     names = [each.name for each in columns if each is not column] + ([] if unit is None else [unit])
     header, cells = read_cells(path / LABELS, [_FILE, *names])
@@ -106,25 +116,29 @@ def _read_folder(path: Path, columns: Sequence[Column], unit: str | None, record
     parsed = [
         _read_images(path, column, by_name[_FILE])
         if isinstance(each, ArrayColumn)
-        else Parsed(f"column {each.name!r}", *parse_cells(each, by_name[each.name]))
+        else parse_cells(each, by_name[each.name])
         for each in columns
     ]
-    units = every_record(rows) if unit is None else parse_units(unit, by_name[unit], records_per_unit)
-    return as_table(path / LABELS, parsed, units, records_per_unit, read_header(path / LABELS))
+    units = every_record(rows) if unit is None else parse_units(unit, [by_name[unit]])
+    table = path / LABELS
+    return as_table(table, parsed, units, records_per_unit, read_header(table), drop_invalid=drop_invalid)
 
 
 def _read_images(folder: Path, column: ArrayColumn, names: Sequence[str]) -> Parsed:
     pixels = np.zeros((len(names), *column.shape), dtype=np.uint8)
-    problems: dict[str, int] = {}
+    problems: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         decoded, problem = _decode(folder, name, column.shape)
         if decoded is None:
-            problems[problem] = problems.get(problem, 0) + 1
+            problems.setdefault(problem, []).append(i)
         else:
             pixels[i] = decoded
     parsed = parse_numbers(folder, column, pixels)
-    problem = next((f"has {count} row(s) with {what}" for what, count in problems.items()), parsed.problem)
-    return Parsed(f"column {_FILE!r}", parsed.values, problem)
+    undecoded = [row for rows in problems.values() for row in rows]
+    # Of an image that could not be decoded nothing else is said.
+    others = [(np.setdiff1d(fault.rows, undecoded).tolist(), fault.problem) for fault in parsed.faults]
+    faults = faults_of([*((rows, problem) for problem, rows in problems.items()), *others])
+    return Parsed(f"column {_FILE!r}", parsed.values, faults)
 
 
 def _decode(folder: Path, name: str, shape: tuple[int, ...]) -> tuple[Any, str]:

@@ -17,9 +17,10 @@ from synthfed.protocols.schema import ArrayColumn, Categorical, Column
 from ..api import Table
 from .array_draft import draft_labels, draft_numbers
 from .array_file import parse_numbers
-from .cells import MISSING, Parsed, as_table, every_record, numbers_of, parse_cells, parse_units
-from .csv_files import Strings, read_cells, read_header
+from .cells import as_table, every_record, parse_cells, parse_units
+from .csv_files import read_cells, read_header
 from .draft import check_dropped
+from .parts import MISSING, Strings, numbers_of
 
 RECORD: Final = "record"
 """The column that tells records apart; what it holds goes no further."""
@@ -33,7 +34,9 @@ Order = npt.NDArray[np.int64]
 """The file's row of each step of each record, shape ``(records, steps)``; records in order of appearance."""
 
 
-def read_long(path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
+def read_long(
+    path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int, drop_invalid: bool = False
+) -> Table:
     """Return the records and privacy units of a CSV file with a row per time step; further columns are ignored.
 
     Args:
@@ -41,6 +44,7 @@ def read_long(path: Path, columns: Sequence[Column], *, unit: str | None, record
         columns: the schema, one array column of shape ``(leads, steps)`` and categorical ones.
         unit: the column that names each record's person or account; None if every record is a unit.
         records_per_unit: how many records one unit may have.
+        drop_invalid: whether records that do not fit are left out, and counted; else they are an error.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -53,13 +57,13 @@ def read_long(path: Path, columns: Sequence[Column], *, unit: str | None, record
     order = _order(path, cells, series.shape[1])
     own = {name: _constant(path, name, cells[name], order) for name in names}
     parsed = [
-        Parsed(f"column {column.name!r}", *parse_cells(column, own[column.name]))
+        parse_cells(column, own[column.name])
         if isinstance(column, Categorical)
         else parse_numbers(path, series, _leads(cells, lead_names(series), order))
         for column in columns
     ]
-    units = every_record(len(order)) if unit is None else parse_units(unit, own[unit], records_per_unit)
-    return as_table(path, parsed, units, records_per_unit, read_header(path))
+    units = every_record(len(order)) if unit is None else parse_units(unit, [own[unit]])
+    return as_table(path, parsed, units, records_per_unit, read_header(path), drop_invalid=drop_invalid)
 
 
 def lead_names(series: ArrayColumn) -> list[str]:
@@ -99,7 +103,7 @@ def _order(path: Path, cells: Cells, steps: int) -> Order:
         raise DataError(f"{path}: column {RECORD!r} has {empty} row(s) with an empty cell; name every row's record")
     index: dict[str, int] = {}
     record = np.array([index.setdefault(cell, len(index)) for cell in cells[RECORD]], dtype=np.int64)
-    step, _ = numbers_of(cells[STEP])
+    step = numbers_of(cells[STEP]).values
     wrong = int(np.sum(~np.isin(step, np.arange(steps))))
     if wrong:
         raise DataError(
@@ -125,7 +129,7 @@ def _constant(path: Path, name: str, texts: Strings, order: Order) -> Strings:
 
 def _leads(cells: Cells, names: Sequence[str], order: Order) -> npt.NDArray[Any]:
     """Return the series, shape ``(records, leads, steps)``, NaN where a cell is no number."""
-    return np.stack([numbers_of(cells[name])[0][order] for name in names], axis=1)
+    return np.stack([numbers_of(cells[name]).values[order] for name in names], axis=1)
 
 
 def _moving(cells: Cells, names: Sequence[str], order: Order) -> list[str]:

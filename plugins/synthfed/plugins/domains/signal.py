@@ -31,11 +31,18 @@ class SignalDomain:
         """Refuse a schema but of one array of series and categories."""
         _series(columns)
 
-    def read(self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
+    def read(
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        *,
+        unit: str | None,
+        records_per_unit: int,
+        drop_invalid: bool = False,
+    ) -> Table:
         """Return a site's series: from a CSV file with a row per time step (`read_long`), else see `read_arrays`."""
-        if _is_csv(path):
-            return read_long(path, columns, unit=unit, records_per_unit=records_per_unit)
-        return read_arrays(path, columns, unit=unit, records_per_unit=records_per_unit)
+        read = read_long if _is_csv(path) else read_arrays
+        return read(path, columns, unit=unit, records_per_unit=records_per_unit, drop_invalid=drop_invalid)
 
     def write(self, path: Path, columns: Sequence[Column], chunks: Iterable[Records]) -> None:
         """Write synthetic records as an ``.npz`` file; see `write_records`."""

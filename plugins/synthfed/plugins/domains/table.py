@@ -1,26 +1,39 @@
-"""Tables in CSV files: reading a site's records by the schema, and writing synthetic ones.
+"""Tables in files and databases: reading a site's records by the schema, and writing synthetic ones.
 
 Never shows a value of a private table: an error names file, column and number of rows.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import compress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, cast
 
-from synthfed.protocols.errors import DataError
-from synthfed.protocols.schema import Column, Records, Scalar
+from synthfed.protocols.schema import Categorical, Column, Records, Scalar
 
 from ..api import Keep, Table
 from ..files import write_whole
-from .cells import Parsed, as_table, every_record, parse_cells, parse_units
-from .csv_files import Strings, read_cells, read_header
+from .cells import Parsed, as_table, check, coder, every_record, parse_units
 from .draft import draft_columns
 from .encoding import OneHotEncoder, scalars
 from .lines import csv_bytes
+from .parts import Cells, Form, Numbers, Strings, accepts, joined, kept, no_rows, none_kept, unlike_rows
+from .sources import open_source, read_texts
 
-Parse = Callable[[Scalar, Strings], tuple[Records, str]]
-"""From a column's cells to its values and what is wrong with them, empty if nothing."""
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a domain reads a column.
+
+    Attributes:
+        coder: returns the function from the cells of some rows to numbers; see `cells.coder`.
+        check: from the numbers of all rows to values and what is wrong with them; see `cells.check`.
+    """
+
+    coder: Callable[[Scalar], Callable[[Cells], Numbers]]
+    check: Callable[[Scalar, Numbers], Parsed]
+
+
+PLAIN: Final = Rules(coder, check)
 
 
 class TableDomain:
@@ -32,15 +45,32 @@ class TableDomain:
         """Refuse array columns: a cell holds one value."""
         scalars(columns, "domain 'table'")
 
-    def read(self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int) -> Table:
-        """Return a site's table; see `read_csv`."""
-        return read_csv(path, columns, unit=unit, records_per_unit=records_per_unit)
+    def read(
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        *,
+        unit: str | None,
+        records_per_unit: int,
+        drop_invalid: bool = False,
+    ) -> Table:
+        """Return a site's table; see `read_table`."""
+        return read_table(path, columns, unit=unit, records_per_unit=records_per_unit, drop_invalid=drop_invalid)
 
     def read_kept(
-        self, path: Path, columns: Sequence[Column], *, unit: str | None, records_per_unit: int, keep: Keep
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        *,
+        unit: str | None,
+        records_per_unit: int,
+        keep: Keep,
+        drop_invalid: bool = False,
     ) -> Table:
-        """Return those records of a site's table that are to be kept; see `read_csv`."""
-        return read_csv(path, columns, unit=unit, records_per_unit=records_per_unit, keep=keep)
+        """Return those records of a site's table that are to be kept; see `read_table`."""
+        return read_table(
+            path, columns, unit=unit, records_per_unit=records_per_unit, drop_invalid=drop_invalid, keep=keep
+        )
 
     def write(self, path: Path, columns: Sequence[Column], chunks: Iterable[Records]) -> None:
         """Write synthetic records as the schema types them; a missing value is an empty cell.
@@ -56,59 +86,70 @@ class TableDomain:
 
     def draft(self, path: Path, *, exclude: Collection[str] = ()) -> tuple[Column, ...]:
         """Return a schema drafted from a public file; see `draft_columns`."""
-        header, cells = read_cells(path)
-        return draft_columns(path, dict(zip(header, cells, strict=True)), exclude=exclude)
+        return draft_columns(path, read_texts(path), exclude=exclude)
 
     def encoder(self, columns: Sequence[Column], bins: int = 24) -> OneHotEncoder:
         """Return the one-hot encoder of a schema."""
         return OneHotEncoder(scalars(columns, "domain 'table'"), bins)
 
 
-def read_csv(
+def read_table(
     path: Path,
     columns: Sequence[Column],
     *,
     unit: str | None,
     records_per_unit: int,
-    parse: Parse = parse_cells,
+    drop_invalid: bool = False,
     keep: Keep | None = None,
+    rules: Rules = PLAIN,
 ) -> Table:
-    """Return the records and privacy units of a ``.csv`` or ``.csv.gz`` file; further columns are ignored.
+    """Return the records and privacy units of a table; only the schema's columns and the unit are read.
 
     Args:
-        path: the file; UTF-8, first line the column names, an empty cell is a missing value.
+        path: the file, or what says where in a database the table is; see `open_source`.
         columns: the schema.
         unit: the column that names each record's person or account; None if every record is a unit.
         records_per_unit: how many records one unit may have.
-        parse: how cells become values.
+        drop_invalid: whether rows that do not fit are left out, and counted; else they are an error.
         keep: which rows are kept; of the others nothing but that column is looked at.
+        rules: how cells become values.
 
     Raises:
-        ConfigError: the file cannot be read.
-        DataError: its content does not fit; names the column and the number of rows, never a value.
+        ConfigError: the table cannot be read.
+        DataError: its content does not fit; names every column with the number of rows, never a value.
     """
-    names = [column.name for column in columns] + ([] if unit is None else [unit])
-    header, cells = read_cells(path, names if keep is None else [*names, keep.column])
-    by_name, left_out = dict(zip(header, cells, strict=True)), 0
-    if keep is not None:
-        by_name, left_out = _kept(path, by_name, keep)
-    parsed = [
-        Parsed(f"column {column.name!r}", *parse(column, by_name[column.name]))
-        for column in scalars(columns, "domain 'table'")
-    ]
-    units = (
-        every_record(len(by_name[header[0]])) if unit is None else parse_units(unit, by_name[unit], records_per_unit)
-    )
-    table = as_table(path, parsed, units, records_per_unit, read_header(path))
+    wanted = scalars(columns, "domain 'table'")
+    forms: dict[str, Form] = {each.name: "text" if isinstance(each, Categorical) else "number" for each in wanted}
+    forms |= {} if unit is None else {unit: "unit"}
+    forms |= {} if keep is None else _form_of(keep, forms)
+    coders = [rules.coder(column) for column in wanted]
+    found: list[list[Numbers]] = [[] for _ in wanted]
+    named: list[Strings] = []
+    unlike = left_out = 0
+    with open_source(path) as source:
+        names, places = source.names, {name: place for place, name in enumerate(forms)}
+        for part in source.parts(forms):
+            cells = part.cells
+            if keep is not None:
+                is_kept = accepts(keep, cast("Strings", cells[places[keep.column]]))
+                cells, left_out = [kept(each, is_kept) for each in cells], left_out + int((~is_kept).sum())
+            for coder, each, numbers in zip(coders, cells, found, strict=False):
+                numbers.append(coder(each))
+            named += [cast("Strings", cells[places[unit]])] if unit is not None else []
+            unlike += part.unlike
+    rows = sum(len(each.values) for each in found[0])
+    if keep is not None and left_out and not rows:
+        raise none_kept(path, keep)
+    if not rows and not unlike:
+        raise no_rows(path)
+    # A column's parts go as soon as it is whole: all of them and all columns are twice the memory.
+    parsed = [rules.check(column, joined(found.pop(0))) for column in wanted]
+    units = every_record(rows) if unit is None else parse_units(unit, named)
+    odd = unlike_rows(unlike, source)
+    table = as_table(path, parsed, units, records_per_unit, names, drop_invalid=drop_invalid, unlike=(unlike, odd))
     return replace(table, left_out=left_out)
 
 
-def _kept(path: Path, cells: Mapping[str, Strings], keep: Keep) -> tuple[dict[str, Strings], int]:
-    """Return the cells of the rows that are to be kept, and how many rows are not."""
-    is_kept = [cell.strip() in keep.accepted for cell in cells[keep.column]]
-    if not any(is_kept):
-        raise DataError(
-            f"{path}: column {keep.column!r} has no row with an accepted value; look at `accepted` in the site's "
-            "settings, or give a file with records that may be used"
-        )
-    return {name: list(compress(column, is_kept)) for name, column in cells.items()}, is_kept.count(False)
+def _form_of(keep: Keep, forms: Mapping[str, Form]) -> dict[str, Form]:
+    """Return the form of the column that says which rows are kept: texts, from which numbers can be read, too."""
+    return {keep.column: "unit" if forms.get(keep.column) == "unit" else "text"}

@@ -88,6 +88,7 @@ def written_records_are_read_back(reading: Reading) -> None:
     with reading.written(domain) as path:
         promise(path.is_file(), "`write` makes no file of the name it was given")
         table = domain.read(path, reading.case.columns, unit=None, records_per_unit=1)
+        kept = domain.read(path, reading.case.columns, unit=None, records_per_unit=1, drop_invalid=True)
     shape = (UNITS, places(reading.case.columns)[-1])
     promise(
         table.records.shape == shape and table.records.dtype == np.float64,
@@ -100,6 +101,10 @@ def written_records_are_read_back(reading: Reading) -> None:
     promise(
         table.units.shape == (UNITS,) and len(set(table.units.tolist())) == UNITS,
         "without a unit column every record is a unit of its own; number them from 0",
+    )
+    promise(
+        len(kept.records) == UNITS and kept.dropped == 0,
+        "`read` with drop_invalid leaves out records that fit the schema",
     )
 
 
