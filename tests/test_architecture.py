@@ -69,7 +69,8 @@ def test_nothing_evaluates_text_or_runs_a_shell() -> None:
 
 
 def test_the_agent_opens_no_network_connection() -> None:
-    for name in ("agent", "site", "data", "train", "gate", "vault", "anchor", "entries", "conversion"):
+    consent = ("consent/standing", "consent/decisions")
+    for name in ("agent", "site", "data", "train", "gate", "vault", "anchor", "entries", "conversion", *consent):
         forbidden = {"socket", "ssl", "http", "urllib", "grpc", "flwr", "requests", "httpx"}
         assert not imports_of(ROOT / f"client/synthfed/client/{name}.py") & forbidden
 

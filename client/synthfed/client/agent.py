@@ -5,6 +5,7 @@ Never opens a network connection, and never answers anything but the secure-aggr
 
 import logging
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -52,6 +53,7 @@ class Agent:
         private: the plugin's private part.
         clock: seconds, monotonic; of sessions' ages and of when answers are due.
         local: what the plugin does between two steps of a round; it never meets a record.
+        objection: looks why this site does not consent now, empty where it does; asked before every answer.
     """
 
     policy: Policy
@@ -62,6 +64,7 @@ class Agent:
     private: PrivatePart
     clock: Clock
     local: LocalPart = field(default_factory=Still)
+    objection: Callable[[], str] = field(kw_only=True)
 
     def answer(self, frame: bytes) -> Reply | None:
         """Return the reply to one frame: whatever is wrong with a request becomes one constant refusal.
@@ -94,6 +97,12 @@ class Agent:
             _LOG.info("session over: it has had its rounds or its time; its keys are erased")
 
     def _answer(self, request: messages.Request, received_s: float) -> "_Answer":
+        objection = self.objection()
+        if objection:
+            # The coordinator learns no more than that a person must act; the session's keys have no more use.
+            _LOG.error("refused: %s", objection)
+            self.machine.close()
+            return _Answer(messages.Refusal(messages.Code.STOPPED), received_s)
         match request:
             case messages.Open():
                 return _Answer(self.machine.hello(request, self._fresh()), received_s)

@@ -1,4 +1,4 @@
-"""The commands of a site: ``synthfed client init | check | run | agent | node | clear | convert``.
+"""The commands of a site: ``synthfed client init | check | run | agent | node | clear | convert``, and its stewards'.
 
 Never computes anything itself: it reads arguments, calls the site's modules and prints.
 """
@@ -17,6 +17,7 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import fingerprint
 
 from .config import Home, data_path, study_path
+from .consent.cli import HomeOption, approve, reject, review, steward, withdraw
 
 app = typer.Typer(
     help="Run a site: its agent keeps the records, its node talks to the coordinator.",
@@ -28,8 +29,10 @@ app = typer.Typer(
 UnconfinedOption = Annotated[
     bool, typer.Option("--allow-unconfined", help="Go on where the kernel cannot hide the site's files from the node.")
 ]
-HomeOption = Annotated[Path, typer.Option("--home", help="The site's folder: settings, keys and ledger.")]
 _HOME = Path("site")
+
+for each in (steward, review, approve, reject, withdraw):
+    app.command()(each)
 
 
 @app.command()

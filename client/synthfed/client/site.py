@@ -5,7 +5,7 @@ Never starts without the lock on the home, the verified ledger and the valid dat
 
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,11 +15,13 @@ from synthfed.plugins.pinning import Pinned, pin
 from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.secagg.site import SiteMachine
+from synthfed.protocols.signed import public_text
 from synthfed.protocols.study import Study
 
 from .agent import Agent
 from .channel import Clock, since_boot_s
 from .config import Ceiling, Home, SiteConfig, data_path, study_path
+from .consent.standing import Consent, rule_of, subject_of
 from .data import load_units
 from .gate import Gate
 from .local_steps import seconds_per_round
@@ -38,9 +40,12 @@ def open_agent(home: Home) -> Iterator[Agent]:
     check_consent(home, config, study)
     with exclusive(home.lock, "agent"):
         pinned = pin(study)
-        _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
         with contextlib.closing(Ledger(home.ledger, identity)) as ledger:
-            yield _agent(pinned, config.site, identity, config.ceiling, ledger, data_path(home, config), since_boot_s)
+            consent = Consent(rule_of(home, config, subject_of(config.site, pinned), public_text(identity)), ledger)
+            consent.demand()
+            _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
+            data, objection = data_path(home, config), consent.objection
+            yield _agent(pinned, config.site, identity, config.ceiling, ledger, data, since_boot_s, objection)
 
 
 def _warm_up(pinned: Pinned) -> None:
@@ -120,7 +125,8 @@ class SimulatedSite:
         """Read the data and take part in the study; its promise is the ceiling, and time stands still."""
         privacy = pinned.policy.study.privacy
         ceiling = Ceiling(epsilon=privacy.epsilon, delta=privacy.delta)
-        self._agent = _agent(pinned, self._site, self._identity, ceiling, self._ledger, self._data, lambda: 0.0)
+        # Whoever simulates has all the data; there is nobody else to ask.
+        self._agent = _agent(pinned, self._site, self._identity, ceiling, self._ledger, self._data, lambda: 0.0, str)
 
     def answer(self, frame: bytes) -> bytes:
         """Return the agent's reply to one frame, at once; nothing where it closes the session."""
@@ -142,10 +148,12 @@ def _agent(
     ledger: Ledger,
     data: Path,
     clock: Clock,
+    objection: Callable[[], str],
 ) -> Agent:
     policy, encoder = pinned.policy, pinned.model.private()
     units = load_units(data, policy.study, pinned.domain, encoder, site)
     machine = SiteMachine(policy, site, identity)
     # Another private part than that which met all records at once: what it may have kept must not act in a sum.
     private, local = pinned.model.private(), local_part(pinned.model)
-    return Agent(policy, machine, Gate(policy, ceiling, ledger), ledger, units, private, clock, local)
+    gate = Gate(policy, ceiling, ledger)
+    return Agent(policy, machine, gate, ledger, units, private, clock, local, objection=objection)
