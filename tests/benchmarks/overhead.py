@@ -106,7 +106,8 @@ def measure(dim: int, steps: int, transport: str) -> dict[str, object]:
         file = folder / "study.toml"
         file.write_text(render_study(terms), encoding="utf-8")
         for path in homes:
-            shutil.copy(file, path / "study.toml")
+            agreed = this_program("client", "approve", str(file), "--home", str(path))
+            subprocess.run(agreed, check=True, stdout=subprocess.DEVNULL)
             site_toml = path / "site.toml"
             site_toml.write_text(site_toml.read_text().replace("epsilon = 8.0", "epsilon = 50.0"), encoding="utf-8")
             environment = flower_environment(path / "flwr")

@@ -147,6 +147,7 @@ def join_at(stack: ExitStack, folder: Path, policy: Policy, identities: Identiti
         ceiling: Ceiling = AMPLE,
         shaken: bool = True,
         local: LocalPart | None = None,
+        objection: Callable[[], str] = str,
     ) -> Federation:
         clock = clock or Clock()
         held = data if isinstance(data, Mapping) else dict.fromkeys(identities, data or records())
@@ -155,8 +156,8 @@ def join_at(stack: ExitStack, folder: Path, policy: Policy, identities: Identiti
             ledger = stack.enter_context(closing(Ledger(folder / f"{site}.db", identity, create=True)))
             gate, machine = Gate(policy, ceiling, ledger), SiteMachine(policy, site, identity)
             plugin = private if site == "a" else tiny
-            moves = local or Still()
-            agents[site] = Agent(policy, machine, gate, ledger, held[site], plugin, clock, moves)
+            moves, look = local or Still(), objection if site == "a" else str
+            agents[site] = Agent(policy, machine, gate, ledger, held[site], plugin, clock, moves, objection=look)
         federation = Federation(policy, agents, clock)
         if shaken:
             federation.shake_hands()

@@ -4,6 +4,7 @@ import base64
 from pathlib import Path
 
 from synthfed.client.config import Home
+from synthfed.client.consent.desk import decide, open_desk
 from synthfed.client.enrol import init_home
 from synthfed.protocols.enrolment import Invitation
 from synthfed.protocols.study import Study
@@ -45,4 +46,11 @@ def make_home(folder: Path, address: str, ca: str) -> Home:
         }
     )
     (home.path / "study.toml").write_text(render_study(study), encoding="utf-8")
+    approve(home)
     return home
+
+
+def approve(home: Home) -> None:
+    """Let the site's own key approve the study that lies in the home now."""
+    desk = open_desk(home, None)
+    decide(desk, "approve", desk.identity, None)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.client.homes import make_home
+from tests.client.homes import approve, make_home
 
 from synthfed.client.check import preflight
 from synthfed.client.config import Home
@@ -53,6 +53,7 @@ def test_a_plugin_in_which_records_meet_stops_check_and_agent_before_a_record_is
     home: Home, install: Callable[..., Path], module: str, method: str, named: str
 ) -> None:
     install(module, f"[synthfed.models]\ntogether = {module}:Together\n", PLUGIN.replace("{method}", method))
+    approve(home)
     (home.path / "data.csv").unlink()  # nobody asks for it
     with pytest.raises(UnsupportedMechanism, match=named), open_agent(home):
         pass

@@ -10,20 +10,23 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from synthfed.client.entries import GENESIS, Book, Charge, Note, chain_key, charged, mark, seal
+from synthfed.client.entries import GENESIS, Book, Charge, Note, blocked, chain_key, charged, mark, seal
 from synthfed.client.vault import Ledger
+from synthfed.protocols.approval import NEVER
 from synthfed.protocols.errors import PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
 VECTOR: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors/ledger.json").read_text(encoding="ascii"))
+BLOCKS: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "vectors/ledger-blocks.json").read_text(encoding="ascii")
+)
 ME = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(VECTOR["identity_seed"]))
 KEY = bytes.fromhex(VECTOR["chain_key"])
 CHARGE = Charge(b"s" * 32, "ä first", "critic", b"t" * 32, 1, b"c" * 32, SampledGaussian(0.1, 2.0000000000000004, 1))
 
 
-def notes() -> list[tuple[int, int, Note, bytes]]:
-    """Return place, time, entry and tag of every entry of the vector."""
-    entries = VECTOR["entries"]
+def notes(entries: list[dict[str, Any]] = VECTOR["entries"]) -> list[tuple[int, int, Note, bytes]]:
+    """Return place, time, entry and tag of every entry of a vector."""
     return [(e["sequence"], e["at_unix_s"], Note(e["kind"], e["content"]), bytes.fromhex(e["tag"])) for e in entries]
 
 
@@ -58,6 +61,33 @@ def test_a_ledger_with_the_entries_of_the_vector_opens_and_states_what_the_vecto
         assert ledger.journal_floors() == {"0b" * 32: 7}
         assert ledger.events() == [replace(CHARGE.event, count=3)]
         assert ledger.count(CHARGE.study, "critic") == 3
+
+
+def test_blocks_of_the_vector_are_sealed_as_it_says_and_the_latest_counts(tmp_path: Path) -> None:
+    tip = GENESIS
+    for sequence, at_unix_s, note, tag in notes(BLOCKS["entries"]):
+        assert note == blocked(CHARGE.study, json.loads(note.content)["at_unix_s"])
+        tip = seal(KEY, tip, sequence, at_unix_s, note)
+        assert tip == tag
+    path = tmp_path / "ledger.db"
+    Ledger(path, ME, create=True).close()
+    put(path, notes(BLOCKS["entries"]))
+    path.with_suffix(".mark").write_bytes(bytes.fromhex(BLOCKS["noted"]))
+    with closing(Ledger(path, ME)) as ledger:
+        assert ledger.blocked_unix_s(CHARGE.study) == BLOCKS["blocked_unix_s"]
+        assert ledger.blocked_unix_s(b"t" * 32) == NEVER
+        assert (ledger.length, ledger.head) == (0, GENESIS)  # peers are told nothing of it
+
+
+def test_an_earlier_block_is_not_written_again_and_none_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with closing(Ledger(path, ME, create=True)) as ledger:
+        for at_unix_s in (NEVER, 5, 5, 3, 7):
+            ledger.remember_block(b"s" * 32, at_unix_s)
+    with closing(sqlite3.connect(path)) as db:
+        assert [json.loads(row[0])["at_unix_s"] for row in db.execute("SELECT content FROM entries")] == [5, 7]
+    with closing(Ledger(path, ME)) as ledger:
+        assert ledger.blocked_unix_s(b"s" * 32) == 7
 
 
 @pytest.mark.parametrize(

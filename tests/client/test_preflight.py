@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client.homes import make_home
+from tests.client.homes import approve, make_home
 
 from synthfed.client.check import Finding, preflight
 from synthfed.client.config import Home
@@ -126,7 +126,7 @@ def test_a_home_in_order_has_one_good_finding_per_topic_and_is_charged_nothing(h
     assert [finding for finding in findings if not (finding.is_ok or finding.topic == "confinement")] == []
     assert list(dict.fromkeys(finding.topic for finding in findings)) == [
         *("settings", "keys", "study", "disk", "confinement", "coordinator", "clock"),
-        *("roster", "plan", "model", "budget", "data", "timing"),
+        *("roster", "plan", "approval", "model", "budget", "data", "timing"),
     ]
     assert sum(finding.topic == "timing" for finding in findings) == 5
     assert any("this site alone adds noise of" in finding.detail for finding in findings if finding.topic == "plan")
@@ -425,6 +425,7 @@ upper = 3
 def test_rows_that_break_a_constraint_are_counted_for_the_operator_and_stop_nothing(home: Home) -> None:
     study, data = home.path / "study.toml", home.path / "data.csv"
     study.write_text(study.read_text(encoding="utf-8") + BOUND, encoding="utf-8")
+    approve(home)
     header, *rows = data.read_text(encoding="utf-8").splitlines()
     kept = [f"{row},{int(row.endswith('yes'))}" for row in rows]
     for broken, said in ((kept, "0 of 30 rows break it"), ([f"{rows[1]},3", *kept[1:]], "1 of 30 rows break it; ")):
@@ -453,6 +454,7 @@ def test_a_study_that_publishes_rows_by_site_needs_this_sites_own_word(home: Hom
     config = home.config.read_text(encoding="utf-8")
     assert "\nrows_by_site = false" in config
     home.config.write_text(config.replace("rows_by_site = false", "rows_by_site = true"), encoding="utf-8")
+    approve(home)
     allowed = [finding for finding in preflight(home) if finding.topic == "rows by site"]
     assert [finding.is_ok for finding in allowed] == [True]
     assert allowed[0].detail.startswith("the release tells this site's rows by its name, and so its size")

@@ -114,7 +114,7 @@ class Lab:
         ]
         self.run("study", "new", *base, *enrolments, *options, "--out", "study.toml")
         for site in sites:
-            shutil.copy(self.folder / "study.toml", self.folder / site / "study.toml")
+            self.run("client", "approve", "study.toml", "--home", site)
 
     def serve(self, log: str, *options: str) -> subprocess.Popen[bytes]:
         return self.start(

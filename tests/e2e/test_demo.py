@@ -61,6 +61,7 @@ def test_two_demos_together_write_two_releases_though_processes_of_one_are_kille
     disturbed.kill(f"flwr-clientapp .*--parent-pid {executor} ")
     assert demo.end(disturbed) == 0, demo.output
     assert disturbed.end() == 0, disturbed.output
+    assert "every site has approved the study under its own key" in disturbed.output
 
     assert [disturbed.starts(f"client agent .*site-{site} ") for site in range(1, 7)] == [2, 1, 1, 1, 1, 1]
     nodes = {site: disturbed.starts(f"flower-supernode .*site-{site}/") for site in range(1, 7)}

@@ -170,6 +170,9 @@ def decoders() -> list[Decoder]:
     def json_of(seed: bytes) -> Callable[[random.Random], bytes]:
         return lambda rng: mutation.mutated_json(rng, seed)
 
+    def sealed(good: bytes) -> Callable[[random.Random], bytes]:
+        return lambda rng: good if rng.random() < 0.1 else mutation.mutated_json(rng, good)  # any change is refused
+
     files = documents.CheckpointFile()
     return [
         Decoder("frame", 8, bytes_of(FRAMES), run_frame, peer),
@@ -187,6 +190,8 @@ def decoders() -> list[Decoder]:
         ),
         Decoder("invitation", 4, json_of(documents.INVITATION), documents.run_invitation, operator),
         Decoder("enrolment", 4, json_of(documents.ENROLMENT), documents.run_enrolment, operator),
+        Decoder("decision", 4, sealed(documents.DECISION), documents.run_decision, operator),
+        Decoder("proposal", 4, sealed(documents.PROPOSAL), documents.run_proposal, operator),
         Decoder("checkpoint", 4, documents.make_checkpoint, files.run, operator),
         Decoder("checkpoint counts", 1, documents.make_tally, files.run, operator),
         Decoder("evidence", 4, json_of(documents.EVIDENCE), documents.run_evidence, operator),

@@ -14,9 +14,11 @@ from tests.fuzzing import mutation
 from tests.fuzzing.decoder import promise
 from tests.vectors import session
 
+from synthfed.protocols.approval import Decision, PluginPin, Subject
 from synthfed.protocols.cohort import least_quorum
 from synthfed.protocols.enrolment import Enrolment, Invitation, parse
 from synthfed.protocols.ids import digest
+from synthfed.protocols.proposal import Proposal, parse_terms
 from synthfed.protocols.study import parse_study
 from synthfed.server.evidence import Evidence
 from synthfed.server.store import Run
@@ -43,6 +45,23 @@ CA: Final = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 INVITATION: Final = Invitation(address="coordinator.example:9092", ca=CA).model_dump_json().encode()
 NODE: Final = "ecdsa-sha2-nistp384 AAAAE2VjZHNhLXNoYTItbmlzdHAzODQ="
 ENROLMENT: Final = Enrolment.signed("north", "trust", session.identity("north"), NODE).model_dump_json().encode()
+
+
+STUDY: Final = parse_study(session.TERMS, where="study.toml")
+PIN: Final = PluginPin(kind="model", name="gan", distribution="synthfed", version="0.1.0", hash="ab" * 32)
+SUBJECT: Final = Subject("north", STUDY.hash.hex(), "cd" * 32, (PIN,))
+DECISION: Final = Decision.of(session.identity("north"), "approve", SUBJECT, 1_700_000_000, "agreed").content
+PROPOSAL: Final = Proposal.of(session.identity("north"), STUDY).content
+
+
+def run_decision(data: bytes) -> None:
+    promise(Decision.parse(data, where="decision.json").content == DECISION, "a changed decision verifies")
+
+
+def run_proposal(data: bytes) -> None:
+    study, proposal = parse_terms(data, where="terms.json")
+    promise(proposal is None or proposal.content == PROPOSAL, "a changed proposal verifies")
+    promise(proposal is None or study.hash == STUDY.hash, "a proposal states another study than was signed")
 
 
 def run_invitation(data: bytes) -> None:

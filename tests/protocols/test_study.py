@@ -132,6 +132,9 @@ def test_a_good_file_gives_its_study() -> None:
             "site_column 'person' is the unit column, which names persons; give it another name",
         ),
         ('target = "ill"', 'target = "ill"\nsite_column = ""', "site_column: "),
+        ('target = "ill"', 'target = "ill"\npurpose = ""', "purpose: must have at least 1 character(s)"),
+        ('target = "ill"', 'target = "ill"\npurpose = " "', "purpose: must be one line of printable text"),
+        ('target = "ill"', 'target = "ill"\npurpose = "a\\u001bc"', "purpose: must be one line of printable text"),
         ("width = 8", "width = nan", "model"),  # canonical JSON would write null for nan and inf alike
         ("width = 8", "width = inf", "model"),
         ("[model]", "[model", "is not valid TOML: "),
@@ -302,7 +305,7 @@ def test_a_later_term_that_is_written_with_its_default_is_no_other_study() -> No
         ("[cohort]\n", '[aggregation]\nkey_agreement = "x25519"\n[cohort]\n'),
         ("[[columns]]", f"{DETERMINED}[[columns]]"),
         ('target = "ill"', 'target = "ill"\nsite_column = "place"'),
-        ('target = "ill"', 'target = "ill"\npurpose = "research on sepsis"'),
+        ('target = "ill"', 'target = "ill"\npurpose = "to plan beds"'),
     ],
 )
 def test_a_later_term_with_another_value_than_its_default_changes_the_hash(old: str, new: str) -> None:

@@ -118,6 +118,7 @@ def studies(draw: st.DrawFn) -> Study:
             "name": draw(st.sampled_from(["a", "A.b-c_9", "0" * 64])),
             "target": names[-1],
             "site_column": draw(st.none() | NAMES.filter(lambda name: name not in (*names, unit))),
+            "purpose": draw(st.none() | TEXTS.filter(lambda text: text.isprintable() and text.strip())),
             "privacy": {
                 "mode": mode,
                 "epsilon": draw(st.floats(1e-9, 100)),

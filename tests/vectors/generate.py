@@ -15,10 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from synthfed.protocols.approval import Act, Decision, PluginPin, Subject
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.privacy.plan import Plan
 from synthfed.protocols.privacy.sampling import poisson_sample, uniform_below
+from synthfed.protocols.proposal import Proposal
 from synthfed.protocols.secagg import keys
 from synthfed.protocols.secagg.messages import (
     Code,
@@ -285,11 +287,42 @@ def frames() -> dict[str, Any]:
     }
 
 
+PURPOSEFUL = STUDY.replace('target = "ill"', 'target = "ill"\npurpose = "to plan beds, \u00e4"')
+STEWARD_SEED, COORDINATOR_SEED = b"\x21" * 32, b"\x43" * 32
+
+
+def approvals() -> dict[str, Any]:
+    """Return a proposal, and one decision of each kind over it, as their files hold them."""
+    study = parse_study(PURPOSEFUL, where="vectors")
+    pins = (
+        PluginPin(kind="model", name="toy", distribution="toys", version="1.2", hash="01" * 32),
+        PluginPin(kind="domain", name="table", distribution="toys", version="1.2", hash="02" * 32),
+    )
+    subject = Subject("north", study.hash.hex(), policy_of(study).hash.hex(), pins)
+    steward, coordinator = map(Ed25519PrivateKey.from_private_bytes, (STEWARD_SEED, COORDINATOR_SEED))
+    proposal = Proposal.of(coordinator, study)
+    said: tuple[tuple[Act, str | None], ...] = (("approve", None), ("reject", "too dear"), ("withdraw", None))
+    decisions = [Decision.of(steward, act, subject, 1_700_000_000 + n, why) for n, (act, why) in enumerate(said)]
+    return {
+        "study": {"toml": PURPOSEFUL, "canonical": study.canonical.decode(), "hash": study.hash.hex()},
+        "proposal": {
+            "coordinator_seed": COORDINATOR_SEED.hex(),
+            "signed": proposal.signed.hex(),
+            "file": proposal.content.decode(),
+            "fingerprint": proposal.fingerprint,
+        },
+        "subject": {"site": subject.site, "policy": subject.policy},
+        "steward_seed": STEWARD_SEED.hex(),
+        "decisions": [{"signed": each.signed.hex(), "file": each.content.decode()} for each in decisions],
+    }
+
+
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "hashes.json": hashes,
     "keys.json": key_schedule,
     "draws.json": draws,
     "frames.json": frames,
+    "approvals.json": approvals,
 }
 
 

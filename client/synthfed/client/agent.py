@@ -5,6 +5,7 @@ Never opens a network connection, and never answers anything but the secure-aggr
 
 import logging
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -56,6 +57,7 @@ class Agent:
         log: where decisions are written down before they take effect. What a step's computation came to is not one:
             the ledger has it, and a line between charge and answer would take a time that depends on records.
         told: refusals of this session that the log has; a coordinator that insists fills no disk.
+        objection: looks why this site does not consent now, empty where it does; asked before every answer.
     """
 
     policy: Policy
@@ -68,6 +70,7 @@ class Agent:
     local: LocalPart = field(default_factory=Still)
     log: Log = field(default_factory=Unlogged)
     told: set[tuple[str, str]] = field(default_factory=set)
+    objection: Callable[[], str] = field(kw_only=True)
 
     def answer(self, frame: bytes) -> Reply | None:
         """Return the reply to one frame: whatever is wrong with a request becomes one constant refusal.
@@ -117,6 +120,13 @@ class Agent:
         return {"study": self.policy.study.name, "terms": self.policy.study.hash.hex()}
 
     def _answer(self, request: messages.Request, received_s: float) -> "_Answer":
+        objection = self.objection()
+        if objection:
+            # The coordinator learns no more than that a person must act; the session's keys have no more use.
+            self._note_refusal("approval")
+            _LOG.error("refused: %s", objection)
+            self.machine.close()
+            return _Answer(messages.Refusal(messages.Code.STOPPED), received_s)
         match request:
             case messages.Open():
                 self.gate.check_hours()

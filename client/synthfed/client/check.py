@@ -21,11 +21,13 @@ from synthfed.protocols.completion import Completion
 from synthfed.protocols.errors import ConfigError, SynthfedError
 from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.schema import Records
+from synthfed.protocols.signed import public_text
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Family, Kind, answer_time_s, own_noise
 
 from .books.audit_log import check_log
 from .config import Home, SiteConfig, data_path, private_paths, study_path
+from .consent.standing import rule_of, subject_of
 from .data import drops, group_units, read_table
 from .gate import Gate, Standing
 from .local_steps import seconds_per_round
@@ -107,6 +109,8 @@ def _study(home: Home, config: SiteConfig, study: Study) -> Iterator[Finding]:
     yield from findings
     if pinned is None:
         return
+    _, finding = _try("approval", lambda: _approved(home, config, pinned), "these terms and plugins are approved")
+    yield finding
     _, finding = _try("model", lambda: check_records_apart(pinned), "no record acts on another's contribution")
     yield finding
     yield _own_noise(pinned)
@@ -164,6 +168,16 @@ def _data(home: Home, config: SiteConfig, pinned: Pinned) -> Iterator[Finding]:
         yield Finding("data", True, drops(table))
     if study.constraints:
         yield from _constraints(table.records, study)
+
+
+def _approved(home: Home, config: SiteConfig, pinned: Pinned) -> None:
+    identity = load_identity(home.identity)
+    rule = rule_of(home, config, subject_of(config.site, pinned), public_text(identity))
+    with contextlib.closing(Ledger(home.ledger, identity)) as ledger:
+        remembered_unix_s = ledger.blocked_unix_s(rule.study)
+    _, objection = rule.look(remembered_unix_s, time.time())
+    if objection:
+        raise ConfigError(objection, where=str(home.decisions))
 
 
 def _pinned(home: Home, config: SiteConfig, study: Study) -> Pinned:

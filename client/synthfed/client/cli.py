@@ -1,4 +1,4 @@
-"""The commands of a site: ``synthfed client init | check | run | agent | node | clear | convert | ledger | log``.
+"""The commands of a site: ``synthfed client init | check | run | agent | node | clear | convert``, its books and stewards.
 
 Never computes anything itself: it reads arguments, calls the site's modules and prints.
 """
@@ -19,6 +19,7 @@ from synthfed.protocols.ids import fingerprint
 
 from .books import cli as books
 from .config import Home, private_paths, study_path
+from .consent.cli import HomeOption, approve, reject, review, steward, withdraw
 
 app = typer.Typer(
     help="Run a site: its agent keeps the records, its node talks to the coordinator.",
@@ -29,8 +30,10 @@ app = typer.Typer(
 UnconfinedOption = Annotated[
     bool, typer.Option("--allow-unconfined", help="Go on where the kernel cannot hide the site's files from the node.")
 ]
-HomeOption = Annotated[Path, typer.Option("--home", help="The site's folder: settings, keys and ledger.")]
 _HOME = Path("site")
+
+for each in (steward, review, approve, reject, withdraw):
+    app.command()(each)
 
 
 @app.command()

@@ -7,20 +7,23 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from synthfed.plugins.domains.databases import files_behind
 from synthfed.plugins.files import read_text
 from synthfed.protocols.enrolment import Address
 from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.ids import SITE_ID
+from synthfed.protocols.proposal import parse_terms
 from synthfed.protocols.schema import Strict
-from synthfed.protocols.study import Study, parse_study
+from synthfed.protocols.signed import PublicKey
+from synthfed.protocols.study import Study
 
 from .policy import SitePolicy
 
+STEWARD_NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,31}"
 LONGEST_SOCKET_PATH: Final = 100  # a Unix socket's address holds 108 bytes at most, fewer elsewhere
 
 
@@ -32,10 +35,34 @@ class Ceiling(Strict):
 
 
 class Coordinator(Strict):
-    """Where the coordinator listens, and the certificate authority that this site trusts for it."""
+    """Where the coordinator listens, the authority this site trusts for it, and the key it must sign proposals with."""
 
     address: Address
     ca: str = "node/ca.crt"
+    key: PublicKey | None = None
+
+
+class Steward(Strict):
+    """A person who decides over studies here: a name for the others, and the public key of that person's signatures."""
+
+    name: Annotated[str, Field(pattern=f"^{STEWARD_NAME}$")]
+    key: PublicKey
+
+
+class Approval(Strict):
+    """Whose approval a study's terms need; with nobody listed the site's own key gives it."""
+
+    needed: Literal[1, 2] = 1
+    stewards: Annotated[tuple[Steward, ...], Field(max_length=16, strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _stewards_are_enough_and_distinct(self) -> Self:
+        for what in ("name", "key"):
+            if len({getattr(each, what) for each in self.stewards}) < len(self.stewards):
+                raise ValueError(f"two stewards have one {what}; two approvals must come from two people")
+        if self.needed > max(1, len(self.stewards)):
+            raise ValueError(f"needed is {self.needed} but {len(self.stewards)} steward(s) are listed; list more")
+        return self
 
 
 class SiteConfig(Strict):
@@ -54,6 +81,7 @@ class SiteConfig(Strict):
     ceiling: Ceiling
     policy: SitePolicy = SitePolicy()
     coordinator: Coordinator
+    approval: Approval = Approval()
 
     @field_validator("site")
     @classmethod
@@ -100,6 +128,11 @@ class Home:
         return self.path / "ledger.db"
 
     @property
+    def decisions(self) -> Path:
+        """What stewards decided over studies: one signed file each (mode 0700)."""
+        return self.path / "decisions"
+
+    @property
     def lock(self) -> Path:
         """Held by the one agent that may use the ledger."""
         return self.path / "agent.lock"
@@ -132,9 +165,9 @@ class Home:
             raise ConfigError(f"is not valid TOML: {error}", where=str(self.config)) from None
 
     def load_study(self, config: SiteConfig) -> Study:
-        """Return the study that this site has agreed to by putting its file into the home."""
+        """Return the study in the home: a study file or a signed proposal; whether people agreed is asked later."""
         path = study_path(self, config)
-        study = parse_study(read_text(path, advice="put the agreed study there"), where=str(path))
+        study, _ = parse_terms(read_text(path, advice="put the agreed study there").encode(), where=str(path))
         if study.is_draft:
             raise ConfigError("is a draft: a site of its roster has no key yet", where=str(path))
         return study
@@ -166,7 +199,7 @@ controller = {json.dumps(controller)}   # the legal entity or operator that runs
 data = {json.dumps(data)}   # a file (.csv, .csv.gz, .parquet, .npz), a folder of images, or a .toml that names a
                               # table of a database (docs/data.md); only the study's columns are read
 drop_invalid = false          # whether rows that do not fit the study's columns are left out; else they end the agent
-study = "study.toml"          # the agreed study: putting the file here is this site's consent
+study = "study.toml"          # the agreed study; `synthfed client approve` is this site's consent to it
 rows_by_site = false          # whether a study may publish rows under this site's name: its size, rates and gaps
 
 # The most that this site's records may ever spend, over all studies that run in this home.
@@ -174,6 +207,11 @@ rows_by_site = false          # whether a study may publish rows under this site
 [ceiling]
 epsilon = 8.0
 delta = 1e-5
+
+# Whose approval a study needs before its first step; with nobody listed, this site's own key gives it.
+[approval]
+needed = 1                    # 2: two different people must approve
+stewards = []                 # {{ name = "...", key = "..." }}, a line as `synthfed client steward NAME` prints it
 
 # Further rules, none of which is set here: docs/site-policy.md has them all.
 [policy]

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from synthfed.protocols.approval import NEVER
 from synthfed.protocols.ids import digest
 from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.protocols.secagg.keys import KEY_BYTES, identity_secret
@@ -58,7 +59,7 @@ class Note:
     """An entry before it has its place: what kind it is, and its content as text.
 
     Attributes:
-        kind: charge, charges, outcome, clearance, peers or converted.
+        kind: charge, charges, outcome, clearance, peers, block or converted.
         content: a JSON object; the tag covers these very characters, whatever other spelling would mean the same.
     """
 
@@ -99,6 +100,14 @@ def cleared() -> Note:
 def met(lengths: dict[str, int]) -> Note:
     """Return the entry of peers' journal lengths, by identity key in hexadecimal."""
     return _note("peers", lengths=lengths)
+
+
+def blocked(study: bytes, at_unix_s: int) -> Note:
+    """Return the entry that remembers a rejection or withdrawal of a study, with the time its signature covers.
+
+    A version that would not heed it refuses the ledger.
+    """
+    return _note("block", study=study.hex(), at_unix_s=at_unix_s)
 
 
 def converted(charges: int) -> Note:
@@ -159,6 +168,7 @@ class Book:
         overruns: steps given up since a person last looked.
         failures: steps that failed on records since a person last looked.
         floors: the longest journal that each peer has stated, by its identity key in hexadecimal.
+        blocks: when each study was last rejected or withdrawn, by its hash.
     """
 
     length: int = 0
@@ -174,6 +184,7 @@ class Book:
     overruns: int = 0
     failures: int = 0
     floors: dict[str, int] = field(default_factory=dict)
+    blocks: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, note: Note, tag: bytes, at_unix_s: int) -> None:
         """Add an entry that holds, with the time at which it was written.
@@ -203,6 +214,9 @@ class Book:
             case "peers":
                 for peer, length in content["lengths"].items():
                     self.floors[peer] = max(length, self.floors.get(peer, 0))
+            case "block":
+                study = bytes.fromhex(content["study"])
+                self.blocks[study] = max(content["at_unix_s"], self.blocks.get(study, NEVER))
             case "converted":
                 pass  # for people only: nothing is decided by it
             case _:

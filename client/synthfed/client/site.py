@@ -6,8 +6,8 @@ Never starts without the lock on the home, the verified ledger and the valid dat
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,12 +17,14 @@ from synthfed.plugins.pinning import Pinned
 from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError, PrivacyError, SynthfedError
 from synthfed.protocols.secagg.site import SiteMachine
+from synthfed.protocols.signed import public_text
 from synthfed.protocols.study import Study
 
 from .agent import Agent
 from .books.audit_log import AuditLog, Log, Unlogged
 from .channel import Clock, set_once, since_boot_s
 from .config import Ceiling, Home, SiteConfig, data_path, study_path
+from .consent.standing import Consent, rule_of, subject_of
 from .data import load_units
 from .gate import Gate
 from .local_steps import seconds_per_round
@@ -41,6 +43,31 @@ class Origin:
     drop_invalid: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What an agent has of its site.
+
+    Attributes:
+        site: its name in the roster.
+        identity: its private key.
+        ceiling: the most that its records may ever spend.
+        ledger: open, and nobody else's.
+        data: where the records are.
+        objection: looks why the site does not consent now, empty where it does.
+        rules: of the site's own, beyond the ceiling.
+        log: where decisions are written down.
+    """
+
+    site: str
+    identity: Ed25519PrivateKey
+    ceiling: Ceiling
+    ledger: Ledger
+    data: Origin
+    objection: Callable[[], str]
+    rules: SitePolicy = field(default_factory=SitePolicy)
+    log: Log = field(default_factory=Unlogged)
+
+
 @contextlib.contextmanager
 def open_agent(home: Home) -> Iterator[Agent]:
     """Yield the agent of a home, holding its lock; ConfigError or DataError where something is wrong."""
@@ -57,9 +84,12 @@ def open_agent(home: Home) -> Iterator[Agent]:
             check_roster(home, config, study, identity)
             check_consent(home, config, study)
             pinned = pin_allowed(study, config.policy, where=str(home.config))
+            consent = Consent(rule_of(home, config, subject_of(config.site, pinned), public_text(identity)), ledger)
+            consent.demand()
             _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
-            data, rules = Origin(data_path(home, config), drop_invalid=config.drop_invalid), config.policy
-            agent = _agent(pinned, config.site, identity, config.ceiling, ledger, data, since_boot_s, rules, log)
+            data = Origin(data_path(home, config), drop_invalid=config.drop_invalid)
+            own = Holdings(config.site, identity, config.ceiling, ledger, data, consent.objection, config.policy, log)
+            agent = _agent(pinned, own, since_boot_s)
         _note_start(log, agent)
         try:
             yield agent
@@ -168,7 +198,9 @@ class SimulatedSite:
         """Read the data and take part in the study; its promise is the ceiling, and time stands still."""
         privacy = pinned.policy.study.privacy
         ceiling = Ceiling(epsilon=privacy.epsilon, delta=privacy.delta)
-        self._agent = _agent(pinned, self._site, self._identity, ceiling, self._ledger, self._data, lambda: 0.0)
+        # Whoever simulates has all the data; there is nobody else to ask.
+        own = Holdings(self._site, self._identity, ceiling, self._ledger, self._data, str)
+        self._agent = _agent(pinned, own, lambda: 0.0)
 
     def answer(self, frame: bytes) -> bytes:
         """Return the agent's reply to one frame, at once; nothing where it closes the session."""
@@ -182,23 +214,13 @@ class SimulatedSite:
         self._ledger.close()
 
 
-def _agent(
-    pinned: Pinned,
-    site: str,
-    identity: Ed25519PrivateKey,
-    ceiling: Ceiling,
-    ledger: Ledger,
-    data: Origin,
-    clock: Clock,
-    rules: SitePolicy | None = None,
-    log: Log | None = None,
-) -> Agent:
-    policy, encoder, rules = pinned.policy, pinned.model.private(), rules or SitePolicy()
-    gate = Gate(policy, ceiling, ledger, rules)
+def _agent(pinned: Pinned, own: Holdings, clock: Clock) -> Agent:
+    policy, encoder, data, keep = pinned.policy, pinned.model.private(), own.data, own.rules.keep
+    gate = Gate(policy, own.ceiling, own.ledger, own.rules)
     units = load_units(
-        data.path, policy.study, pinned.domain, encoder, site, keep=rules.keep, drop_invalid=data.drop_invalid
+        data.path, policy.study, pinned.domain, encoder, own.site, keep=keep, drop_invalid=data.drop_invalid
     )
-    machine = SiteMachine(policy, site, identity)
+    machine = SiteMachine(policy, own.site, own.identity)
     # Another private part than that which met all records at once: what it may have kept must not act in a sum.
     private, local = pinned.model.private(), local_part(pinned.model)
-    return Agent(policy, machine, gate, ledger, units, private, clock, local, log or Unlogged())
+    return Agent(policy, machine, gate, own.ledger, units, private, clock, local, own.log, objection=own.objection)

@@ -16,12 +16,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.files import sync
+from synthfed.protocols.approval import NEVER
 from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
 from .anchor import read_anchor, write_anchor
 from .chain import Entry, mark_path, read_chain, version_of
-from .entries import GENESIS, Book, Charge, Note, Price, chain_key, charged, cleared, mark, met, seal, settled
+from .entries import GENESIS, Book, Charge, Note, Price, blocked, chain_key, charged, cleared, mark, met, seal, settled
 
 FORMAT: Final = 2
 
@@ -160,6 +161,15 @@ class Ledger:
         if grown:
             self._append([met(grown)])
 
+    def blocked_unix_s(self, study: bytes) -> int:
+        """Return the time of the last rejection or withdrawal of a study that was seen here, `NEVER` without one."""
+        return self._book.blocks.get(study, NEVER)
+
+    def remember_block(self, study: bytes, at_unix_s: int) -> None:
+        """Remember that a study was rejected or withdrawn, so that the decision stands when its file is gone."""
+        if at_unix_s > self.blocked_unix_s(study):
+            self._append([blocked(study, at_unix_s)])
+
     def _open(self, is_new: bool) -> None:
         if not is_new:
             self._check_version()
@@ -270,12 +280,8 @@ def write_secret(path: Path, content: bytes) -> None:
         os.fsync(descriptor)
 
 
-def load_identity(path: Path) -> Ed25519PrivateKey:
-    """Return the site's identity key.
-
-    Raises:
-        ConfigError: it is missing, readable by others, or not such a key.
-    """
+def load_secret(path: Path) -> bytes:
+    """Return the content of a file that only its owner can read; ConfigError where it is missing or others can."""
     try:
         wider = stat.S_IMODE(path.stat().st_mode) & 0o077
         content = path.read_bytes()
@@ -283,9 +289,19 @@ def load_identity(path: Path) -> Ed25519PrivateKey:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
     if wider:
         raise ConfigError("can be read by others; run `chmod 600` on it", where=str(path))
+    return content
+
+
+def load_identity(path: Path) -> Ed25519PrivateKey:
+    """Return the site's identity key.
+
+    Raises:
+        ConfigError: it is missing, readable by others, or not such a key.
+    """
+    content = load_secret(path)
     try:
         key = serialization.load_pem_private_key(content, password=None)
-    except ValueError:
+    except (TypeError, ValueError):  # the former where it asks for a passphrase
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError("is not an Ed25519 private key; restore it from your backup", where=str(path))

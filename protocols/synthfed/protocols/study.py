@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from .cohort import Cohort, Mode, check_cohort, controlled
 from .constraints import Constraints, check_constraints, free_columns
@@ -38,6 +38,16 @@ hash, so an unchanged study file must keep its hash in every version, or its cap
 Combination = Literal["sum", "median", "trimmed-mean"]
 
 _STUDY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _check_line(value: str) -> str:
+    if not value.isprintable() or not value.strip():
+        raise ValueError("must be one line of printable text")
+    return value
+
+
+Line = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_check_line)]
+"""A sentence of a person to other persons: no control character reaches their terminals."""
 
 
 class Privacy(Strict):
@@ -114,7 +124,7 @@ class Study(Strict):
     """The terms of one joint training, as a TOML file states them.
 
     ``columns`` are those of the sites' files. With ``site_column`` a record has one more, last: its site's id, which
-    the site's agent puts there; `released` has it among its columns.
+    the site's agent puts there; `released` has it among its columns. ``purpose`` says what the synthetic data are for.
     """
 
     format: Literal[1]
@@ -122,7 +132,7 @@ class Study(Strict):
     target: Name
     domain: Name = "table"
     site_column: Name | None = None
-    purpose: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    purpose: Line | None = None
     privacy: Privacy
     model: ModelTerms
     cohort: Cohort

@@ -63,13 +63,18 @@ def init(
     home: HomeOption = _HOME,
 ) -> None:
     """Make the authority, the server's certificate and the invitation for sites."""
+    from synthfed.protocols.ids import fingerprint
+
     from .home import ServerHome, init_home
+    from .proposing import coordinator_key
 
     place = ServerHome(home)
     invitation = init_home(place, host, bind, port, steps_port)
+    key = fingerprint(coordinator_key(place).public_key().public_bytes_raw())
     console = _console()
     console.print(f"home         {home}")
     console.print(f"invitation   {place.invitation}, authority {invitation.fingerprint}   (compare by voice)")
+    console.print(f"coordinator  {key}   (signs proposals of studies; compare by voice)")
     console.print("Send the invitation to every site; enrol what they send back with `synthfed server enroll FILE`.")
 
 
@@ -184,6 +189,23 @@ def study_check(file: Annotated[Path, typer.Argument(help="A study file.")]) -> 
     with naming(str(file)):
         plan = pin(checked).policy.plan
     print_plan(_console(), checked, plan)
+
+
+@study.command("propose")
+def study_propose(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="A study file with every site's key.")],
+    home: HomeOption = _HOME,
+    out: Annotated[Path | None, typer.Option(help="The file to write; STUDY with .terms.json else.")] = None,
+) -> None:
+    """Sign a study's terms with the coordinator's key, for the sites' stewards to review."""
+    from .home import ServerHome
+    from .proposing import propose
+
+    place, proposal = propose(ServerHome(home), file, out)
+    console = _console()
+    console.print(f"proposal     {place}, terms {proposal.study(where=str(place)).hash.hex()[:16]}", markup=False)
+    console.print(f"coordinator  {proposal.fingerprint}   (compare by voice)")
+    console.print("Send it to every site; its stewards run `synthfed client review` and `approve`.")
 
 
 @simulate.command()

@@ -97,8 +97,8 @@ def run_demo(
         study_file = folder / "study.toml"
         study = demo_study([site.roster_entry for site in home.sites().values()], epsilon, steps)
         study_file.write_text(render_study(study), encoding="utf-8")
-        for site in homes:
-            shutil.copy(study_file, site / "study.toml")
+        _approve(folder, homes, study_file)
+        console.print("every site has approved the study under its own key (as `synthfed client approve` does)")
         request = Request(study_file, out, _ROWS, seed, _WAIT_S, "session", resume=False)
         began = _Stopwatch(watch)
         with _no_resuming(), _running(homes) as begin:
@@ -175,6 +175,28 @@ def _make_sites(folder: Path, home: ServerHome, tables: DemoTables) -> list[Path
         arguments = ["client", "init", "--invitation", str(home.invitation), "--site", site, "--home", str(path)]
         command = this_program(*arguments, "--data", str(tables.sites[site]), "--controller", f"operator of {site}")
         children.append(Child(site, command, folder / f"{site}.log", os.environ))
+    _run_all(children, "could not be made")
+    for path in homes.values():
+        enrol(home, path / "enrolment.json")
+    return list(homes.values())
+
+
+def _approve(folder: Path, homes: Sequence[Path], study_file: Path) -> None:
+    """Let every site run ``client approve`` for itself, under its own key."""
+    children = [
+        Child(
+            path.name,
+            this_program("client", "approve", str(study_file), "--home", str(path)),
+            folder / f"{path.name}.approve.log",
+            os.environ,
+        )
+        for path in homes
+    ]
+    _run_all(children, "could not approve the study")
+
+
+def _run_all(children: Sequence[Child], failure: str) -> None:
+    """Run programs beside each other to their ends; ConfigError where one of them fails."""
     try:
         for child in children:
             child.start()
@@ -184,10 +206,7 @@ def _make_sites(folder: Path, home: ServerHome, tables: DemoTables) -> list[Path
         close_all(children)
     for child in children:
         if child.exit_code():
-            raise ConfigError(f"{child.name} could not be made: {child.last_words(1)}")
-    for path in homes.values():
-        enrol(home, path / "enrolment.json")
-    return list(homes.values())
+            raise ConfigError(f"{child.name} {failure}: {child.last_words(1)}")
 
 
 @contextlib.contextmanager

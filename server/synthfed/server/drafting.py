@@ -55,6 +55,7 @@ def draft_study(wishes: Wishes) -> Study:
         target=wishes.target,
         domain=wishes.domain,
         site_column=wishes.site_column,
+        purpose=wishes.purpose,
         privacy=privacy,
         model=model,
         cohort=_wished(Cohort, wishes) | {"sites": sites, "tolerated": tolerated, "quorum": quorum},

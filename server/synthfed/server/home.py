@@ -65,6 +65,11 @@ class ServerHome:
         return self.path / "invitation.json"
 
     @property
+    def key(self) -> Path:
+        """The private key that signs proposals of studies (mode 0600)."""
+        return self.path / "coordinator.key"
+
+    @property
     def logs(self) -> Path:
         """Where the coordinator's processes write."""
         return self.path / "logs"

@@ -27,6 +27,7 @@ def render_study(study: Study) -> str:
         _HEAD,
         *_pairs(format=study.format, name=study.name, target=study.target, domain=study.domain),
         *([] if study.site_column is None else _note(_BY_SITE, site_column=study.site_column)),
+        *([] if study.purpose is None else _pairs(purpose=study.purpose)),
         "",
         "[privacy]",
         *_note("distributed: each site adds a share of the noise; local: each adds all of it", mode=privacy.mode),

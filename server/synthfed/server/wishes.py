@@ -42,6 +42,9 @@ class Wishes:
     site_column: Annotated[
         str | None, "Publish rows by site: the name of a column with each row's site, which no file has."
     ] = None
+    purpose: Annotated[str | None, "What the synthetic data are for, in one line; every site's stewards read it."] = (
+        None
+    )
     domain: Annotated[str, "Domain plugin, which reads the table."] = "table"
     model: Annotated[str, "Model plugin."] = "tabular-gan"
     option: Annotated[list[str] | None, "NAME=VALUE, an option of the model, the value as in TOML; repeat."] = None

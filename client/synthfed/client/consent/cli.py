@@ -1,0 +1,155 @@
+"""The commands of a site's stewards: ``synthfed client steward | review | approve | reject | withdraw``.
+
+Never decides anything: it shows, asks for a passphrase, signs what a person said and prints what that amounts to.
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from synthfed.protocols.errors import ConfigError
+
+from ..config import STEWARD_NAME, Home
+
+if TYPE_CHECKING:
+    from synthfed.protocols.approval import Act
+
+    from .desk import Desk
+
+HomeOption = Annotated[Path, typer.Option("--home", help="The site's folder: settings, keys and ledger.")]
+TermsArgument = Annotated[
+    Path | None, typer.Argument(metavar="[TERMS]", help="A study file or a signed proposal; the home's study else.")
+]
+KeyOption = Annotated[Path | None, typer.Option("--key", help="A steward's key file; the site's own key else.")]
+PassphraseOption = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="A file whose first line is the key's passphrase.")
+]
+ReasonOption = Annotated[str | None, typer.Option(help="Why, in one line; it is signed and kept.")]
+_HOME = Path("site")
+
+
+def steward(
+    name: Annotated[str, typer.Argument(help="A name for this person, such as anna.")],
+    out: Annotated[Path | None, typer.Option(help="Where the private key goes; NAME.key else.")] = None,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Ask for a passphrase to seal the key with.")
+    ] = False,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """Make a steward's key, and print the line that puts this person into a site's settings."""
+    from .stewards import make_key
+
+    if not re.fullmatch(STEWARD_NAME, name):
+        raise ConfigError(
+            "must be 1-32 letters, digits, dots, underscores and hyphens, first a letter or digit", where="NAME"
+        )
+    place, secret = out or Path(f"{name}.key"), b""
+    if passphrase or passphrase_file:
+        secret = _passphrase(passphrase_file, "A passphrase for the new key", is_new=True)
+    public = make_key(place, secret)
+    _say(f"key           {place}   ({'sealed by the passphrase' if secret else 'not sealed'}; keep it and a copy)")
+    _say("Put this line into `stewards` of [approval] in each site.toml where this person decides:")
+    _say(f'  {{ name = "{name}", key = "{public}" }},')
+
+
+def review(terms: TermsArgument = None, home: HomeOption = _HOME) -> None:
+    """Show in plain language what a study would do at this site."""
+    from .desk import open_desk, reviewed
+    from .review import pages
+
+    console = Console(highlight=False, soft_wrap=True)
+    for heading, lines in pages(reviewed(open_desk(Home(home), terms))):
+        console.print(Text(heading, style="bold"))
+        for line in lines:
+            console.print(Text(f"  {line}"))
+
+
+def approve(
+    terms: TermsArgument = None,
+    home: HomeOption = _HOME,
+    key: KeyOption = None,
+    passphrase_file: PassphraseOption = None,
+    reason: ReasonOption = None,
+) -> None:
+    """Sign that this site takes part in exactly these terms, with exactly the plugins that are installed."""
+    from .desk import keep_terms, open_desk, outcome
+
+    desk = open_desk(Home(home), terms)
+    _decide(desk, "approve", key, passphrase_file, reason)
+    if not keep_terms(desk):
+        _say(f"The home holds another study: put {desk.source} in its place, for the agent runs that one.")
+    objection = outcome(desk)
+    _say(f"not yet enough: {objection}" if objection else "approved: the agent serves these terms")
+
+
+def reject(
+    terms: TermsArgument = None,
+    home: HomeOption = _HOME,
+    key: KeyOption = None,
+    passphrase_file: PassphraseOption = None,
+    reason: ReasonOption = None,
+) -> None:
+    """Sign that this site does not take part; earlier approvals of these terms no longer count."""
+    _block("reject", terms, home, key, passphrase_file, reason)
+
+
+def withdraw(
+    terms: TermsArgument = None,
+    home: HomeOption = _HOME,
+    key: KeyOption = None,
+    passphrase_file: PassphraseOption = None,
+    reason: ReasonOption = None,
+) -> None:
+    """Sign that this site no longer takes part: the agent answers no further step, also of a study that runs."""
+    _block("withdraw", terms, home, key, passphrase_file, reason)
+
+
+def _block(
+    act: "Act", terms: Path | None, home: Path, key: Path | None, passphrase_file: Path | None, reason: str | None
+) -> None:
+    from .desk import open_desk, remember
+
+    desk = open_desk(Home(home), terms, is_pinned=False)
+    decision_s = _decide(desk, act, key, passphrase_file, reason)
+    if remember(desk, decision_s):
+        _say("No agent runs here; the ledger remembers this decision.")
+    else:
+        _say("The running agent heeds this from its next step on, and its ledger then remembers it.")
+    _say("What was sent before cannot be taken back.")
+
+
+def _decide(desk: "Desk", act: "Act", key: Path | None, passphrase_file: Path | None, reason: str | None) -> int:
+    """Sign and write a decision, print it, and return its time."""
+    from .desk import decide
+    from .stewards import is_sealed, load_key
+
+    signer = desk.identity
+    if key is not None:
+        sealed = is_sealed(key)
+        signer = load_key(key, _passphrase(passphrase_file, f"Passphrase of {key}") if sealed else b"")
+    decision, path = decide(desk, act, signer, reason)
+    _say(f"study         {desk.study.name}, terms {desk.study.hash.hex()}")
+    _say(f"decision      {act} by {desk.rule.who(decision.steward)}: {path}")
+    return decision.at_unix_s
+
+
+def _passphrase(file: Path | None, prompt: str, *, is_new: bool = False) -> bytes:
+    from synthfed.plugins.files import read_text
+
+    if file is None:
+        text: str = typer.prompt(prompt, hide_input=True, confirmation_prompt=is_new)
+    else:
+        text = read_text(file).partition("\n")[0]
+    if not text:
+        raise ConfigError("is empty", where=str(file) if file else "passphrase")
+    return text.encode()
+
+
+def _say(line: str) -> None:
+    from .words import plain
+
+    Console(highlight=False, soft_wrap=True).print(Text(plain(line)))

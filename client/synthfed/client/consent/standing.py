@@ -1,0 +1,162 @@
+"""Whether a site consents to what its agent has pinned: looked at before every step, in the decisions and the ledger.
+
+Never takes an approval for one of other terms, other code or another plan, and never forgets a block it has seen.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from synthfed.protocols.approval import NEVER, Decision, PluginPin, Standing, Subject, standing
+from synthfed.protocols.errors import ConfigError
+
+from ..config import Home, SiteConfig
+from ..vault import Ledger
+from .decisions import State, read_decisions, state_of
+from .words import day, plain
+
+if TYPE_CHECKING:
+    from synthfed.plugins.pinning import Pinned
+    from synthfed.plugins.registry import Plugin
+
+OWN_KEY: Final = "this site's own key"
+_TOLERANCE_S: Final = 86_400
+"""How far a decision may be ahead of this machine's clock: further, nothing later could overtake it."""
+
+
+def subject_of(site: str, pinned: "Pinned") -> Subject:
+    """Return what a decision at a site is about: all that is pinned."""
+    policy = pinned.policy
+    plugins = (_pin(pinned.plugin, "model"), _pin(pinned.reader, "domain"))
+    return Subject(site, policy.study.hash.hex(), policy.hash.hex(), plugins)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Whose approval of what a site's agent needs.
+
+    Attributes:
+        home: the site's folder.
+        subject: what is pinned.
+        stewards: names of who may approve, by public key in base64.
+        needed: how many of them must.
+        own_key: the site's public key, which may stop a study in any case.
+    """
+
+    home: Home
+    subject: Subject
+    stewards: Mapping[str, str]
+    needed: int
+    own_key: str
+
+    @property
+    def study(self) -> bytes:
+        """The hash of the study's terms."""
+        return bytes.fromhex(self.subject.study)
+
+    def who(self, key: str) -> str:
+        """Return how people know a key's holder."""
+        return self.stewards.get(key, OWN_KEY if key == self.own_key else "a key that site.toml does not list")
+
+    def look(self, remembered_unix_s: int, now_s: float) -> tuple[Standing, str]:
+        """Return what the decisions amount to, and why that is too little (empty where it is enough); writes nothing.
+
+        Args:
+            remembered_unix_s: time of the latest block in the ledger.
+            now_s: seconds since 1970.
+        """
+        decisions, problems = read_decisions(self.home.decisions)
+        found = standing(decisions, self.subject, self.stewards, self.needed, remembered_unix_s)
+        if problems:
+            return found, f"{problems[0]}; nothing is served beside a decision that cannot be read: restore it"
+        latest = max((each.at_unix_s for each in decisions if each.steward in found.approvals), default=0)
+        if latest > now_s + _TOLERANCE_S:
+            return found, "an approval is dated in the future; set this machine's clock, or take that file away"
+        return found, "" if found.is_approved else _too_little(found, self)
+
+
+def rule_of(home: Home, config: SiteConfig, subject: Subject, own_key: str) -> Rule:
+    """Return the rule of a site's settings; with nobody listed the site's own key approves."""
+    stewards = {each.key: each.name for each in config.approval.stewards} or {own_key: OWN_KEY}
+    return Rule(home, subject, stewards, config.approval.needed, own_key)
+
+
+class Consent:
+    """What a site's people say to what its agent has pinned, at this moment; for the one agent that has the ledger."""
+
+    def __init__(self, rule: Rule, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
+        """Remember the rule, the ledger that keeps blocks, and a clock of seconds since 1970."""
+        self._rule = rule
+        self._ledger = ledger
+        self._clock = clock
+        self._seen: State | None = None
+        self._objection = ""
+
+    def objection(self) -> str:
+        """Return why this site does not consent, and what to do; empty where it does.
+
+        Files are read only when something in their folder has changed. A block goes into the ledger at once, so that
+        it stands when its file is gone.
+
+        Raises:
+            PrivacyError: the ledger cannot be written; the agent must stop.
+        """
+        state = state_of(self._rule.home.decisions)  # before the files: the next look sees a change in between
+        if state is None or state != self._seen:
+            known = self._ledger.blocked_unix_s(self._rule.study)
+            found, self._objection = self._rule.look(known, self._clock())
+            self._ledger.remember_block(self._rule.study, found.blocked_unix_s)
+            self._seen = state
+        return self._objection
+
+    def demand(self) -> None:
+        """Raise ConfigError unless this site consents."""
+        if objection := self.objection():
+            raise ConfigError(objection, where=str(self._rule.home.decisions))
+
+
+def _too_little(found: Standing, rule: Rule) -> str:
+    """Return why what stands is too little, by the rule of site.toml, and what to run."""
+    home = rule.home.path
+    names = sorted(rule.who(key) for key in found.approvals)
+    have = f" (there is that of {', '.join(names)})" if names else ""
+    said = f"approval.needed = {found.needed}: these terms have {len(names)} of {found.needed} approval(s){have}"
+    look = f"look with `synthfed client review --home {home}`, then run `synthfed client approve --home {home}`"
+    if found.outdated:
+        said += f"; {rule.who(found.outdated[0].steward)} approved {_difference(found.outdated[0], rule.subject)}"
+    elif found.blocked_unix_s > NEVER:
+        said += f"; {_told(found, rule)}"
+    return f"{said}; {look}"
+
+
+def _told(found: Standing, rule: Rule) -> str:
+    block, since = found.block, day(found.blocked_unix_s)
+    if block is None or block.at_unix_s < found.blocked_unix_s:
+        return f"the ledger remembers that they were rejected or withdrawn on {since}"
+    done = "rejected" if block.decision == "reject" else "withdrawn"
+    reason = f" ({plain(block.reason)})" if block.reason else ""
+    return f"{rule.who(block.steward)} has {done} them on {since}{reason}"
+
+
+def _difference(approved: Decision, subject: Subject) -> str:
+    """Return in what the pinned code differs from what was approved."""
+    before = {each.kind: each for each in approved.plugins}
+    for now in subject.plugins:
+        then = before.get(now.kind)
+        if then != now:
+            was = "none" if then is None else f"{plain(then.distribution)} {plain(then.version)}, hash {then.hash[:16]}"
+            return f"another {now.kind} plugin: {was}; here is {now.distribution} {now.version}, hash {now.hash[:16]}"
+    return "another plan of the same terms, which another version of synthfed made"
+
+
+def _pin(plugin: "Plugin", kind: str) -> PluginPin:
+    return PluginPin.model_validate(
+        {
+            "kind": kind,
+            "name": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "hash": plugin.hash.hex(),
+        }
+    )
