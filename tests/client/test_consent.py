@@ -103,6 +103,7 @@ def test_where_stewards_are_listed_the_sites_own_key_approves_nothing_but_may_st
     for key in (pair.identity, ANNA):
         pair.say("approve", 1, key)
     assert "these terms have 1 of 2 approval(s) (there is that of anna)" in pair.consent.objection()
+    assert pair.consent.objection().endswith(f"`synthfed client approve --home {pair.home.path} --key FILE`")
     pair.say("approve", 2, ANNA)
     assert "1 of 2" in pair.consent.objection()
     pair.say("approve", 1, BEN)
@@ -169,7 +170,11 @@ def test_a_file_or_folder_that_cannot_be_read_stops_everything(site: Site) -> No
 @pytest.mark.parametrize(
     ("subject", "said"),
     [
-        (replace(SUBJECT, study="0b" * 32), "0 of 1 approval(s); look with"),
+        (
+            replace(SUBJECT, study="0b" * 32),
+            "0 of 1 approval(s); what was approved here has other terms than these, 0b0b0b0b0b0b: another study, or "
+            "the file was changed since; look with",
+        ),
         (replace(SUBJECT, site="b"), "0 of 1 approval(s); look with"),
         (replace(SUBJECT, policy="04" * 32), "this site's own key approved another plan of the same terms"),
         (

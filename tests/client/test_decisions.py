@@ -1,6 +1,7 @@
 """What a site writes down of its decisions, from start to stop, and what the coordinator is told of a refusal."""
 
 import json
+import shutil
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from tests.client.homes import make_home
 
 from synthfed.client.books.audit_log import AuditLog
 from synthfed.client.config import Ceiling, Home
+from synthfed.client.consent.standing import NotApproved
 from synthfed.client.gate import Gate
 from synthfed.client.policy import SitePolicy
 from synthfed.client.rules import StudyRefused
@@ -60,6 +62,14 @@ def test_a_study_that_breaks_rules_is_written_down_with_them_and_no_agent_starts
     (_, refused) = lines(home.audit_log)
     assert (refused["what"], refused["study"]) == ("study-refused", "first")
     assert refused["rules"] == ["policy.epsilon_per_study", "policy.modes"]
+
+
+def test_a_study_that_nobody_approved_is_written_down_as_such(home: Home) -> None:
+    shutil.rmtree(home.decisions)
+    with pytest.raises(NotApproved, match="0 of 1 approval"), open_agent(home):
+        pytest.fail("the agent opened")
+    (_, refused) = lines(home.audit_log)
+    assert (refused["what"], refused["rules"]) == ("study-refused", ["approval"])
 
 
 def test_data_that_do_not_fit_are_written_down_without_a_value(home: Home) -> None:

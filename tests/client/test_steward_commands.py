@@ -189,10 +189,12 @@ def test_a_proposal_is_reviewed_approved_and_kept_and_its_signature_is_checked(h
     assert again == proposal
     shown = run("review", path, "--home", home.path)
     assert f"the coordinator with key {proposal.fingerprint} (compare by voice); the signature holds" in shown
+    assert f'To take proposals from it alone: key = "{proposal.coordinator}" in [coordinator] of site.toml.' in shown
     config = home.config.read_text(encoding="utf-8")
     pinned = config.replace("[coordinator]", f'[coordinator]\nkey = "{proposal.coordinator}"')
     home.config.write_text(pinned, encoding="utf-8")
     assert "(the key that site.toml names)" in run("review", path, "--home", home.path)
+    assert "To take proposals from it alone" not in run("review", path, "--home", home.path)
     study.unlink()
     shutil.rmtree(home.decisions)
     assert "approved: the agent serves these terms" in run("approve", path, "--home", home.path)
@@ -231,11 +233,26 @@ def test_a_study_that_does_not_list_this_site_cannot_be_approved(home: Home) -> 
     assert "does not list site 'a'" in refused("approve", "--home", home.path)
 
 
+def test_a_home_without_a_study_asks_for_the_file_that_was_sent(home: Home) -> None:
+    (home.path / "study.toml").unlink()
+    for command in ("review", "approve", "withdraw"):
+        assert "study.toml: cannot be read: No such file or directory; name the study file or proposal" in refused(
+            command, "--home", home.path
+        )
+
+
+def test_only_a_withdrawal_speaks_of_what_was_sent(home: Home) -> None:
+    assert "What was sent" not in run("reject", "--home", home.path)
+    assert "What was sent before cannot be taken back." in run("withdraw", "--home", home.path)
+
+
 def test_an_approval_of_another_study_than_the_homes_says_so(home: Home, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     text = (home.path / "study.toml").read_text(encoding="utf-8")
     other.write_text(text.replace('name = "first"', 'name = "second"', 1), encoding="utf-8")
-    assert "The home holds another study: put" in run("approve", other, "--home", home.path)
+    said = run("approve", other, "--home", home.path)
+    assert "approved: the agent serves these terms once they are in the home The home holds another study" in said
+    assert f"copy {other} to {home.path / 'study.toml'} for this one" in said
     (home.path / "study.toml").write_text("nonsense", encoding="utf-8")
     assert not keep_terms(open_desk(home, other))
 

@@ -167,7 +167,9 @@ class Home:
     def load_study(self, config: SiteConfig) -> Study:
         """Return the study in the home: a study file or a signed proposal; whether people agreed is asked later."""
         path = study_path(self, config)
-        study, _ = parse_terms(read_text(path, advice="put the agreed study there").encode(), where=str(path))
+        study, _ = parse_terms(
+            read_text(path, advice="`synthfed client approve FILE` puts the study there").encode(), where=str(path)
+        )
         if study.is_draft:
             raise ConfigError("is a draft: a site of its roster has no key yet", where=str(path))
         return study
@@ -220,4 +222,5 @@ stewards = []                 # {{ name = "...", key = "..." }}, a line as `synt
 [coordinator]
 address = {json.dumps(address)}
 ca = "node/ca.crt"
+# key = "..."                 # takes proposals of studies from this key alone; `synthfed client review` prints it
 """

@@ -24,7 +24,7 @@ from .agent import Agent
 from .books.audit_log import AuditLog, Log, Unlogged
 from .channel import Clock, set_once, since_boot_s
 from .config import Ceiling, Home, SiteConfig, data_path, study_path
-from .consent.standing import Consent, rule_of, subject_of
+from .consent.standing import Consent, NotApproved, rule_of, subject_of
 from .data import load_units
 from .gate import Gate
 from .local_steps import seconds_per_round
@@ -107,7 +107,7 @@ def _refusing(log: Log, study: Study) -> Iterator[None]:
     try:
         yield
     except SynthfedError as error:
-        rules = list(error.rules) if isinstance(error, StudyRefused) else [type(error).__name__]
+        rules = list(error.rules) if isinstance(error, StudyRefused | NotApproved) else [type(error).__name__]
         log.note("study-refused", study=study.name, terms=study.hash.hex(), rules=rules)
         raise
 

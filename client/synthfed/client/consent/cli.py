@@ -13,7 +13,7 @@ from rich.text import Text
 
 from synthfed.protocols.errors import ConfigError
 
-from ..config import STEWARD_NAME, Home
+from ..config import STEWARD_NAME, Home, study_path
 
 if TYPE_CHECKING:
     from synthfed.protocols.approval import Act
@@ -80,10 +80,14 @@ def approve(
 
     desk = open_desk(Home(home), terms)
     _decide(desk, "approve", key, passphrase_file, reason)
-    if not keep_terms(desk):
-        _say(f"The home holds another study: put {desk.source} in its place, for the agent runs that one.")
-    objection = outcome(desk)
-    _say(f"not yet enough: {objection}" if objection else "approved: the agent serves these terms")
+    is_kept, objection = keep_terms(desk), outcome(desk)
+    if objection:
+        _say(f"not yet enough: {objection}")
+    else:
+        _say("approved: the agent serves these terms" + ("" if is_kept else " once they are in the home"))
+    if not is_kept:
+        place = study_path(desk.home, desk.config)
+        _say(f"The home holds another study, which its agent runs: copy {desk.source} to {place} for this one.")
 
 
 def reject(
@@ -119,7 +123,8 @@ def _block(
         _say("No agent runs here; the ledger remembers this decision.")
     else:
         _say("The running agent heeds this from its next step on, and its ledger then remembers it.")
-    _say("What was sent before cannot be taken back.")
+    if act == "withdraw":
+        _say("What was sent before cannot be taken back.")
 
 
 def _decide(desk: "Desk", act: "Act", key: Path | None, passphrase_file: Path | None, reason: str | None) -> int:

@@ -71,7 +71,8 @@ def open_desk(home: Home, terms: Path | None, *, is_pinned: bool = True) -> Desk
     config = home.load()
     identity = load_identity(home.identity)
     source = terms or study_path(home, config)
-    study, proposal = parse_terms(read_text(source).encode(), where=str(source))
+    advice = "" if terms else "name the study file or proposal that the coordinator sent"
+    study, proposal = parse_terms(read_text(source, advice=advice).encode(), where=str(source))
     wanted = config.coordinator.key
     if proposal is not None and wanted is not None and proposal.coordinator != wanted:
         raise ConfigError(

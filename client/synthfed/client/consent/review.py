@@ -85,6 +85,8 @@ def _asked(it: Reviewed, study: Study) -> Iterator[str]:
     else:
         known = "the key that site.toml names" if it.config.coordinator.key else "compare by voice"
         yield f"proposed by   the coordinator with key {it.proposal.fingerprint}   ({known}); the signature holds"
+        if it.config.coordinator.key is None:
+            yield f'  To take proposals from it alone: key = "{it.proposal.coordinator}" in [coordinator] of site.toml.'
 
 
 def _read(study: Study) -> Iterator[str]:

@@ -4,7 +4,7 @@ Never takes an approval for one of other terms, other code or another plan, and 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -73,7 +73,13 @@ class Rule:
         latest = max((each.at_unix_s for each in decisions if each.steward in found.approvals), default=0)
         if latest > now_s + _TOLERANCE_S:
             return found, "an approval is dated in the future; set this machine's clock, or take that file away"
-        return found, "" if found.is_approved else _too_little(found, self)
+        return found, "" if found.is_approved else _too_little(found, self, decisions)
+
+
+class NotApproved(ConfigError):
+    """A site's people have not approved what its agent has pinned."""
+
+    rules: Final = ("approval",)
 
 
 def rule_of(home: Home, config: SiteConfig, subject: Subject, own_key: str) -> Rule:
@@ -111,23 +117,35 @@ class Consent:
         return self._objection
 
     def demand(self) -> None:
-        """Raise ConfigError unless this site consents."""
+        """Raise NotApproved unless this site consents."""
         if objection := self.objection():
-            raise ConfigError(objection, where=str(self._rule.home.decisions))
+            raise NotApproved(objection, where=str(self._rule.home.decisions))
 
 
-def _too_little(found: Standing, rule: Rule) -> str:
+def _too_little(found: Standing, rule: Rule, decisions: Iterable[Decision]) -> str:
     """Return why what stands is too little, by the rule of site.toml, and what to run."""
     home = rule.home.path
     names = sorted(rule.who(key) for key in found.approvals)
     have = f" (there is that of {', '.join(names)})" if names else ""
     said = f"approval.needed = {found.needed}: these terms have {len(names)} of {found.needed} approval(s){have}"
-    look = f"look with `synthfed client review --home {home}`, then run `synthfed client approve --home {home}`"
+    key = "" if rule.own_key in rule.stewards else " --key FILE"
+    look = f"look with `synthfed client review --home {home}`, then run `synthfed client approve --home {home}{key}`"
     if found.outdated:
         said += f"; {rule.who(found.outdated[0].steward)} approved {_difference(found.outdated[0], rule.subject)}"
     elif found.blocked_unix_s > NEVER:
         said += f"; {_told(found, rule)}"
+    elif _is_of_other_terms(decisions, rule.subject):
+        said += (
+            f"; what was approved here has other terms than these, {rule.subject.study[:12]}: another study, or the "
+        )
+        said += "file was changed since"
     return f"{said}; {look}"
+
+
+def _is_of_other_terms(decisions: Iterable[Decision], subject: Subject) -> bool:
+    """Return whether this site has approved something, but never these terms."""
+    studies = {each.study for each in decisions if (each.site, each.decision) == (subject.site, "approve")}
+    return bool(studies) and subject.study not in studies
 
 
 def _told(found: Standing, rule: Rule) -> str:
