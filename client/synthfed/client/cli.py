@@ -1,4 +1,4 @@
-"""The commands of a site: ``synthfed client init | check | run | agent | node | clear | convert``, its books and stewards.
+"""The commands of a site: ``synthfed client init | check | run | agent | node | clear | convert``, books and stewards.
 
 Never computes anything itself: it reads arguments, calls the site's modules and prints.
 """
