@@ -287,3 +287,13 @@ def test_every_page_of_a_review_has_a_heading_and_words(home: Home) -> None:
     found = list(pages(reviewed(open_desk(home, None))))
     assert len({heading for heading, _ in found}) == 8
     assert all(lines for _, lines in found)
+
+
+def test_a_plugin_that_the_sites_rules_do_not_allow_is_not_loaded_for_a_steward_who_may_still_stop(home: Home) -> None:
+    pin = f'plugins = [{{ distribution = "other", version = "1", hash = "{"0" * 64}" }}]'
+    text = home.config.read_text(encoding="utf-8")
+    assert text.count("[policy]") == 1
+    home.config.write_text(text.replace("[policy]", f"[policy]\n{pin}"), encoding="utf-8")
+    for command in ("review", "approve"):
+        assert "policy.plugins" in refused(command, "--home", home.path)
+    assert "withdraw by" in run("withdraw", "--home", home.path)

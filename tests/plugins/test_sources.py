@@ -296,6 +296,30 @@ def test_a_number_that_is_none_is_no_missing_value(tmp_path: Path) -> None:
         read(write_sqlite(tmp_path, [("p", "a", "SECRET", 1.0, ""), ("q", "a", None, 1.0, "")]))
 
 
+def test_a_text_of_a_parquet_file_that_is_not_utf_8_is_refused_without_its_bytes(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    offsets = pyarrow.array([0, 1, 3], pyarrow.int32()).buffers()[1]
+    texts = pyarrow.Array.from_buffers(pyarrow.string(), 2, [None, offsets, pyarrow.py_buffer(b"a\xffS")])
+    path = tmp_path / "site.parquet"
+    parquet.write_table(pyarrow.table({"ward": texts, "person": texts}), path)
+    for columns, unit in ((COLUMNS[:1], None), ((Real(name="ward", lower=0, upper=1),), None), (COLUMNS[:1], "person")):
+        with pytest.raises(DataError, match="holds a text that is not UTF-8") as caught:
+            read(path, columns, unit=unit)
+        assert "ff" not in str(caught.value)
+        assert caught.value.__suppress_context__
+
+
+def test_a_database_whose_catalogue_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy")
+    path = write_sqlite(tmp_path, GOOD)
+    (file, *_) = files_behind(path)
+    whole = file.read_bytes()
+    assert b"visits" in whole
+    file.write_bytes(whole.replace(b"visits", b"visit\xff"))
+    with pytest.raises(ConfigError, match="refuses to read the table or query"):
+        read(path)
+
+
 def test_a_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     whole = write_parquet(tmp_path, GOOD, NAMES).read_bytes()

@@ -94,6 +94,12 @@ def test_an_unknown_field_is_told_before_the_field_that_it_may_be_meant_for() ->
     assert found_in({"inner": {"ID": "ab"}}).endswith(" (and 1 more)")
 
 
+def test_an_unknown_field_of_any_name_steers_no_terminal() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Inner.model_validate({"id": "ab", "\x1b[2J\u202e\x9b ü": 1})
+    assert describe(caught.value).startswith("\\x1b[2J\\u202e\\x9b ü: is not a known field")
+
+
 def test_without_the_document_entries_are_counted() -> None:
     with pytest.raises(ValidationError) as caught:
         Terms.model_validate_json('{"sites": [{"id": "ab"}, {"id": "x"}]}')

@@ -125,8 +125,13 @@ def describe(error: ValidationError, document: object = None) -> str:
         if finding["type"] != "too_short" or all(place[: len(finding["loc"])] != finding["loc"] for place in places)
     ]
     first, more = findings[0], len(findings) - 1
-    place = _place(first, document)
+    place = _printable(_place(first, document))
     return (f"{place}: " if place else "") + _words(first) + (f" (and {more} more)" if more else "")
+
+
+def _printable(place: str) -> str:
+    """Return a place in which nothing steers a terminal: who sends a file may name its unknown fields at will."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in place)
 
 
 def _words(finding: ErrorDetails) -> str:

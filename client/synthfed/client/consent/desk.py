@@ -66,6 +66,7 @@ def open_desk(home: Home, terms: Path | None, *, is_pinned: bool = True) -> Desk
 
     Raises:
         ConfigError: a file is wrong, the proposal is another coordinator's, or the roster has not this site's key.
+        StudyRefused: the study breaks rules of the site; a plugin that they do not allow is not loaded.
         PluginError: a plugin is missing or broken.
     """
     config = home.load()
@@ -83,15 +84,16 @@ def open_desk(home: Home, terms: Path | None, *, is_pinned: bool = True) -> Desk
         subject = Subject(config.site, study.hash.hex(), "", ())
         return Desk(home, config, identity, study, proposal, source, None, _rule(home, config, identity, subject))
     # Loaded here because it takes seconds, and whoever withdraws should not wait for it.
-    from synthfed.plugins.pinning import naming, pin
+    from synthfed.plugins.pinning import naming
 
+    from ..rules import pin_allowed
     from ..site import check_roster
 
     if study.is_draft:
         raise ConfigError("is a draft: a site of its roster has no key yet", where=str(source))
     check_roster(home, config, study, identity)
     with naming(str(source)):
-        pinned = pin(study)
+        pinned = pin_allowed(study, config.policy, where=str(home.config))
     rule = _rule(home, config, identity, subject_of(config.site, pinned))
     return Desk(home, config, identity, study, proposal, source, pinned, rule)
 

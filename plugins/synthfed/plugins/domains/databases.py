@@ -118,7 +118,7 @@ def open_database(path: Path) -> Iterator[DatabaseSource]:
         raise ConfigError(
             "the database has no such table that this user may see; check `schema` and `table`", where=str(path)
         ) from None
-    except (SQLAlchemyError, sqlite3.Error) as error:
+    except (SQLAlchemyError, sqlite3.Error, UnicodeDecodeError) as error:  # the last where a name is not UTF-8
         raise ConfigError(
             f"the database refuses to read the table or query ({_kind(error)}); try it with the database's own program",
             where=str(path),
@@ -166,7 +166,7 @@ def _url(path: Path, place: Place) -> "URL":
     except (ArgumentError, ValueError):
         raise ConfigError(f"url: is no database's address; give {_HOW}", where=str(path)) from None
     if url.get_backend_name() == "sqlite":
-        if not url.database or url.query or url.host:
+        if not url.database or "\0" in url.database or url.query or url.host:
             raise ConfigError('url: must be "sqlite:///FILE" and nothing more', where=str(path))
         return url
     if url.drivername != "postgresql+psycopg":

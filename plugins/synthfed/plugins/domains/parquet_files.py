@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.errors import ConfigError, DataError
 
 from .parts import MISSING, Cells, Form, Part, check_names, finite, number_text, numbers_of, unfit_type
 
@@ -44,6 +44,7 @@ def open_parquet(path: Path) -> Iterator[ParquetSource]:
 
     Raises:
         ConfigError: it cannot be read, or pyarrow is not installed.
+        DataError: a text of it is not UTF-8.
     """
     try:
         import pyarrow
@@ -65,6 +66,8 @@ def open_parquet(path: Path) -> Iterator[ParquetSource]:
         yield ParquetSource(path, fragment)
     except PermissionError:
         raise ConfigError("cannot be read; check its permissions", where=where) from None
+    except UnicodeDecodeError:  # it holds the bytes of a cell
+        raise DataError(f"{path}: holds a text that is not UTF-8; write it again with that encoding") from None
     except (pyarrow.ArrowException, OSError):
         raise ConfigError(_UNREADABLE, where=where) from None
 
