@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from tests.client.homes import approve, make_home
 
-from synthfed.client.check import Finding, preflight
+from synthfed.client.check import preflight
 from synthfed.client.config import Home
 from synthfed.client.entries import Charge
+from synthfed.client.preflight.findings import Finding
 from synthfed.client.site import open_agent
 from synthfed.client.vault import Ledger, load_identity
 from synthfed.protocols.errors import ConfigError

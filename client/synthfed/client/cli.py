@@ -1,4 +1,4 @@
-"""The commands of a site: ``synthfed client init | check | run | agent | node | clear | convert``, its books, its people.
+"""The commands of a site: ``synthfed client init | check | run | agent | node | clear | convert``, books, people.
 
 Never computes anything itself: it reads arguments, calls the site's modules and prints.
 """
