@@ -12,6 +12,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
+from synthfed.client.config import Home
 from synthfed.plugins.api import Array, Payload, PrivatePart, Records
 from synthfed.protocols.privacy.plan import make_plan
 from synthfed.protocols.secagg.policy import Policy
@@ -20,6 +21,7 @@ from synthfed.protocols.sums import Sum
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # so that tests can import `tests.client.federation`
 from tests.client.federation import Federation, Identities, Join, join_at
+from tests.client.homes import make_home
 
 SITES = ("a", "b", "c")
 SUMS = (
@@ -49,6 +51,12 @@ class Tiny:
 def one_thread() -> None:
     """As in the agent: one thread's sums have one order."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def made_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home of site a in which everything is well but that no coordinator answers; tests copy it."""
+    return make_home(tmp_path_factory.mktemp("made"), "127.0.0.1:9092", "no certificate")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """A real home of site a, whose study two further sites have agreed to."""
 
 import base64
+import shutil
 from pathlib import Path
 
 from synthfed.client.config import Home
@@ -48,6 +49,11 @@ def make_home(folder: Path, address: str, ca: str) -> Home:
     (home.path / "study.toml").write_text(render_study(study), encoding="utf-8")
     approve(home)
     return home
+
+
+def copied(made: Home, folder: Path) -> Home:
+    """Return a copy of a home, for a test that changes it: to make one and approve its study takes a second."""
+    return Home(Path(shutil.copytree(made.path, folder / made.path.name)))
 
 
 def approve(home: Home) -> None:

@@ -1,7 +1,6 @@
 """A site's consent: what its agent makes of the decisions in its home, and of what somebody did to them."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -227,18 +226,13 @@ def test_a_decision_lies_under_a_name_of_its_own_and_is_never_written_again(site
     assert site.home.decisions.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_look_reads_no_file_as_long_as_nothing_has_changed(site: Site) -> None:
+def test_a_look_sees_a_change_that_keeps_name_size_time_and_inode(site: Site) -> None:
     path = site.say("approve", 1)
     assert site.consent.objection() == ""
     was = path.stat()
     path.write_bytes(b"x" * was.st_size)
     os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
-    assert site.consent.objection() == ""  # same name, size, time and inode: that is what a look sees
-    assert site.agent().objection() != ""
-    began = time.perf_counter()
-    for _ in range(200):
-        site.consent.objection()
-    assert (time.perf_counter() - began) / 200 < 0.005
+    assert site.consent.objection() != ""  # by the time of the entry's own last change
 
 
 def test_a_block_that_the_ledger_cannot_take_stops_the_agent(site: Site) -> None:

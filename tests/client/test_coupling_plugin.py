@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.client.homes import approve, make_home
+from tests.client.homes import approve, copied
 
 from synthfed.client.check import preflight
 from synthfed.client.config import Home
@@ -34,8 +34,8 @@ ENCODING = """encode(self, records):
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    made = make_home(tmp_path, "127.0.0.1:1", "ca")
+def home(made_home: Home, tmp_path: Path) -> Home:
+    made = copied(made_home, tmp_path)
     text = made.path.joinpath("study.toml").read_text(encoding="utf-8")
     made.path.joinpath("study.toml").write_text(text.replace('"tabular-gan"', '"together"'), encoding="utf-8")
     return made

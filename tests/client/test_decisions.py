@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.client.federation import Federation, Identities, Join, decoded
-from tests.client.homes import make_home
+from tests.client.homes import approve, copied
 
 from synthfed.client.books.audit_log import AuditLog
 from synthfed.client.config import Ceiling, Home
@@ -33,8 +35,8 @@ def told(path: Path) -> list[str]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return make_home(tmp_path, "127.0.0.1:9092", "no certificate")
+def home(made_home: Home, tmp_path: Path) -> Home:
+    return copied(made_home, tmp_path)
 
 
 def add_rules(home: Home, text: str) -> None:
@@ -207,3 +209,25 @@ def test_a_site_that_another_roster_names_is_written_down(home: Home) -> None:
     with pytest.raises(ConfigError, match="does not list site 'z'"), open_agent(home):
         pytest.fail("the agent opened")
     assert lines(home.audit_log)[-1]["rules"] == ["ConfigError"]
+
+
+def test_code_that_changed_since_the_approval_is_not_even_loaded(
+    home: Home, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A plugin's module runs when it is loaded, beside the site's key."""
+    own = "from synthfed.plugins.models.gan import Gan as Late\n"
+    module = install("late", "[synthfed.models]\nlate = late:Late\n", own)
+    text = (home.path / "study.toml").read_text(encoding="utf-8")
+    (home.path / "study.toml").write_text(text.replace('"tabular-gan"', '"late"'), encoding="utf-8")
+    approve(home)
+    monkeypatch.delitem(sys.modules, "late")
+    mark = tmp_path / "loaded"
+    module.write_text(f"{own}open({str(mark)!r}, 'w').close()\n")
+    with pytest.raises(NotApproved, match=r"approved .*late"), open_agent(home):
+        pass
+    assert not mark.exists()
+    assert lines(home.audit_log)[-1]["rules"] == ["approval"]
+    approve(home)
+    assert mark.exists()
+    with open_agent(home):
+        pass

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.client.homes import make_home
+from tests.client.homes import copied
 
 from synthfed.client.config import Home
 from synthfed.client.policy import PluginPin, SitePolicy
@@ -206,8 +206,8 @@ def test_a_mistake_in_the_rules_names_file_field_and_what_is_wrong(
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Callable[[str], Home]:
-    home = make_home(tmp_path, "127.0.0.1:9092", "no certificate")
+def settings(made_home: Home, tmp_path: Path) -> Callable[[str], Home]:
+    home = copied(made_home, tmp_path)
 
     def written(table: str) -> Home:
         text = home.config.read_text(encoding="utf-8")

@@ -123,7 +123,7 @@ MOST = st.floats(0.8, 4.0)
 
 
 @given(steps=STEPS, total=st.floats(1.5, 6.0), year=MOST, study=MOST)
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_order_of_studies_and_no_clock_passes_a_limit_and_none_is_refused_early(
     policy: Policy,
     other_policy: Policy,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.client.homes import make_home
+from tests.client.homes import copied
 from typer.testing import CliRunner
 
 from synthfed.client.books.audit_log import AuditLog, mark_of
@@ -216,8 +216,8 @@ def test_a_session_that_was_charged_must_be_in_the_log_unless_it_is_older(path: 
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    place = make_home(tmp_path, "127.0.0.1:9092", "no certificate")
+def home(made_home: Home, tmp_path: Path) -> Home:
+    place = copied(made_home, tmp_path)
     with closing(Ledger(place.ledger, load_identity(place.identity))) as ledger:
         fill(ledger)
     return place

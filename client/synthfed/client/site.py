@@ -24,7 +24,7 @@ from .agent import Agent
 from .books.audit_log import AuditLog, Log, Unlogged
 from .channel import Clock, set_once, since_boot_s
 from .config import Ceiling, Home, SiteConfig, data_path, study_path
-from .consent.standing import Consent, NotApproved, rule_of, subject_of
+from .consent.standing import Consent, NotApproved, demand_known_code, rule_of, subject_of
 from .data import load_units
 from .gate import Gate
 from .local_steps import seconds_per_round
@@ -83,8 +83,10 @@ def open_agent(home: Home) -> Iterator[Agent]:
         with _refusing(log, study):
             check_roster(home, config, study, identity)
             check_consent(home, config, study)
+            own_key = public_text(identity)
+            demand_known_code(home, config, study, own_key, ledger)
             pinned = pin_allowed(study, config.policy, where=str(home.config))
-            consent = Consent(rule_of(home, config, subject_of(config.site, pinned), public_text(identity)), ledger)
+            consent = Consent(rule_of(home, config, subject_of(config.site, pinned), own_key), ledger)
             consent.demand()
             _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
             data = Origin(data_path(home, config), drop_invalid=config.drop_invalid)

@@ -11,9 +11,11 @@ from synthfed.plugins.files import make_private_folder, write_whole
 from synthfed.protocols.approval import NEVER, Decision
 from synthfed.protocols.errors import ConfigError
 
+from .words import plain
+
 _LARGEST_BYTES: Final = 2**16
 
-State = tuple[tuple[str, int, int, int], ...]
+State = tuple[tuple[str, int, int, int, int, int], ...]
 
 
 def read_decisions(folder: Path) -> tuple[list[Decision], list[str]]:
@@ -30,7 +32,7 @@ def read_decisions(folder: Path) -> tuple[list[Decision], list[str]]:
         return [], [f"{folder}: cannot be read: {error.strerror}"]
     for path in files:
         try:
-            found.append(Decision.parse(_content(path), where=str(path)))
+            found.append(Decision.parse(_content(path), where=plain(str(path))))
         except ConfigError as error:
             problems.append(str(error))
     return found, problems
@@ -72,19 +74,20 @@ def state_of(folder: Path) -> State | None:
         looked = [(path.name, path.stat()) for path in paths]
     except OSError:  # one of them went meanwhile: that is not the state of an empty folder
         return None
-    return tuple(sorted((name, seen.st_mtime_ns, seen.st_size, seen.st_ino) for name, seen in looked))
+    # The time of the last change of an entry, unlike that of its content, no program can set.
+    return tuple(sorted((name, s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino, s.st_mode) for name, s in looked))
 
 
 def _content(path: Path) -> bytes:
     if not path.is_file():  # a pipe would hold the agent for ever
-        raise ConfigError("is not a file", where=str(path))
+        raise ConfigError("is not a file", where=plain(str(path)))
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise ConfigError(f"cannot be read: {error.strerror}", where=plain(str(path))) from None
     if len(content) > _LARGEST_BYTES:
-        raise ConfigError("is too large for a decision", where=str(path))
+        raise ConfigError("is too large for a decision", where=plain(str(path)))
     return content
 
 

@@ -78,7 +78,9 @@ def pages(it: Reviewed) -> Iterator[tuple[str, list[str]]]:
 def _asked(it: Reviewed, study: Study) -> Iterator[str]:
     yield f"Study {study.name!r} asks to train the model {study.model.plugin!r} on this site's records together with"
     yield f"{len(study.cohort.sites) - 1} other site(s), and to publish made-up rows that resemble them all."
-    yield f"purpose       {study.purpose or 'not stated: ask the coordinator what the made-up rows are for'}"
+    # Runs of blanks could make the rest of it look like a line of this review.
+    purpose = " ".join((study.purpose or "").split())
+    yield f"purpose       {purpose or 'not stated: ask the coordinator what the made-up rows are for'}"
     yield f"terms         {study.hash.hex()}"
     if it.proposal is None:
         yield "proposed by   an unsigned study file: compare the terms' number with the coordinator by voice"

@@ -4,12 +4,14 @@ Never takes an approval for one of other terms, other code or another plan, and 
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from synthfed.plugins.registry import find
 from synthfed.protocols.approval import NEVER, Decision, PluginPin, Standing, Subject, standing
 from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.study import Study
 
 from ..config import Home, SiteConfig
 from ..vault import Ledger
@@ -69,11 +71,23 @@ class Rule:
         decisions, problems = read_decisions(self.home.decisions)
         found = standing(decisions, self.subject, self.stewards, self.needed, remembered_unix_s)
         if problems:
-            return found, f"{problems[0]}; nothing is served beside a decision that cannot be read: restore it"
+            return found, _unreadable(problems)
         latest = max((each.at_unix_s for each in decisions if each.steward in found.approvals), default=0)
         if latest > now_s + _TOLERANCE_S:
             return found, "an approval is dated in the future; set this machine's clock, or take that file away"
         return found, "" if found.is_approved else _too_little(found, self, decisions)
+
+    def look_at_code(self, remembered_unix_s: int) -> str:
+        """Return why the plugins must not even be loaded; empty where an approval that stands is of their code.
+
+        The subject has no plan yet, so that no approval is of all of it.
+        """
+        decisions, problems = read_decisions(self.home.decisions)
+        if problems:
+            return _unreadable(problems)
+        found = standing(decisions, self.subject, self.stewards, self.needed, remembered_unix_s)
+        is_known = any(each.plugins == self.subject.plugins for each in found.outdated)
+        return "" if is_known else _too_little(found, self, decisions)
 
 
 class NotApproved(ConfigError):
@@ -86,6 +100,22 @@ def rule_of(home: Home, config: SiteConfig, subject: Subject, own_key: str) -> R
     """Return the rule of a site's settings; with nobody listed the site's own key approves."""
     stewards = {each.key: each.name for each in config.approval.stewards} or {own_key: OWN_KEY}
     return Rule(home, subject, stewards, config.approval.needed, own_key)
+
+
+def demand_known_code(home: Home, config: SiteConfig, study: Study, own_key: str, ledger: Ledger) -> None:
+    """Refuse a study before any of its plugins is loaded, unless some approval of it is of their code as it is here.
+
+    Loading code runs it. Whether the approval is of the plan, too, is known only once the plugins are loaded.
+
+    Raises:
+        NotApproved: there is none.
+        PluginError: a plugin is missing or cannot be located.
+    """
+    model, domain = find("synthfed.models", study.model.plugin), find("synthfed.domains", study.domain)
+    subject = Subject(config.site, study.hash.hex(), "", (_pin(model, "model"), _pin(domain, "domain")))
+    objection = rule_of(home, config, subject, own_key).look_at_code(ledger.blocked_unix_s(study.hash))
+    if objection:
+        raise NotApproved(objection, where=str(home.decisions))
 
 
 class Consent:
@@ -120,6 +150,10 @@ class Consent:
         """Raise NotApproved unless this site consents."""
         if objection := self.objection():
             raise NotApproved(objection, where=str(self._rule.home.decisions))
+
+
+def _unreadable(problems: Sequence[str]) -> str:
+    return f"{problems[0]}; nothing is served beside a decision that cannot be read: restore it"
 
 
 def _too_little(found: Standing, rule: Rule, decisions: Iterable[Decision]) -> str:
