@@ -83,7 +83,7 @@ def main() -> None:
             first_step.append(time.monotonic() - start)
 
     with tempfile.TemporaryDirectory() as folder:
-        run_demo(Path(folder) / "release", epsilon=5.0, steps=200, seed=0, console=Console(), watch=see)
+        run_demo(Path(folder) / "release", sites=6, epsilon=5.0, steps=200, seed=0, console=Console(), watch=see)
     seconds = time.monotonic() - start
     done.set()
     watcher.join()

@@ -95,14 +95,14 @@ def test_two_demos_together_write_two_releases_though_processes_of_one_are_kille
     ("moment", "number"),
     [
         ("client init", signal.SIGTERM),
+        ("client init", signal.SIGHUP),  # its terminal was closed
         ("client agent", signal.SIGINT),
-        ("client agent", signal.SIGHUP),  # its terminal was closed
     ],
 )
 def test_an_interrupted_demo_leaves_no_process_no_port_and_no_folder(
     tmp_path: Path, start_demo: Start, moment: str, number: int
 ) -> None:
-    demo = start_demo()
+    demo = start_demo("--sites", "3")
     demo.wait_for(moment)
     demo.interrupt(number)
     assert demo.end() == 130, demo.output
@@ -112,15 +112,15 @@ def test_an_interrupted_demo_leaves_no_process_no_port_and_no_folder(
 @pytest.mark.parametrize(
     ("victim", "moment", "reason"),
     [
-        ("flower-superlink", "6 sites make their keys", "SuperLink ended with code -9"),
+        ("flower-superlink", "3 sites make their keys", "SuperLink ended with code -9"),
         # Before it has said a word, Flower may start it again.
-        ("flwr-serverapp", "waiting: 0 of 6 sites", "the coordinator's process died"),
+        ("flwr-serverapp", "waiting: 0 of 3 sites", "the coordinator's process died"),
     ],
 )
 def test_a_demo_that_loses_its_coordinator_says_so_and_ends(
     tmp_path: Path, start_demo: Start, victim: str, moment: str, reason: str
 ) -> None:
-    demo = start_demo("--steps", "4")
+    demo = start_demo("--sites", "3", "--steps", "4")
     demo.wait_for_output(moment)
     demo.kill(victim)
     assert demo.end() == 6, demo.output

@@ -27,8 +27,9 @@ from .policy import SitePolicy
 from .preflight.findings import Finding, attempt
 from .preflight.machine import look_at_confinement, look_at_coordinator, look_at_disk, look_at_keys
 from .preflight.timing import look_at_timing, measured
+from .roster import check_consent, check_roster
 from .rules import Broken, broken_rules, installed_plugins
-from .site import check_consent, check_records_apart, check_roster
+from .site import check_records_apart
 from .vault import Ledger, load_identity
 
 _BY_SITE: Final = "the release tells this site's rows by its name, and so its size, rates and gaps, as site.toml allows"

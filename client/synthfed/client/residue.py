@@ -26,6 +26,11 @@ class NoCoins(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Other generators, such as NumPy's, are not seen.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch's compiler, which nothing here uses, out of the process: to load it takes nearly a second."""
+        return False
+
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Pass an operation on, unless it draws."""
         if torch.Tag.nondeterministic_seeded in operation.tags:

@@ -23,13 +23,14 @@ from synthfed.protocols.study import Study
 from .agent import Agent
 from .books.audit_log import AuditLog, Log, Unlogged
 from .channel import Clock, set_once, since_boot_s
-from .config import Ceiling, Home, SiteConfig, data_path, study_path
+from .config import Ceiling, Home, data_path
 from .consent.standing import Consent, NotApproved, demand_known_code, rule_of, subject_of
 from .data import load_units
 from .gate import Gate
 from .local_steps import seconds_per_round
 from .policy import SitePolicy
 from .rehearsal import check_moves_apart, check_rows, check_uncoupled
+from .roster import check_consent, check_roster
 from .rules import StudyRefused, pin_allowed
 from .train import row_width
 from .vault import Ledger, load_identity
@@ -149,34 +150,6 @@ def check_records_apart(pinned: Pinned) -> None:
                 check_uncoupled(private, each, row_width(pinned, private))
                 if each.steps > 1:
                     check_moves_apart(private, local_part(pinned.model), each, row_width(pinned, private))
-
-
-def check_roster(home: Home, config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:
-    """Raise ConfigError unless the study's roster lists this site with this key."""
-    listed, where = study.cohort.keys.get(config.site), str(study_path(home, config))
-    if listed is None:
-        raise ConfigError(
-            f"the roster of study {study.name!r} does not list site {config.site!r}; ask the coordinator to add this "
-            "home's enrolment.json and agree on the study again",
-            where=where,
-        )
-    if listed != identity.public_key().public_bytes_raw():
-        raise ConfigError(
-            f"the roster of study {study.name!r} lists another key for site {config.site!r}; send the coordinator "
-            "this home's enrolment.json and agree on the study again",
-            where=where,
-        )
-
-
-def check_consent(home: Home, config: SiteConfig, study: Study) -> None:
-    """Raise ConfigError where the study publishes rows by site and this site's own settings do not allow that."""
-    if study.site_column is not None and not config.rows_by_site:
-        raise ConfigError(
-            f"rows_by_site: study {study.name!r} publishes every row under its site's id, in column "
-            f"{study.site_column!r}, which tells this site's size, rates and gaps; set `rows_by_site = true` to allow "
-            "that, or do not take part",
-            where=str(home.config),
-        )
 
 
 class SimulatedSite:

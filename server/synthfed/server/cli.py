@@ -307,11 +307,12 @@ def sample_release(
 @demo.command()
 def run_the_demo(
     out: Annotated[Path | None, typer.Option(help="Folder for the release; release, release-2, ... else.")] = None,
+    sites: Annotated[int, typer.Option(min=3, max=6, help="How many take part.")] = 6,
     epsilon: Annotated[float, typer.Option(min=0.01, max=100.0, help="Promised to one person.")] = 5.0,
     steps: Annotated[int, typer.Option(min=1, help="Rounds of the critic.")] = 200,
     seed: SeedOption = 0,
 ) -> None:
-    """Run a federation of six sites on this machine, from data to release."""
+    """Run a federation of up to six sites on this machine, from data to release."""
     from .demo import free_folder, run_demo
     from .finish import check_place
     from .watch import watching
@@ -320,7 +321,7 @@ def run_the_demo(
         check_place(out)
     console = _console()
     with _interruptible(), free_folder(out) as folder, watching(console) as watch:
-        run_demo(folder, epsilon=epsilon, steps=steps, seed=seed, console=console, watch=watch)
+        run_demo(folder, sites=sites, epsilon=epsilon, steps=steps, seed=seed, console=console, watch=watch)
 
 
 def _console() -> Console:

@@ -1,4 +1,4 @@
-"""The demo: six sites, twelve site processes and a coordinator on this machine, from data to release.
+"""The demo: up to six sites, two processes of each, and a coordinator on this machine, from data to release.
 
 Never takes a short cut: it runs the commands that operators and sites run.
 """
@@ -19,7 +19,7 @@ from rich.table import Table
 
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import GRACE_S, Child, close_all, flower_environment, held_port, this_program
-from synthfed.protocols.cohort import Site
+from synthfed.protocols.cohort import Site, least_quorum
 from synthfed.protocols.errors import ConfigError, QuorumLost, TransportError
 from synthfed.protocols.study import ModelTerms, Privacy, Study
 
@@ -34,6 +34,7 @@ from .store import Status
 from .study_file import render_study
 
 _ROWS: Final = 16_000
+_TOLERATED: Final = 1
 _MEASURES: Final = {
     "tvd1": "distance",
     "tvd2": "pair distance",
@@ -66,18 +67,19 @@ def demo_study(sites: Sequence[Site], epsilon: float, steps: int) -> Study:
         domain="table",
         privacy=privacy,
         model=ModelTerms(plugin="tabular-gan", options={"bins": 60, "refine": True}),
-        cohort={"sites": sites, "tolerated": 1, "quorum": 4},
+        cohort={"sites": sites, "tolerated": _TOLERATED, "quorum": least_quorum(len(sites), _TOLERATED, "distributed")},
         columns=COLUMNS,
     )
 
 
 def run_demo(
-    out: Path, *, epsilon: float, steps: int, seed: int, console: Console, watch: Callable[[Status], None]
+    out: Path, *, sites: int, epsilon: float, steps: int, seed: int, console: Console, watch: Callable[[Status], None]
 ) -> None:
     """Run the whole demo and print what came out.
 
     Args:
         out: where the release goes; must not exist or be empty.
+        sites: how many take part, 3 to 6.
         epsilon: the promise to one person.
         steps: rounds of the critic.
         seed: fixes initial weights and the coordinator's draws.
@@ -89,7 +91,7 @@ def run_demo(
     """
     start = time.monotonic()
     with _folder() as folder, held_port() as port, held_port() as steps_port:
-        tables = write_demo_tables(folder)
+        tables = write_demo_tables(folder, sites)
         home = ServerHome(folder / "coordinator")
         init_home(home, "127.0.0.1", "127.0.0.1", port, steps_port)
         console.print(f"{len(tables.sites)} sites make their keys and enrol ...")

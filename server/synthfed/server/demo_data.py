@@ -18,6 +18,8 @@ from synthfed.protocols.schema import Categorical, Column, Integer, Real
 UNIT: Final = "person"
 TARGET: Final = "admitted"
 RECORDS_PER_PERSON: Final = 5
+SITES: Final = 6
+"""Of the experiment: Dayton, Seattle, Fitchburg, Franklin County, Charleston, Georgetown County."""
 _HELD_OUT_OF_FIVE: Final = 1
 _YES_NO: Final = ("no", "yes")
 
@@ -51,10 +53,14 @@ class DemoTables:
     holdout: Path
 
 
-def write_demo_tables(folder: Path) -> DemoTables:
+def write_demo_tables(folder: Path, count: int = SITES) -> DemoTables:
     """Write each site's training rows, all training rows together, and held-out persons' rows.
 
     A fifth of the persons of every site is held out, by a hash of the person's number.
+
+    Args:
+        folder: where the files go.
+        count: of the experiment's sites, the first ones; 1 to 6.
 
     Raises:
         ConfigError: statsmodels is not installed.
@@ -62,6 +68,8 @@ def write_demo_tables(folder: Path) -> DemoTables:
     by_site: dict[str, list[dict[str, str]]] = defaultdict(list)
     holdout: list[dict[str, str]] = []
     for row in _read():
+        if int(row["site"]) > count:
+            continue
         record = _record(row)
         if zlib.crc32(record[UNIT].encode()) % 5 < _HELD_OUT_OF_FIVE:
             holdout.append(record)

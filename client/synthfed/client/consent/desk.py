@@ -22,6 +22,7 @@ from synthfed.protocols.study import Study
 
 from ..config import Home, SiteConfig, study_path
 from ..gate import Gate
+from ..roster import check_roster
 from ..vault import Ledger, load_identity
 from .decisions import next_time, read_decisions, write_decision
 from .review import Reviewed, Spending
@@ -87,7 +88,6 @@ def open_desk(home: Home, terms: Path | None, *, is_pinned: bool = True) -> Desk
     from synthfed.plugins.pinning import naming
 
     from ..rules import pin_allowed
-    from ..site import check_roster
 
     if study.is_draft:
         raise ConfigError("is a draft: a site of its roster has no key yet", where=str(source))

@@ -69,6 +69,11 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.noted: list[str] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch's compiler, which nothing here uses, out of the process: to load it takes nearly a second."""
+        return False
+
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Pass an operation on and note it."""
         result = operation(*args, **(kwargs or {}))
