@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.api import Given
 from synthfed.plugins.cli import app
@@ -107,6 +108,7 @@ class Trainer:
         self.arrays = dict(state)
 '''
 
+KEY = Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32)
 HISTORY = [{"step": 1, "critic": 0.5}, {"step": 2, "critic": 0.25, "norm": float("nan")}]
 
 
@@ -183,6 +185,7 @@ def publish(folder: Path, trainer: Any, rows: int = 200) -> Path:
         history=HISTORY,
         rows=rows,
         seed=5,
+        key=KEY,
     )
     return folder
 
@@ -194,7 +197,7 @@ def files(folder: Path) -> set[str]:
 def test_a_release_holds_its_files_and_nothing_is_left_beside_it(tmp_path: Path, toy: Any) -> None:
     folder = publish(tmp_path / "out" / "release", toy)
     wanted = {"synthetic.csv", "model/weights.safetensors", "model/model.json", "study.toml", "evidence.json"}
-    assert files(folder) == wanted | {"report.json", "report.html"}
+    assert files(folder) == wanted | {"report.json", "report.html", "seal.json"}
     assert list(folder.parent.iterdir()) == [folder]
     assert (folder / "study.toml").read_text() == STUDY
 
@@ -345,6 +348,7 @@ def test_evidence_of_another_study_is_not_written(tmp_path: Path, toy: Any) -> N
             history=(),
             rows=1,
             seed=1,
+            key=KEY,
         )
 
 

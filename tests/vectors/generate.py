@@ -21,6 +21,7 @@ from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.privacy.plan import Plan
 from synthfed.protocols.privacy.sampling import poisson_sample, uniform_below
 from synthfed.protocols.proposal import Proposal
+from synthfed.protocols.release_seal import ReleaseSeal
 from synthfed.protocols.secagg import keys
 from synthfed.protocols.secagg.messages import (
     Code,
@@ -317,12 +318,22 @@ def approvals() -> dict[str, Any]:
     }
 
 
+def release_seal() -> dict[str, Any]:
+    """Return the seal of a release of two files, as its file holds it."""
+    study = parse_study(PURPOSEFUL, where="vectors")
+    coordinator = Ed25519PrivateKey.from_private_bytes(COORDINATOR_SEED)
+    files = {"study.toml": b"\x01" * 32, "model/weights.safetensors": b"\x02" * 32}
+    made = ReleaseSeal.of(coordinator, study=study.hash, setting="federation", files=files)
+    return {"coordinator_seed": COORDINATOR_SEED.hex(), "signed": made.signed.hex(), "file": made.content.decode()}
+
+
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "hashes.json": hashes,
     "keys.json": key_schedule,
     "draws.json": draws,
     "frames.json": frames,
     "approvals.json": approvals,
+    "release-seal.json": release_seal,
 }
 
 

@@ -40,6 +40,7 @@ _HELP: Final = {
     "server": "Run a coordinator.",
     "simulate": "Run a study in one process.",
     "study": "Draft and check a study file.",
+    "verify": "Check that a release is whole, sealed and consistent.",
 }
 
 

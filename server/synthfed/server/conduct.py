@@ -22,6 +22,7 @@ from .finish import check_place, finish
 from .guarded import GuardedTrainer
 from .home import ServerConfig, ServerHome
 from .pictures import check_drawing
+from .proposing import coordinator_key
 from .store import Run, Status
 from .superlink import SuperLink, flower_app
 from .unused import put_aside
@@ -72,7 +73,7 @@ def conduct(
     Raises:
         SynthfedError: the run paused or failed; its checkpoint stands.
     """
-    config = home.load()
+    config, key = home.load(), coordinator_key(home)
     text = read_text(request.study)
     study = parse_study(text, where=str(request.study))
     _check(home, study, request)
@@ -98,7 +99,7 @@ def conduct(
                 superlink.stop(number)
                 raise
     trainer = GuardedTrainer(pinned.plugin, pinned.model, request.seed)
-    finish(run, pinned, trainer, request.out, request.rows, request.seed)
+    finish(run, pinned, trainer, request.out, request.rows, request.seed, key)
 
 
 def _follow(superlink: SuperLink, run: Run, watch: Callable[[Status], None]) -> None:

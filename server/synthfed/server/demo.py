@@ -26,8 +26,10 @@ from .demo_data import COLUMNS, RECORDS_PER_PERSON, TARGET, UNIT, DemoTables, wr
 from .drafting import make_study
 from .evidence import Evidence
 from .home import ServerHome, enrol, init_home
+from .proposing import coordinator_key
 from .releases.auditing import audit_release, real_rows
 from .releases.findings_table import findings_table
+from .releases.sealing import seal_folder
 from .report import Finding
 from .store import Status
 from .study_file import render_study
@@ -101,6 +103,7 @@ def run_demo(
         )
         console.print("auditing the release against held-out persons ...")
         findings = _audit(study, out, tables, seed)
+        seal_folder(out, coordinator_key(home), study=study.hash, setting="federation")  # with the audits
     spent = out / "evidence.json"
     _print_result(console, study, Evidence.from_json(spent.read_bytes(), where=str(spent)), findings)
     console.print(f"release: {out.absolute()}   ({time.monotonic() - start:.0f} s in all); open report.html")

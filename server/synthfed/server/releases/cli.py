@@ -1,4 +1,4 @@
-"""The commands of those who have a release: sample and audit.
+"""The commands of those who have a release: sample, audit and verify.
 
 Never computes anything itself: it reads arguments, calls the server's modules and prints.
 """
@@ -15,6 +15,7 @@ from ..cli import LARGEST_SEED, RowsOption
 
 sample: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 audit: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+verify: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 ReleaseArgument = Annotated[Path, typer.Argument(help="A release folder.")]
 
@@ -83,3 +84,20 @@ def audit_a_release(
     terminal.print(
         f"report: {out.absolute() / 'report.html'}, made from real rows: not differentially private", markup=False
     )
+
+
+@verify.command()
+def verify_a_release(
+    release: ReleaseArgument,
+    coordinator: Annotated[str, typer.Option(help="The fingerprint that the coordinator told you otherwise.")] = "",
+) -> None:
+    """Check a release without a network: its seal, files, terms, model, promise, sites and report."""
+    from .verifying import verify_release
+
+    failed = []
+    for each in verify_release(release, coordinator):
+        typer.echo(f"{'well' if each.is_ok else 'WRONG':6} {each.name:9} {each.told}")
+        failed += [] if each.is_ok else [each.name]
+    if failed:
+        raise ConfigError(f"{', '.join(failed)}: not as they should be; get the release again", where=str(release))
+    typer.echo("The release is what was sealed, and its figures agree. Whether its rows are good is for audits to say.")
