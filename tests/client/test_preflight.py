@@ -21,9 +21,10 @@ from tests.client.homes import approve, make_home
 from synthfed.client.check import preflight
 from synthfed.client.config import Home
 from synthfed.client.entries import Charge
+from synthfed.client.keys.identity import load_identity
 from synthfed.client.preflight.findings import Finding
 from synthfed.client.site import open_agent
-from synthfed.client.vault import Ledger, load_identity
+from synthfed.client.vault import Ledger
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.server.certificates import write_certificates

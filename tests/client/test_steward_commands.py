@@ -16,7 +16,7 @@ from synthfed.client.consent.desk import decide, keep_terms, open_desk, reviewed
 from synthfed.client.consent.review import pages
 from synthfed.client.consent.stewards import load_key
 from synthfed.client.consent.words import plain
-from synthfed.client.vault import load_identity
+from synthfed.client.keys.identity import load_identity
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.proposal import Proposal
 from synthfed.protocols.signed import public_text

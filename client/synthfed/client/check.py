@@ -23,13 +23,14 @@ from .config import Home, SiteConfig, data_path, study_path
 from .consent.standing import rule_of, subject_of
 from .data import drops, group_units, read_table
 from .gate import Gate, Standing
+from .keys.identity import load_identity
 from .policy import SitePolicy
 from .preflight.findings import Finding, attempt
 from .preflight.machine import look_at_confinement, look_at_coordinator, look_at_disk, look_at_keys
 from .preflight.timing import look_at_timing, measured
 from .rules import Broken, broken_rules, installed_plugins
 from .site import check_consent, check_records_apart, check_roster
-from .vault import Ledger, load_identity
+from .vault import Ledger
 
 _BY_SITE: Final = "the release tells this site's rows by its name, and so its size, rates and gaps, as site.toml allows"
 

@@ -153,7 +153,8 @@ def clear(home: HomeOption = _HOME) -> None:
     from synthfed.plugins.processes import exclusive
 
     from .books.audit_log import AuditLog
-    from .vault import Ledger, load_identity
+    from .keys.identity import load_identity
+    from .vault import Ledger
 
     place = Home(home)
     with exclusive(place.lock, "agent"):
@@ -181,7 +182,7 @@ def convert(
     from . import conversion
     from .books.audit_log import AuditLog
     from .chain import mark_path
-    from .vault import load_identity
+    from .keys.identity import load_identity
 
     place, now_unix_s = Home(home), int(time.time())
     delta = place.load().ceiling.delta

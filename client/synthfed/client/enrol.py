@@ -16,7 +16,9 @@ from synthfed.protocols.ids import SITE_ID
 
 from .books.audit_log import AuditLog
 from .config import Home, draft_config
-from .vault import Ledger, identity_pem, write_secret
+from .keys.files import write_secret
+from .keys.identity import identity_pem
+from .vault import Ledger
 
 
 def init_home(home: Home, invitation: Path, site: str, controller: str, data: str) -> tuple[Enrolment, Invitation]:

@@ -27,12 +27,13 @@ from .config import Ceiling, Home, SiteConfig, data_path, study_path
 from .consent.standing import Consent, NotApproved, demand_known_code, rule_of, subject_of
 from .data import load_units
 from .gate import Gate
+from .keys.identity import load_identity
 from .local_steps import seconds_per_round
 from .policy import SitePolicy
 from .rehearsal import check_moves_apart, check_rows, check_uncoupled
 from .rules import StudyRefused, pin_allowed
 from .train import row_width
-from .vault import Ledger, load_identity
+from .vault import Ledger
 
 
 @dataclass(frozen=True, slots=True)

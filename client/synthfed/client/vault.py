@@ -1,23 +1,20 @@
-"""The site's secrets and its memory: identity key, and the ledger of every charge.
+"""The site's memory: the ledger of every charge.
 
 Never changes or deletes an entry, and never lets two agents share a ledger.
 """
 
-import os
 import sqlite3
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.files import sync
 from synthfed.protocols.approval import NEVER
-from synthfed.protocols.errors import ConfigError, PrivacyError
+from synthfed.protocols.errors import PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
 from .anchor import read_anchor, write_anchor
@@ -266,50 +263,3 @@ def _insert(db: sqlite3.Connection, key: bytes, previous: bytes, sequence: int, 
     tag = seal(key, previous, sequence, at_unix_s, note)
     db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (sequence, at_unix_s, note.kind, note.content, tag))
     return tag
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a new file that only its owner can read (mode 0600); never overwrites."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConfigError("already exists and is never overwritten", where=str(path)) from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def load_secret(path: Path) -> bytes:
-    """Return the content of a file that only its owner can read; ConfigError where it is missing or others can."""
-    try:
-        wider = stat.S_IMODE(path.stat().st_mode) & 0o077
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    if wider:
-        raise ConfigError("can be read by others; run `chmod 600` on it", where=str(path))
-    return content
-
-
-def load_identity(path: Path) -> Ed25519PrivateKey:
-    """Return the site's identity key.
-
-    Raises:
-        ConfigError: it is missing, readable by others, or not such a key.
-    """
-    content = load_secret(path)
-    try:
-        key = serialization.load_pem_private_key(content, password=None)
-    except (TypeError, ValueError):  # the former where it asks for a passphrase
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError("is not an Ed25519 private key; restore it from your backup", where=str(path))
-    return key
-
-
-def identity_pem(key: Ed25519PrivateKey) -> bytes:
-    """Return a private key in PEM, PKCS #8, unencrypted."""
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

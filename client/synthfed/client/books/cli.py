@@ -33,7 +33,7 @@ def ledger(
     """Print what each study has spent of this site's budget; export or verify the ledger, also while an agent runs."""
     from synthfed.plugins.files import write_whole
 
-    from ..vault import load_identity
+    from ..keys.identity import load_identity
     from .statement import as_csv, as_json, read_statement
 
     place, console = Home(home), Console(highlight=False, soft_wrap=True)
@@ -90,7 +90,7 @@ def verify_log(home: HomeOption = _HOME) -> None:
     The ledger is held against it: a session that was charged must be there, or log and mark are an older copy; and
     the ledger must hold as many charges as the log tells of, or ledger and mark are.
     """
-    from ..vault import load_identity
+    from ..keys.identity import load_identity
     from .statement import read_statement, unlogged_sessions
 
     place, console = Home(home), Console(highlight=False, soft_wrap=True)
@@ -115,7 +115,7 @@ def verify_log(home: HomeOption = _HOME) -> None:
 
 def _lines(console: Console, place: Home) -> "Iterator[Line]":
     """Yield the lines that hold; say what is wrong with the next one and exit with 1."""
-    from ..vault import load_identity
+    from ..keys.identity import load_identity
     from .audit_log import read_log
 
     identity = load_identity(place.identity)

@@ -22,7 +22,8 @@ from synthfed.protocols.study import Study
 
 from ..config import Home, SiteConfig, study_path
 from ..gate import Gate
-from ..vault import Ledger, load_identity
+from ..keys.identity import load_identity
+from ..vault import Ledger
 from .decisions import next_time, read_decisions, write_decision
 from .review import Reviewed, Spending
 from .standing import Rule, rule_of, subject_of

@@ -19,7 +19,8 @@ from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.schema import Strict
 from synthfed.protocols.signed import PublicKey, public_text
 
-from ..vault import identity_pem, load_identity, load_secret, write_secret
+from ..keys.files import load_secret, write_secret
+from ..keys.identity import identity_pem, load_identity
 
 _DOMAIN: Final = b"synthfed/1/steward-key"
 _SALT_BYTES: Final = 16

@@ -14,8 +14,8 @@ from http.client import HTTPException
 from typing import Final
 
 from ..config import Home, SiteConfig, private_paths
+from ..keys.identity import load_identity
 from ..supervise import connect, unreachable
-from ..vault import load_identity
 from .findings import Finding, attempt
 
 _LEAST_FREE_BYTES: Final = 500 * 2**20
