@@ -34,6 +34,16 @@ def subject_of(site: str, pinned: "Pinned") -> Subject:
     return Subject(site, policy.study.hash.hex(), policy.hash.hex(), plugins)
 
 
+def code_of(site: str, study: Study) -> Subject:
+    """Return what can be said of a study without loading its plugins: terms and code, but no plan.
+
+    Raises:
+        PluginError: a plugin is missing or cannot be located.
+    """
+    model, domain = find("synthfed.models", study.model.plugin), find("synthfed.domains", study.domain)
+    return Subject(site, study.hash.hex(), "", (_pin(model, "model"), _pin(domain, "domain")))
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Whose approval of what a site's agent needs.
@@ -111,8 +121,7 @@ def demand_known_code(home: Home, config: SiteConfig, study: Study, own_key: str
         NotApproved: there is none.
         PluginError: a plugin is missing or cannot be located.
     """
-    model, domain = find("synthfed.models", study.model.plugin), find("synthfed.domains", study.domain)
-    subject = Subject(config.site, study.hash.hex(), "", (_pin(model, "model"), _pin(domain, "domain")))
+    subject = code_of(config.site, study)
     objection = rule_of(home, config, subject, own_key).look_at_code(ledger.blocked_unix_s(study.hash))
     if objection:
         raise NotApproved(objection, where=str(home.decisions))
