@@ -149,15 +149,15 @@ def test_keys_that_others_can_read_or_that_are_gone_are_found(home: Home) -> Non
     assert "identity.key: can be read by others; run `chmod 600` on it" in details(home, "keys")
     home.identity.chmod(0o600)
     home.node_key.chmod(0o640)
-    assert "node.key: is missing or readable by others" in details(home, "keys")
+    assert "node.key: can be reached by others (mode 0640); run `chmod go= " in details(home, "keys")
     home.node_key.unlink()
-    assert "node.key: is missing or readable by others; restore it" in details(home, "keys")
+    assert "node.key: is missing; restore it from your backup" in details(home, "keys")
 
 
 def test_a_home_that_others_can_enter_is_found(home: Home) -> None:
     without_study(home)
     home.path.chmod(0o755)
-    assert "can be entered by others; run `chmod 700` on it" in details(home, "keys")
+    assert f"can be entered by others (mode 0755); run `chmod go= {home.path}`" in details(home, "keys")
 
 
 def test_a_missing_study_is_found(home: Home) -> None:

@@ -84,10 +84,12 @@ def check(
 @app.command()
 def run(home: HomeOption = _HOME, allow_unconfined: UnconfinedOption = False) -> None:
     """Run the agent and the node until interrupted; either is started again when it ends."""
+    from .keys.modes import demand_private
     from .supervise import supervise
 
     place = Home(home)
     config = place.load()
+    demand_private(place)
     place.load_study(config)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"site {config.site}: running; stop with Ctrl-C")

@@ -41,7 +41,7 @@ def init_home(home: Home, invitation: Path, site: str, controller: str, data: st
     write_whole(home.node / "ca.crt", [invited.ca.encode()])
     Ledger(home.ledger, identity, create=True).close()
     AuditLog(home.audit_log, identity).close()
-    write_whole(home.config, [draft_config(site, controller, data, invited.address).encode()])
+    write_whole(home.config, [draft_config(site, controller, data, invited.address).encode()], private=True)
     write_whole(home.enrolment, [enrolment.model_dump_json(indent=2).encode(), b"\n"])
     return enrolment, invited
 

@@ -28,6 +28,7 @@ from .consent.standing import Consent, NotApproved, demand_known_code, rule_of, 
 from .data import load_units
 from .gate import Gate
 from .keys.identity import load_identity
+from .keys.modes import demand_private
 from .local_steps import seconds_per_round
 from .policy import SitePolicy
 from .rehearsal import check_moves_apart, check_rows, check_uncoupled
@@ -73,6 +74,7 @@ class Holdings:
 def open_agent(home: Home) -> Iterator[Agent]:
     """Yield the agent of a home, holding its lock; ConfigError or DataError where something is wrong."""
     config = home.load()
+    demand_private(home)
     study = home.load_study(config)
     identity = load_identity(home.identity)
     now = set_once(time.time())  # no leap of the machine's clock makes a charge old, or opens the site

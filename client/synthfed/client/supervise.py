@@ -151,7 +151,7 @@ def supervise(home: Home, stop: Callable[[], bool], say: Callable[[str], None], 
     environment = flower_environment(home.node / "flwr")
     node = confined_node_command(home, allow_unconfined=allow_unconfined)
     watched = [
-        Watched(Child("agent", agent_command(home), home.path / "agent.log", environment)),
+        Watched(Child("agent", agent_command(home), home.agent_log, environment)),
         Watched(Child("node", node, home.path / "node.log", environment), "flower-superexec", look),
     ]
     keep_alive(watched, stop, say)

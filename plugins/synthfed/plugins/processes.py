@@ -19,6 +19,8 @@ from typing import IO, Final
 
 from synthfed.protocols.errors import ConfigError
 
+from .files import owner_only
+
 _PARENT_DEATH: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
 GRACE_S: Final = 5.0
 """How long a child has to end by itself; one that has children of its own needs longer than they do."""
@@ -140,7 +142,7 @@ def is_alive(pid: int) -> bool:
 def exclusive(lock: Path, holder: str) -> Iterator[None]:
     """Hold a home's lock file; where another process holds it, or there is no home, ConfigError says so."""
     try:
-        file = lock.open("a")
+        file = open(lock, "a", opener=owner_only)  # noqa: SIM115 - paths take no opener; closed below
     except OSError as error:
         raise ConfigError(f"is not a home ({error.strerror}); run `init` first", where=str(lock.parent)) from None
     with file:
@@ -177,7 +179,7 @@ class Child:
         """Start the process; only from the main thread, whose end the kernel would take for ours."""
         self.signal(signal.SIGKILL)  # what an earlier one that died had started would disturb this one
         self.reap()
-        self._file = self.log.open("ab")
+        self._file = open(self.log, "ab", opener=owner_only)  # noqa: SIM115 - closed after the process
         self._had_part = False
         with _uninterrupted():  # a process that runs before it is remembered here would stay
             self._process = subprocess.Popen(

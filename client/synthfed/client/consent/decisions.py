@@ -52,7 +52,7 @@ def write_decision(folder: Path, decision: Decision) -> Path:
     mark = decision.study[:12], f"{decision.at_unix_s:010}", decision.decision, _letters(decision.signature)
     path = folder / ("-".join(mark) + ".json")
     if not path.exists():
-        write_whole(path, [decision.content])
+        write_whole(path, [decision.content], private=True)
     return path
 
 
