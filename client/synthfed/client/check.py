@@ -25,7 +25,7 @@ from .config import Home, SiteConfig, data_path, study_path
 from .consent.standing import NotApproved, demand_known_code, rule_of, subject_of
 from .data import drops, group_units, read_table
 from .gate import Gate, Standing
-from .keys.identity import load_identity
+from .keys.identity import Unlock, load_identity, locked
 from .policy import SitePolicy
 from .preflight.findings import Finding, attempt
 from .preflight.machine import look_at_confinement, look_at_coordinator, look_at_disk, look_at_keys
@@ -37,23 +37,28 @@ from .vault import Ledger
 _BY_SITE: Final = "the release tells this site's rows by its name, and so its size, rates and gaps, as site.toml allows"
 
 
-def preflight(home: Home, *, drop_invalid: bool = False) -> Iterator[Finding]:
+def preflight(home: Home, unlock: Unlock = locked, *, drop_invalid: bool = False) -> Iterator[Finding]:
     """Yield one finding after another; a topic that needs an earlier one to be well is left out.
 
-    With ``drop_invalid`` the data are read as if the settings said so.
+    Args:
+        home: the site's.
+        unlock: is asked for the passphrase of an identity key that has one.
+        drop_invalid: read the data as if the settings said so.
     """
     config, finding = attempt("settings", home.load, "site.toml is complete")
     yield finding
     if config is None:
         return
     config = config.model_copy(update={"drop_invalid": drop_invalid or config.drop_invalid})
+    load = lambda: load_identity(home.identity, unlock)  # noqa: E731
+    identity, finding = attempt("keys", load, "identity.key is private and readable")
+    yield finding
     yield from look_at_keys(home)
     study, finding = attempt("study", lambda: home.load_study(config), "the study file is complete")
     yield finding
     yield look_at_disk(home)
     yield look_at_confinement(home, config)
     yield from look_at_coordinator(home, config)
-    identity, _ = attempt("keys", lambda: load_identity(home.identity), "")  # its finding is among those of the keys
     if study is not None and identity is not None:
         yield from _study(home, config, study, identity)
 

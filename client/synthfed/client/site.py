@@ -27,7 +27,7 @@ from .config import Ceiling, Home, SiteConfig, data_path, study_path
 from .consent.standing import Consent, NotApproved, demand_known_code, rule_of, subject_of
 from .data import load_units
 from .gate import Gate
-from .keys.identity import load_identity
+from .keys.identity import Unlock, load_identity, locked
 from .keys.modes import demand_private
 from .local_steps import seconds_per_round
 from .policy import SitePolicy
@@ -71,12 +71,12 @@ class Holdings:
 
 
 @contextlib.contextmanager
-def open_agent(home: Home) -> Iterator[Agent]:
+def open_agent(home: Home, unlock: Unlock = locked) -> Iterator[Agent]:
     """Yield the agent of a home, holding its lock; ConfigError or DataError where something is wrong."""
     config = home.load()
     demand_private(home)
     study = home.load_study(config)
-    identity = load_identity(home.identity)
+    identity = load_identity(home.identity, unlock)
     now = set_once(time.time())  # no leap of the machine's clock makes a charge old, or opens the site
     with (
         exclusive(home.lock, "agent"),

@@ -160,12 +160,15 @@ class Child:
     it is not, the kernel gives that number to nobody else (Linux; elsewhere such a group is not signalled).
     """
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-        """Remember what to run."""
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str], piped: bytes = b""
+    ) -> None:
+        """Remember what to run, and what it finds on its standard input whenever it starts: less than a pipe holds."""
         self.name = name
         self.log = log
         self._command = list(command)
         self._environment = dict(environment)
+        self._piped = piped
         self._process: subprocess.Popen[bytes] | None = None
         self._file: IO[bytes] | None = None
         self._had_part = False
@@ -181,10 +184,10 @@ class Child:
         self.reap()
         self._file = open(self.log, "ab", opener=owner_only)  # noqa: SIM115 - closed after the process
         self._had_part = False
-        with _uninterrupted():  # a process that runs before it is remembered here would stay
+        with _uninterrupted(), _pipe(self._piped) as given:  # a process that runs before it is remembered would stay
             self._process = subprocess.Popen(
                 self._command,
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 stdout=self._file,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
@@ -241,6 +244,21 @@ class Child:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+@contextlib.contextmanager
+def _pipe(content: bytes) -> Iterator[int]:
+    """Yield a descriptor from which a child reads the content and then its end; nobody else inherits it."""
+    if not content:
+        yield subprocess.DEVNULL
+        return
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, content)
+        os.close(writer)
+        yield reader
+    finally:
+        os.close(reader)
 
 
 def close_all(children: Sequence[Child], grace_s: float = GRACE_S) -> None:

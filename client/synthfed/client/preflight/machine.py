@@ -14,7 +14,6 @@ from http.client import HTTPException
 from typing import Final
 
 from ..config import Home, SiteConfig, private_paths
-from ..keys.identity import load_identity
 from ..keys.modes import demand_private
 from ..supervise import connect, unreachable
 from .findings import Finding, attempt
@@ -40,9 +39,7 @@ sys.exit(not hide_files(home, node, data))
 
 
 def look_at_keys(home: Home) -> Iterator[Finding]:
-    """Look whether identity, node key and folder are private, and the socket's path short enough."""
-    _, finding = attempt("keys", lambda: load_identity(home.identity), "identity.key is private and readable")
-    yield finding
+    """Look whether all that is the site's is private, the node key there, and the socket's path short enough."""
     if not home.node_key.exists():
         yield Finding("keys", False, f"{home.node_key}: is missing; restore it from your backup")
     _, finding = attempt("socket", lambda: home.socket, "its path is short enough")
