@@ -83,11 +83,17 @@ def enroll(
     files: Annotated[list[Path], typer.Argument(help="Enrolment files that sites sent.")], home: HomeOption = _HOME
 ) -> None:
     """Register sites by their enrolment files and print fingerprints to compare by voice."""
+    from synthfed.protocols.ids import fingerprint
+    from synthfed.protocols.signed import decoded
+
     from .home import ServerHome, enrol
 
     for file in files:
         enrolment = enrol(ServerHome(home), file)
         _console().print(f"{enrolment.site}   fingerprint {enrolment.fingerprint}   (compare by voice)")
+        for each in enrolment.rotations:
+            old, new = (fingerprint(decoded(key)) for key in (each.old, each.new))
+            _console().print(f"{enrolment.site}   identity {old} was followed by {new}, which both have signed")
 
 
 @app.command()

@@ -125,6 +125,8 @@ def init_home(home: ServerHome, host: str, bind: str, port: int, steps_port: int
 def enrol(home: ServerHome, file: Path) -> Enrolment:
     """Check a site's enrolment file and keep it; the site's node may connect at the next run.
 
+    One under a new identity key replaces the earlier one if the key that was enrolled has signed the rotation.
+
     Raises:
         ConfigError: the file is wrong, or the site is enrolled with other keys.
     """
@@ -132,7 +134,7 @@ def enrol(home: ServerHome, file: Path) -> Enrolment:
     enrolment = parse(Enrolment, read_text(file), where=str(file))
     enrolment.verify(where=str(file))
     known = home.sites().get(enrolment.site)
-    if known is not None and known != enrolment:
+    if known is not None and known != enrolment and not _is_rotated(known, enrolment):
         raise ConfigError(
             f"site {enrolment.site!r} is enrolled with other keys ({known.fingerprint}); remove "
             f"{home.path / 'sites' / enrolment.site}.json only after the site confirmed the change by voice",
@@ -141,6 +143,12 @@ def enrol(home: ServerHome, file: Path) -> Enrolment:
     kept = home.path / "sites" / f"{enrolment.site}.json"
     write_whole(kept, [enrolment.model_dump_json(indent=2).encode(), b"\n"])
     return enrolment
+
+
+def _is_rotated(known: Enrolment, enrolment: Enrolment) -> bool:
+    """Return whether a verified enrolment differs from the known one by rotations of the identity key alone."""
+    is_same = (known.controller, known.node) == (enrolment.controller, enrolment.node)
+    return is_same and enrolment.follows(known.identity)
 
 
 def _check_addresses(hosts: Mapping[str, str], ports: Mapping[str, int]) -> None:
