@@ -16,8 +16,9 @@ from synthfed.plugins.api import local_part
 from synthfed.plugins.pinning import Pinned
 from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError, PrivacyError, SynthfedError
+from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.secagg.site import SiteMachine
-from synthfed.protocols.signed import public_text
+from synthfed.protocols.signed import decoded, public_text
 from synthfed.protocols.study import Study
 
 from .agent import Agent
@@ -29,6 +30,7 @@ from .data import load_units
 from .gate import Gate
 from .keys.identity import Unlock, load_identity, locked
 from .keys.modes import demand_private
+from .keys.rotation import earlier_keys
 from .local_steps import seconds_per_round
 from .policy import SitePolicy
 from .rehearsal import check_moves_apart, check_rows, check_uncoupled
@@ -161,6 +163,12 @@ def check_roster(home: Home, config: SiteConfig, study: Study, identity: Ed25519
         raise ConfigError(
             f"the roster of study {study.name!r} does not list site {config.site!r}; ask the coordinator to add this "
             "home's enrolment.json and agree on the study again",
+            where=where,
+        )
+    if listed in {decoded(key) for key in earlier_keys(home, identity)}:
+        raise ConfigError(
+            f"the roster of study {study.name!r} lists an earlier key of this home, {fingerprint(listed)}, which was "
+            "rotated; send the coordinator this home's enrolment.json, and approve the terms with the new roster",
             where=where,
         )
     if listed != identity.public_key().public_bytes_raw():

@@ -16,9 +16,10 @@ from synthfed.plugins.files import sync
 from synthfed.protocols.approval import NEVER
 from synthfed.protocols.errors import PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
+from synthfed.protocols.rotation import Rotation
 
-from .anchor import read_anchor, write_anchor
-from .chain import Entry, mark_path, read_chain, version_of
+from .anchor import read_anchor, stage_anchor, take_staged, write_anchor
+from .chain import Entry, mark_path, read_chain, rotation_note, version_of
 from .entries import GENESIS, Book, Charge, Note, Price, blocked, chain_key, charged, cleared, mark, met, seal, settled
 
 FORMAT: Final = 2
@@ -166,6 +167,21 @@ class Ledger:
         """Remember that a study was rejected or withdrawn, so that the decision stands when its file is gone."""
         if at_unix_s > self.blocked_unix_s(study):
             self._append([blocked(study, at_unix_s)])
+
+    def hand_over(self, identity: Ed25519PrivateKey, statement: Rotation) -> None:
+        """Go on under another identity's key, with the entry that says so; nothing charged changes.
+
+        The mark under the new key is on disk before the commit, under a name of its own: whoever finishes an
+        interrupted rotation finds the old ledger and the old mark, or the new ledger and its mark.
+        """
+        key, place = chain_key(identity), self._position + 1
+        note, now = rotation_note(statement, key, self._key), self.now_unix_s()
+        with self._transaction():
+            tip = _insert(self._db, key, self._tip, place, now, note)
+            stage_anchor(self._anchor, place, mark(key, place, tip))
+        take_staged(self._anchor)
+        self._key = key
+        self._take(Entry(place, now, note, tip))
 
     def _open(self, is_new: bool) -> None:
         if not is_new:

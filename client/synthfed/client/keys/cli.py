@@ -17,6 +17,10 @@ from synthfed.protocols.errors import ConfigError
 from ..config import Home
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from .identity import Unlock
     from .passphrases import Passphrases
     from .sealed import SealedKey
@@ -128,6 +132,59 @@ def unprotect(home: HomeOption = _HOME, passphrase_file: PassphraseOption = None
         identity = load_identity(place.identity, passphrases_of(place, passphrase_file))
         rewrite_identity(place.identity, identity, identity_pem(identity), b"")
     _say(f"{place.identity} opens without a passphrase now.")
+
+
+@key.command()
+def rotate(
+    home: HomeOption = _HOME,
+    passphrase_file: PassphraseOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Give this site a new identity key, signed by the old one; or finish that where it was interrupted.
+
+    Ledger and log go on. Studies that list the old key end here: their rosters must be agreed on anew.
+    """
+    import time
+
+    from .rotation import rotate as rotate_identity
+    from .rotation import told
+
+    place = Home(home)
+    with _alone(place):
+        passphrases = passphrases_of(place, passphrase_file)
+        if not yes:
+            _say("A study whose roster lists this site's present key cannot go on here after this.")
+            typer.confirm("Rotate the identity key of this site?", abort=True)
+        done = rotate_identity(place, passphrases, _like(place, passphrases), int(time.time()))
+    statement, enrolment = done.statement, done.enrolment
+    _say(f"identity      {told(statement.new)}   (other sites compare it by voice)")
+    _say(f"earlier       {told(statement.old)}; both have signed, and its private key is gone from this home")
+    _say(f"enrolment     {place.enrolment}, fingerprint {enrolment.fingerprint}   (compare by voice)")
+    _say("Send it to the coordinator, who runs `synthfed server enroll` and proposes each study anew with this key.")
+    _say("Back up the home anew. What a disk or backup still has of the old key's file is as good as the key.")
+
+
+def _like(home: Home, passphrases: "Passphrases") -> "Callable[[Ed25519PrivateKey], bytes]":
+    """Return what writes a new key as the present one is: plain, under its passphrase, or under one of the keyring."""
+    from synthfed.protocols.signed import public_text
+
+    from .files import load_secret
+    from .identity import identity_content
+    from .keyring_entry import entry_name, make_passphrase
+    from .sealed import is_sealed, parse_sealed
+
+    def make(new: "Ed25519PrivateKey") -> bytes:
+        content = load_secret(home.identity)
+        if not is_sealed(content):
+            return identity_content(new)
+        sealed = parse_sealed(content, "a site's identity key", where=str(home.identity))
+        if sealed.in_keyring:
+            passphrase = make_passphrase(entry_name(home.load().site, public_text(new)))
+        else:
+            passphrase = passphrases(sealed)
+        return identity_content(new, passphrase, in_keyring=sealed.in_keyring)
+
+    return make
 
 
 @contextmanager

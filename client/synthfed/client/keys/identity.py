@@ -28,16 +28,28 @@ def locked(sealed: SealedKey) -> bytes:
     raise ConfigError("identity.key is under a passphrase, and none was given")
 
 
-def load_identity(path: Path, unlock: Unlock = locked) -> Ed25519PrivateKey:
+def next_identity(path: Path) -> Path:
+    """Return where the key lies that is to follow an identity, as long as a rotation is not finished."""
+    return path.with_suffix(".next")
+
+
+def load_identity(path: Path, unlock: Unlock = locked, *, is_rotating: bool = False) -> Ed25519PrivateKey:
     """Return the site's identity key.
 
     Args:
         path: where it lies.
         unlock: is asked for the passphrase of a key that has one.
+        is_rotating: whether the caller finishes a rotation, during which ledger and log may be under either key.
 
     Raises:
-        ConfigError: it is missing, readable by others or not such a key, or the passphrase is wrong.
+        ConfigError: it is missing, readable by others or not such a key, or the passphrase is wrong; or a rotation
+            was interrupted.
     """
+    if not is_rotating and path.suffix != ".next" and next_identity(path).exists():
+        raise ConfigError(
+            "is to be followed by another key, and that was interrupted; run `synthfed client key rotate` to finish it",
+            where=str(path),
+        )
     content = load_secret(path)
     if not is_sealed(content):
         return parse_pem(content, where=str(path))

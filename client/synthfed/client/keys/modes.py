@@ -13,6 +13,7 @@ from typing import Final
 from synthfed.protocols.errors import ConfigError
 
 from ..config import Home
+from .identity import next_identity
 
 _MOST_NAMED: Final = 4
 
@@ -49,7 +50,7 @@ def _modes(home: Home) -> Iterator[tuple[Path, int]]:
 
 def _owned(home: Home) -> Iterator[Path]:
     yield from (home.path, home.node, home.decisions)
-    yield from (home.identity, home.config, home.lock, home.agent_log, home.node_key)
+    yield from (home.identity, next_identity(home.identity), home.config, home.lock, home.agent_log, home.node_key)
     for record in (home.ledger, home.audit_log):
         yield from sorted(record.parent.glob(f"{record.stem}.*"))  # the record, its mark, and what SQLite puts there
     yield from sorted(home.decisions.glob("*"))

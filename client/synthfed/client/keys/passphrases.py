@@ -64,15 +64,15 @@ class Passphrases:
         Raises:
             ConfigError: it cannot be had from there.
         """
-        if self.found is None:
-            self.found = self._look(sealed)
+        if sealed.in_keyring and self._file is None:
+            self.found = fetch_passphrase(entry_name(self._home.load().site, sealed.public))  # one of each key's own
+        elif self.found is None:
+            self.found = self._look()
         return self.found
 
-    def _look(self, sealed: SealedKey) -> bytes:
+    def _look(self) -> bytes:
         if self._file is not None:
             return read_passphrase(self._file)
-        if sealed.in_keyring:
-            return fetch_passphrase(entry_name(self._home.load().site, sealed.public))
         folder = credentials_folder()
         if folder is not None and (folder / CREDENTIAL).exists():
             # The service manager may let the service's user in by an access list, which shows as the group's bit.
