@@ -97,6 +97,24 @@ def enroll(
 
 
 @app.command()
+def revoke(
+    named: Annotated[str, typer.Argument(metavar="SITE|KEY", help="An enrolled site, or an identity's fingerprint.")],
+    home: HomeOption = _HOME,
+) -> None:
+    """Take an identity key no longer: in no enrolment, proposal or run of this coordinator."""
+    import time
+
+    from .home import ServerHome
+    from .home import revoke as revoke_key
+
+    revoked, site = revoke_key(ServerHome(home), named, time.time())
+    _console().print(f"revoked {revoked.key}; no study whose roster has it is proposed or run here any more")
+    if site:
+        _console().print(f"{site} is not enrolled any more: take its new file, and compare both keys by voice")
+    _console().print("Tell every site: `revoked_keys` of [policy] in site.toml makes its agent refuse the key, too.")
+
+
+@app.command()
 def run(
     study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="The agreed study file.")],
     out: Annotated[Path, typer.Option(help="Folder for the release.")] = Path("release"),
