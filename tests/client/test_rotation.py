@@ -1,5 +1,6 @@
 """A home's identity key is followed by another: ledger and log go on, whatever dies in between, and nothing is lost."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.client.homes import approve, copied
 from typer.testing import CliRunner
 
@@ -274,3 +276,23 @@ def test_the_keys_of_a_chain_follow_from_the_last_one_and_from_no_other() -> Non
     assert unsealed(third, "?") is None
     with pytest.raises(ValueError, match="9"):
         Keys.leading_to(other, links)
+
+
+def test_a_ledger_with_the_entries_of_the_vector_opens_under_the_key_that_follows(tmp_path: Path) -> None:
+    vector = json.loads((Path(__file__).parents[1] / "vectors/ledger-rotation.json").read_text(encoding="ascii"))
+    old, new = (
+        Ed25519PrivateKey.from_private_bytes(bytes.fromhex(vector[name])) for name in ("earlier_seed", "identity_seed")
+    )
+    assert (chain_key(old).hex(), chain_key(new).hex()) == (vector["earlier_chain_key"], vector["chain_key"])
+    path = tmp_path / "ledger.db"
+    Ledger(path, old, create=True).close()
+    with closing(sqlite3.connect(path)) as db:
+        for each in vector["entries"]:
+            row = (each["sequence"], each["at_unix_s"], each["kind"], each["content"], bytes.fromhex(each["tag"]))
+            db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", row)
+        db.commit()
+    mark_path(path).write_bytes(bytes.fromhex(vector["noted"]))
+    with closing(Ledger(path, new)) as ledger:
+        assert (ledger.length, ledger.unsettled()) == (2, (2,))
+    with pytest.raises(PrivacyError):
+        Ledger(path, old)
