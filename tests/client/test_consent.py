@@ -207,12 +207,30 @@ def test_an_approval_dated_far_ahead_is_refused_for_nothing_could_overtake_it(si
     assert "an approval is dated in the future" in site.consent.objection()
 
 
+@pytest.mark.parametrize("act", ["reject", "withdraw"])
+def test_a_block_dated_far_ahead_stops_everything_and_ends_no_terms_for_good(site: Site, act: Act) -> None:
+    site.say("approve", NOW_S)
+    far = site.say(act, 2**40)
+    assert site.consent.objection().startswith("a rejection or withdrawal is dated in the future; set this machine's")
+    assert site.ledger.blocked_unix_s(bytes.fromhex(SUBJECT.study)) == NOW_S + 86_400
+    decisions, _ = read_decisions(site.home.decisions)
+    assert next_time(decisions, SUBJECT.study, NEVER, NOW_S) == NOW_S + 1  # so that a block can still be signed
+    far.unlink()
+    assert "the ledger remembers that they were rejected or withdrawn" in site.restart().objection()
+    site.say("approve", NOW_S + 86_401)
+    later = Consent(
+        rule_of(site.home, site.config, SUBJECT, public_text(site.identity)), site.ledger, lambda: NOW_S + 9.0
+    )
+    assert later.objection() == ""
+
+
 def test_a_new_decision_is_later_than_all_before_it_whatever_the_clock_says(site: Site) -> None:
     site.say("approve", 70)
     decisions, problems = read_decisions(site.home.decisions)
     assert not problems
     assert next_time(decisions, SUBJECT.study, NEVER, 10) == 71
     assert next_time(decisions, SUBJECT.study, 90, 10) == 91
+    assert next_time(decisions, SUBJECT.study, 2**40, 10) == 2**40
     assert next_time(decisions, SUBJECT.study, 90, 1000) == 1000
     assert next_time(decisions, "0b" * 32, NEVER, 10) == 10
 

@@ -23,7 +23,8 @@ from synthfed.client.books.statement import accounts, as_csv, as_json, read_stat
 from synthfed.client.cli import app
 from synthfed.client.config import Home
 from synthfed.client.entries import Charge
-from synthfed.client.vault import Ledger, load_identity
+from synthfed.client.keys.identity import load_identity
+from synthfed.client.vault import Ledger
 from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
 

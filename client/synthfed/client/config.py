@@ -143,6 +143,11 @@ class Home:
         return self.path / "audit.log"
 
     @property
+    def agent_log(self) -> Path:
+        """What the agent's process writes (mode 0600)."""
+        return self.path / "agent.log"
+
+    @property
     def socket(self) -> Path:
         """Where the agent listens (mode 0600)."""
         path = self.node / "agent.sock"

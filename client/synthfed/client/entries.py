@@ -59,7 +59,7 @@ class Note:
     """An entry before it has its place: what kind it is, and its content as text.
 
     Attributes:
-        kind: charge, charges, outcome, clearance, peers, block or converted.
+        kind: charge, charges, outcome, clearance, peers, block, converted or rotation.
         content: a JSON object; the tag covers these very characters, whatever other spelling would mean the same.
     """
 
@@ -217,8 +217,8 @@ class Book:
             case "block":
                 study = bytes.fromhex(content["study"])
                 self.blocks[study] = max(content["at_unix_s"], self.blocks.get(study, NEVER))
-            case "converted":
-                pass  # for people only: nothing is decided by it
+            case "converted" | "rotation":
+                pass  # nothing is added up of it; under which key an entry stands was settled before
             case _:
                 raise ValueError(note.kind)
 

@@ -32,8 +32,15 @@ def leave_network() -> bool:
     if libc is None:
         return False
     has_left = bool(libc.unshare(_NEW_NETWORK) == 0) or _enter(libc, _NEW_NETWORK)
-    libc.prctl(_SET_DUMPABLE, 0)  # only now: an undumpable process may not write its own user map
+    close_to_debuggers()  # only now: an undumpable process may not write its own user map
     return has_left
+
+
+def close_to_debuggers() -> None:
+    """Close this process's memory to other processes of its user (Linux; elsewhere nothing happens)."""
+    libc = _libc()
+    if libc is not None:
+        libc.prctl(_SET_DUMPABLE, 0)
 
 
 def hide_files(home: Path, visible: Path, hidden: Sequence[Path]) -> bool:

@@ -27,13 +27,15 @@ from .config import Ceiling, Home, data_path
 from .consent.standing import Consent, NotApproved, demand_known_code, rule_of, subject_of
 from .data import load_units
 from .gate import Gate
+from .keys.identity import Unlock, load_identity, locked
+from .keys.modes import demand_private
 from .local_steps import seconds_per_round
 from .policy import SitePolicy
 from .rehearsal import check_moves_apart, check_rows, check_uncoupled
 from .roster import check_consent, check_roster
 from .rules import StudyRefused, pin_allowed
 from .train import row_width
-from .vault import Ledger, load_identity
+from .vault import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,12 @@ class Holdings:
 
 
 @contextlib.contextmanager
-def open_agent(home: Home) -> Iterator[Agent]:
+def open_agent(home: Home, unlock: Unlock = locked) -> Iterator[Agent]:
     """Yield the agent of a home, holding its lock; ConfigError or DataError where something is wrong."""
     config = home.load()
+    demand_private(home)
     study = home.load_study(config)
-    identity = load_identity(home.identity)
+    identity = load_identity(home.identity, unlock)
     now = set_once(time.time())  # no leap of the machine's clock makes a charge old, or opens the site
     with (
         exclusive(home.lock, "agent"),

@@ -1,27 +1,25 @@
-"""The site's secrets and its memory: identity key, and the ledger of every charge.
+"""The site's memory: the ledger of every charge.
 
 Never changes or deletes an entry, and never lets two agents share a ledger.
 """
 
-import os
 import sqlite3
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.files import sync
 from synthfed.protocols.approval import NEVER
-from synthfed.protocols.errors import ConfigError, PrivacyError
+from synthfed.protocols.errors import PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
+from synthfed.protocols.rotation import Rotation
 
-from .anchor import read_anchor, write_anchor
-from .chain import Entry, mark_path, read_chain, version_of
+from .anchor import read_anchor, stage_anchor, take_staged, write_anchor
+from .chain import Entry, mark_path, read_chain, rotation_note, version_of
 from .entries import GENESIS, Book, Charge, Note, Price, blocked, chain_key, charged, cleared, mark, met, seal, settled
 
 FORMAT: Final = 2
@@ -170,6 +168,21 @@ class Ledger:
         if at_unix_s > self.blocked_unix_s(study):
             self._append([blocked(study, at_unix_s)])
 
+    def hand_over(self, identity: Ed25519PrivateKey, statement: Rotation) -> None:
+        """Go on under another identity's key, with the entry that says so; nothing charged changes.
+
+        The mark under the new key is on disk before the commit, under a name of its own: whoever finishes an
+        interrupted rotation finds the old ledger and the old mark, or the new ledger and its mark.
+        """
+        key, place = chain_key(identity), self._position + 1
+        note, now = rotation_note(statement, key, self._key), self.now_unix_s()
+        with self._transaction():
+            tip = _insert(self._db, key, self._tip, place, now, note)
+            stage_anchor(self._anchor, place, mark(key, place, tip))
+        take_staged(self._anchor)
+        self._key = key
+        self._take(Entry(place, now, note, tip))
+
     def _open(self, is_new: bool) -> None:
         if not is_new:
             self._check_version()
@@ -266,50 +279,3 @@ def _insert(db: sqlite3.Connection, key: bytes, previous: bytes, sequence: int, 
     tag = seal(key, previous, sequence, at_unix_s, note)
     db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (sequence, at_unix_s, note.kind, note.content, tag))
     return tag
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a new file that only its owner can read (mode 0600); never overwrites."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConfigError("already exists and is never overwritten", where=str(path)) from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def load_secret(path: Path) -> bytes:
-    """Return the content of a file that only its owner can read; ConfigError where it is missing or others can."""
-    try:
-        wider = stat.S_IMODE(path.stat().st_mode) & 0o077
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    if wider:
-        raise ConfigError("can be read by others; run `chmod 600` on it", where=str(path))
-    return content
-
-
-def load_identity(path: Path) -> Ed25519PrivateKey:
-    """Return the site's identity key.
-
-    Raises:
-        ConfigError: it is missing, readable by others, or not such a key.
-    """
-    content = load_secret(path)
-    try:
-        key = serialization.load_pem_private_key(content, password=None)
-    except (TypeError, ValueError):  # the former where it asks for a passphrase
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError("is not an Ed25519 private key; restore it from your backup", where=str(path))
-    return key
-
-
-def identity_pem(key: Ed25519PrivateKey) -> bytes:
-    """Return a private key in PEM, PKCS #8, unencrypted."""
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

@@ -82,11 +82,35 @@ def enroll(
     files: Annotated[list[Path], typer.Argument(help="Enrolment files that sites sent.")], home: HomeOption = _HOME
 ) -> None:
     """Register sites by their enrolment files and print fingerprints to compare by voice."""
+    from synthfed.protocols.ids import fingerprint
+    from synthfed.protocols.signed import decoded
+
     from .home import ServerHome, enrol
 
     for file in files:
         enrolment = enrol(ServerHome(home), file)
         _console().print(f"{enrolment.site}   fingerprint {enrolment.fingerprint}   (compare by voice)")
+        for each in enrolment.rotations:
+            old, new = (fingerprint(decoded(key)) for key in (each.old, each.new))
+            _console().print(f"{enrolment.site}   identity {old} was followed by {new}, which both have signed")
+
+
+@app.command()
+def revoke(
+    named: Annotated[str, typer.Argument(metavar="SITE|KEY", help="An enrolled site, or an identity's fingerprint.")],
+    home: HomeOption = _HOME,
+) -> None:
+    """Take an identity key no longer: in no enrolment, proposal or run of this coordinator."""
+    import time
+
+    from .home import ServerHome
+    from .home import revoke as revoke_key
+
+    revoked, site = revoke_key(ServerHome(home), named, time.time())
+    _console().print(f"revoked {revoked.key}; no study whose roster has it is proposed or run here any more")
+    if site:
+        _console().print(f"{site} is not enrolled any more: take its new file, and compare both keys by voice")
+    _console().print("Tell every site: `revoked_keys` of [policy] in site.toml makes its agent refuse the key, too.")
 
 
 @app.command()

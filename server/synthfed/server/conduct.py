@@ -23,6 +23,7 @@ from .guarded import GuardedTrainer
 from .home import ServerConfig, ServerHome
 from .pictures import check_drawing
 from .proposing import coordinator_key
+from .revocation import demand_unrevoked
 from .store import Run, Status
 from .superlink import SuperLink, flower_app
 from .unused import put_aside
@@ -136,9 +137,10 @@ def _rebuilt(kind: type[errors.SynthfedError], message: str) -> errors.SynthfedE
 
 
 def _check(home: ServerHome, study: Study, request: Request) -> None:
-    """Refuse what could only fail later: a draft, an unknown site, a taken place for the release."""
+    """Refuse what could only fail later: a draft, an unknown site, a revoked key, a taken place for the release."""
     if study.is_draft:
         raise errors.ConfigError("is a draft: a site of its roster has no key yet", where=str(request.study))
+    demand_unrevoked(home.revoked, study.cohort.sites, where=str(request.study))
     enrolled = home.sites()
     for site in study.cohort.sites:
         known = enrolled.get(site.id)

@@ -22,8 +22,9 @@ from synthfed.protocols.study import Study
 
 from ..config import Home, SiteConfig, study_path
 from ..gate import Gate
+from ..keys.identity import Unlock, load_identity, locked
 from ..roster import check_roster
-from ..vault import Ledger, load_identity
+from ..vault import Ledger
 from .decisions import next_time, read_decisions, write_decision
 from .review import Reviewed, Spending
 from .standing import Rule, rule_of, subject_of
@@ -57,12 +58,13 @@ class Desk:
     rule: Rule
 
 
-def open_desk(home: Home, terms: Path | None, *, is_pinned: bool = True) -> Desk:
+def open_desk(home: Home, terms: Path | None, unlock: Unlock = locked, *, is_pinned: bool = True) -> Desk:
     """Return what a steward's command works with.
 
     Args:
         home: the site's.
         terms: a study file or proposal; None for the study in the home.
+        unlock: is asked for the passphrase of an identity key that has one.
         is_pinned: load the plugins and make the plan; a block needs neither.
 
     Raises:
@@ -71,7 +73,7 @@ def open_desk(home: Home, terms: Path | None, *, is_pinned: bool = True) -> Desk
         PluginError: a plugin is missing or broken.
     """
     config = home.load()
-    identity = load_identity(home.identity)
+    identity = load_identity(home.identity, unlock)
     source = terms or study_path(home, config)
     advice = "" if terms else "name the study file or proposal that the coordinator sent"
     study, proposal = parse_terms(read_text(source, advice=advice).encode(), where=str(source))
