@@ -6,11 +6,10 @@ Never writes to the home, nor makes a file in it.
 import csv
 import io
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +19,11 @@ from synthfed.protocols.errors import PrivacyError
 from synthfed.protocols.privacy.accountant import epsilon
 
 from ..anchor import read_anchor
-from ..chain import Entry, mark_path, read_chain, version_of
+from ..chain import Entry, mark_path
 from ..entries import Book, chain_key
 from ..vault import FORMAT
 from .lines import Line
+from .looking import entries_in, looked_at
 
 COLUMNS: Final = ("sequence", "at", "kind", "study", "study_name", "sum", "sample_rate", "noise_multiplier", "steps")
 COLUMNS_AFTER: Final = ("transcript", "counter", "context", "charge", "outcome", "content", "tag")
@@ -70,17 +70,7 @@ def read_statement(path: Path, identity: Ed25519PrivateKey) -> Statement:
     if not path.exists():
         raise PrivacyError(f"{path}: the ledger is missing; restore it, a new one would forget what was spent")
     noted = read_anchor(mark_path(path))  # before the entries: an agent may be adding some
-    try:
-        with closing(sqlite3.connect(_uri(path), uri=True)) as db:
-            version = version_of(db)
-            if version != FORMAT:
-                raise PrivacyError(f"{path}: ledger format {version} is not supported; this program reads {FORMAT}")
-            db.execute("BEGIN")  # one state of it, whatever is added meanwhile
-            entries = tuple(read_chain(db, chain_key(identity), noted, path))
-    except sqlite3.Error as error:
-        raise PrivacyError(
-            f"{path}: the ledger cannot be read ({error}); try again, or start the agent once where none is running"
-        ) from None
+    entries = looked_at(path, partial(entries_in, key=chain_key(identity), noted=noted, path=path))
     book = Book()
     for entry in entries:
         try:
@@ -90,16 +80,6 @@ def read_statement(path: Path, identity: Ed25519PrivateKey) -> Statement:
                 f"{path}: entry {entry.sequence} is of a kind that this version does not know; install a newer one"
             ) from None
     return Statement(entries, book)
-
-
-def _uri(path: Path) -> str:
-    """Return how SQLite opens a ledger without a trace of it.
-
-    Where there is a write-ahead log its index is there, too, and is read only; else the file alone is all there is,
-    and SQLite would make both to look at it.
-    """
-    has_log = path.with_name(path.name + "-wal").exists()
-    return f"{path.absolute().as_uri()}?mode=ro&{'readonly_shm=1' if has_log else 'immutable=1'}"
 
 
 def accounts(statement: Statement, delta: float) -> Iterator[Account]:
