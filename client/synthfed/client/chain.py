@@ -42,9 +42,25 @@ def read_chain(db: sqlite3.Connection, key: bytes, noted: tuple[int, bytes], pat
     Raises:
         PrivacyError: naming the entry that does not hold, or saying that the end is missing.
     """
-    passed, place, tip = noted == (0, mark(key, 0, GENESIS)), 0, GENESIS
-    rows = db.execute("SELECT sequence, at_unix_s, kind, content, tag FROM entries ORDER BY sequence")
-    for place, (sequence, at_unix_s, kind, content, tag) in enumerate(rows, 1):
+    passed = noted == (0, mark(key, 0, GENESIS))
+    for entry in read_after(db, key, (0, GENESIS), path):
+        yield entry
+        passed = passed or noted == (entry.sequence, mark(key, entry.sequence, entry.tag))
+    if not passed:
+        raise PrivacyError(f"{path}: entries were removed from its end; restore ledger and mark as they were")
+
+
+def read_after(db: sqlite3.Connection, key: bytes, known: tuple[int, bytes], path: Path) -> Iterator[Entry]:
+    """Yield every entry after a known one, of which place and tag are given.
+
+    Raises:
+        PrivacyError: naming the entry that does not hold.
+    """
+    first, tip = known
+    rows = db.execute(
+        "SELECT sequence, at_unix_s, kind, content, tag FROM entries WHERE sequence > ? ORDER BY sequence", (first,)
+    )
+    for place, (sequence, at_unix_s, kind, content, tag) in enumerate(rows, first + 1):
         note = Note(kind, content)
         if sequence != place or seal(key, tip, place, at_unix_s, note) != tag:
             raise PrivacyError(
@@ -52,9 +68,7 @@ def read_chain(db: sqlite3.Connection, key: bytes, noted: tuple[int, bytes], pat
                 "written under; restore ledger, mark and key as they were"
             )
         yield Entry(place, at_unix_s, note, tag)
-        passed, tip = passed or noted == (place, mark(key, place, tag)), tag
-    if not passed:
-        raise PrivacyError(f"{path}: entries were removed from its end; restore ledger and mark as they were")
+        tip = tag
 
 
 def mark_path(ledger: Path) -> Path:

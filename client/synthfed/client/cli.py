@@ -19,7 +19,7 @@ from synthfed.protocols.ids import fingerprint
 
 from .books import cli as books
 from .config import Home, private_paths, study_path
-from .consent.cli import HomeOption, approve, reject, review, steward, withdraw
+from .consent.cli import HomeOption, approve, reject, release, review, steward, withdraw
 
 app = typer.Typer(
     help="Run a site: its agent keeps the records, its node talks to the coordinator.",
@@ -32,7 +32,7 @@ UnconfinedOption = Annotated[
 ]
 _HOME = Path("site")
 
-for each in (steward, review, approve, reject, withdraw):
+for each in (steward, review, approve, reject, withdraw, release):
     app.command()(each)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from synthfed.protocols.errors import PrivacyError
 
 from ..chain import Entry, read_chain, version_of
-from ..vault import FORMAT
+from ..ledger_file import FORMAT
 
 LONGEST_S: Final = 5.0
 """How long a ledger that cannot be read at this moment is tried again."""

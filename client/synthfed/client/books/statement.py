@@ -20,8 +20,8 @@ from synthfed.protocols.privacy.accountant import epsilon
 
 from ..anchor import read_anchor
 from ..chain import Entry, mark_path
-from ..entries import Book, chain_key
-from ..vault import FORMAT
+from ..entries import Book, chain_key, events_of
+from ..ledger_file import FORMAT
 from .lines import Line
 from .looking import entries_in, looked_at
 
@@ -50,6 +50,7 @@ class Account:
         study: the hash of its terms, in hexadecimal.
         name: as it was charged.
         rounds: how many of each sum, by name.
+        reserved: how many more of each sum are kept for it, by name.
         noise: the noise multipliers charged, by the sum's name.
         epsilon: of its charges alone, at the site's delta.
     """
@@ -57,6 +58,7 @@ class Account:
     study: str
     name: str
     rounds: dict[str, int]
+    reserved: dict[str, int]
     noise: dict[str, tuple[float, ...]]
     epsilon: float
 
@@ -83,7 +85,7 @@ def read_statement(path: Path, identity: Ed25519PrivateKey) -> Statement:
 
 
 def accounts(statement: Statement, delta: float) -> Iterator[Account]:
-    """Yield what each study has spent, in the order of their first charges."""
+    """Yield what each study has spent or may still spend, in the order of their first entries."""
     book, names = statement.book, dict[str, str]()
     for content in map(_content, statement.entries):
         if "study_name" in content:
@@ -92,7 +94,9 @@ def accounts(statement: Statement, delta: float) -> Iterator[Account]:
         key = bytes.fromhex(study)
         rounds = {kind: count for (each, kind), count in sorted(book.rounds.items()) if each == key}
         noise = {kind: tuple(sorted({price[2] for price in book.prices[key] if price[0] == kind})) for kind in rounds}
-        yield Account(study, name, rounds, noise, epsilon(book.events_of(key), delta))
+        reservation = book.reserved.get(key)
+        reserved = reservation.rounds_left(book.rounds) if reservation else {}
+        yield Account(study, name, rounds, reserved, noise, epsilon(events_of(book.costs_of(key)), delta))
 
 
 def unlogged_sessions(statement: Statement, lines: Iterable[Line]) -> tuple[str, ...]:
@@ -153,8 +157,10 @@ def iso(at_unix_s: int) -> str:
     return datetime.fromtimestamp(at_unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def summary(account: Account) -> tuple[Sequence[str], Sequence[str]]:
-    """Return an account's rounds and noise as texts, one for each sum."""
-    rounds = [f"{kind} {count:,}" for kind, count in account.rounds.items()]
+def summary(account: Account) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """Return an account's rounds, reserved ones and noise as texts, one for each sum."""
+    rounds, reserved = (
+        [f"{kind} {count:,}" for kind, count in each.items()] for each in (account.rounds, account.reserved)
+    )
     noise = [f"{kind} {', '.join(f'{each:.4g}' for each in levels)}" for kind, levels in account.noise.items()]
-    return rounds, noise
+    return rounds, reserved, noise

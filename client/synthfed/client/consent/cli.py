@@ -1,4 +1,4 @@
-"""The commands of a site's stewards: ``synthfed client steward | review | approve | reject | withdraw``.
+"""The commands of a site's stewards: ``synthfed client steward | review | approve | reject | withdraw | release``.
 
 Never decides anything: it shows, asks for a passphrase, signs what a person said and prints what that amounts to.
 """
@@ -76,7 +76,7 @@ def approve(
     reason: ReasonOption = None,
 ) -> None:
     """Sign that this site takes part in exactly these terms, with exactly the plugins that are installed."""
-    from .desk import keep_terms, open_desk, outcome
+    from .desk import keep_terms, open_desk, outcome, reserve
 
     desk = open_desk(Home(home), terms)
     _decide(desk, "approve", key, passphrase_file, reason)
@@ -84,6 +84,8 @@ def approve(
     if objection:
         _say(f"not yet enough: {objection}")
     else:
+        reserve(desk)
+        _say("reserved: what its plan may spend here, until `synthfed client release` or a withdrawal gives it back")
         _say("approved: the agent serves these terms" + ("" if is_kept else " once they are in the home"))
     if not is_kept:
         place = study_path(desk.home, desk.config)
@@ -110,6 +112,22 @@ def withdraw(
 ) -> None:
     """Sign that this site no longer takes part: the agent answers no further step, also of a study that runs."""
     _block("withdraw", terms, home, key, passphrase_file, reason)
+
+
+def release(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="Its name, or the beginning of its terms' number.")
+    ] = None,
+    home: HomeOption = _HOME,
+) -> None:
+    """Say that a study is over: what was reserved for it and not used is free again, and it needs a new approval."""
+    from .release import release as give_back
+
+    done = give_back(Home(home), study)
+    _say(f"released      study {done.study_name}, terms {done.study.hex()}")
+    for name, rounds in done.unused.items():
+        _say(f"  {name}: {rounds:,} round(s) were not used")
+    _say("It is served no more until it is approved again; what was charged stands.")
 
 
 def _block(
