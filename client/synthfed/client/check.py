@@ -18,6 +18,7 @@ from synthfed.protocols.signed import public_text
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import own_noise
 
+from .admission import Admission
 from .books.audit_log import check_log
 from .config import Home, SiteConfig, data_path, study_path
 from .consent.standing import rule_of, subject_of
@@ -123,6 +124,8 @@ def _data(home: Home, config: SiteConfig, pinned: Pinned) -> Iterator[Finding]:
     yield finding
     if table is None:
         return
+    if (refused := _admission(home, config, study, table)) is not None:
+        yield refused
     if keep is not None:
         detail = f"{table.left_out:,} row(s) without an accepted value in column {keep.column!r} are left out"
         yield Finding("consent", True, detail)
@@ -130,6 +133,18 @@ def _data(home: Home, config: SiteConfig, pinned: Pinned) -> Iterator[Finding]:
         yield Finding("data", True, drops(table))
     if study.constraints:
         yield from _constraints(table.records, study)
+
+
+def _admission(home: Home, config: SiteConfig, study: Study, table: Table) -> Finding | None:
+    """Return what is wrong where another home's ledger keeps the budget of these records."""
+
+    def look() -> None:
+        identity = load_identity(home.identity)
+        with contextlib.closing(Ledger(home.ledger, identity)) as ledger:
+            Admission(home, config, study, identity, ledger).check(table)
+
+    _, finding = attempt("budget", look, "")
+    return None if finding.is_ok else finding
 
 
 def _approved(home: Home, config: SiteConfig, pinned: Pinned) -> None:

@@ -3,11 +3,11 @@
 Never computes anything itself: it reads arguments, calls the site's modules and prints.
 """
 
+import contextlib
 import logging
 import os
 import signal
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,7 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import fingerprint
 
 from .books import cli as books
-from .config import Home, private_paths, study_path
+from .config import Home, private_paths, register_folder, study_path
 from .consent.cli import HomeOption, approve, reject, release, review, steward, withdraw
 
 app = typer.Typer(
@@ -127,6 +127,7 @@ def node(home: HomeOption = _HOME, allow_unconfined: UnconfinedOption = False) -
     A Flower coordinator can make a node run code of its choice. So this process hides the home and
     the data from itself, for good, before it becomes the node.
     """
+    from synthfed.plugins.files import make_private_folder
     from synthfed.plugins.processes import flower_environment
 
     from .namespaces import hide_files
@@ -137,6 +138,8 @@ def node(home: HomeOption = _HOME, allow_unconfined: UnconfinedOption = False) -
     if not place.node_key.exists():
         raise ConfigError("is missing; restore it from your backup", where=str(place.node_key))
     command, environment = node_command(place, config), flower_environment(place.node.absolute() / "flwr")
+    with contextlib.suppress(ConfigError):  # what is not there cannot be hidden, and the agent may be about to make it
+        make_private_folder(register_folder())
     os.chdir("/")
     if not hide_files(place.path, place.node, private_paths(place, config)) and not allow_unconfined:
         raise ConfigError(
@@ -158,7 +161,10 @@ def clear(home: HomeOption = _HOME) -> None:
     place = Home(home)
     with exclusive(place.lock, "agent"):
         identity = load_identity(place.identity)
-        with closing(Ledger(place.ledger, identity)) as ledger, closing(AuditLog(place.audit_log, identity)) as log:
+        with (
+            contextlib.closing(Ledger(place.ledger, identity)) as ledger,
+            contextlib.closing(AuditLog(place.audit_log, identity)) as log,
+        ):
             log.note("ledger-cleared", who="operator", charges=ledger.length)
             count = ledger.clear()
     Console(highlight=False).print(f"{count} interrupted or overrun step(s) cleared; their charges stand")
@@ -198,7 +204,7 @@ def convert(
             console.print("This home had a ledger of format 2, unless an earlier conversion of it was interrupted.")
         if is_marked or not yes:
             typer.confirm("Is that what this site's records have spent?", abort=True)
-        with closing(AuditLog(place.audit_log, identity)) as log:
+        with contextlib.closing(AuditLog(place.audit_log, identity)) as log:
             log.note("ledger-converted", who="operator", charges=book.length)
         conversion.convert(place.ledger, identity, found, now_unix_s)
     console.print("The ledger is of format 2 now; back up ledger.db, ledger.mark and identity.key together")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from synthfed.plugins.api import local_part
+from synthfed.plugins.api import Table, local_part
 from synthfed.plugins.pinning import Pinned
 from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError, PrivacyError, SynthfedError
@@ -20,6 +20,7 @@ from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.signed import public_text
 from synthfed.protocols.study import Study
 
+from .admission import Admission
 from .agent import Agent
 from .books.audit_log import AuditLog, Log, Unlogged
 from .channel import Clock, set_once, since_boot_s
@@ -55,6 +56,7 @@ class Holdings:
         objection: looks why the site does not consent now, empty where it does.
         rules: of the site's own, beyond the ceiling.
         log: where decisions are written down.
+        admit: given what was read, raises where its budget is not kept in this ledger.
     """
 
     site: str
@@ -64,6 +66,7 @@ class Holdings:
     objection: Callable[[], str]
     rules: SitePolicy = field(default_factory=SitePolicy)
     log: Log = field(default_factory=Unlogged)
+    admit: Callable[[Table], object] = bool
 
 
 @contextlib.contextmanager
@@ -90,7 +93,8 @@ def open_agent(home: Home) -> Iterator[Agent]:
             gate.reserve()  # where `approve` has not: this is the first start, or the last approval came as a file
             _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
             data = Origin(data_path(home, config), drop_invalid=config.drop_invalid)
-            own = Holdings(config.site, identity, ledger, data, consent.objection, config.policy, log)
+            admission = Admission(home, config, study, identity, ledger)
+            own = Holdings(config.site, identity, ledger, data, consent.objection, config.policy, log, admission.admit)
             agent = _agent(pinned, own, gate, since_boot_s)
         _note_start(log, agent)
         try:
@@ -224,7 +228,14 @@ class SimulatedSite:
 def _agent(pinned: Pinned, own: Holdings, gate: Gate, clock: Clock) -> Agent:
     policy, encoder, data, keep = pinned.policy, pinned.model.private(), own.data, own.rules.keep
     units = load_units(
-        data.path, policy.study, pinned.domain, encoder, own.site, keep=keep, drop_invalid=data.drop_invalid
+        data.path,
+        policy.study,
+        pinned.domain,
+        encoder,
+        own.site,
+        keep=keep,
+        drop_invalid=data.drop_invalid,
+        admit=own.admit,
     )
     machine = SiteMachine(policy, own.site, own.identity)
     # Another private part than that which met all records at once: what it may have kept must not act in a sum.
