@@ -109,6 +109,38 @@ class Standing:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """How many rounds of a kind each limit covers from some costs on, so that the accountant is asked once for many.
+
+    What another study spends of its own reservation changes nothing of it: that counted before.
+    """
+
+    kind: str
+    day: int
+    taken: list[Costs]
+    rounds: list[int]
+
+    def reaches(self, kind: str, day: int, taken: list[Costs], cost: SampledGaussian) -> bool:
+        """Return whether costs are the known ones with nothing but some rounds of the kind added, on the same day."""
+        if (kind, day) != (self.kind, self.day):
+            return False
+        pairs = zip(self.taken, taken, self._added(taken, cost), strict=True)
+        return all(added >= 0 and now == before + _times(cost, added) for before, now, added in pairs)
+
+    def left(self, taken: list[Costs], cost: SampledGaussian) -> list[int]:
+        """Return how many further rounds each limit covers, from costs that it reaches."""
+        return [rounds - added for rounds, added in zip(self.rounds, self._added(taken, cost), strict=True)]
+
+    def _added(self, taken: list[Costs], cost: SampledGaussian) -> list[int]:
+        key = cost.sample_rate, cost.noise_multiplier
+        return [(now[key] - before[key]) // cost.count for before, now in zip(self.taken, taken, strict=True)]
+
+
+def _times(cost: SampledGaussian, rounds: int) -> Costs:
+    return +Counter({(cost.sample_rate, cost.noise_multiplier): rounds * cost.count})
+
+
 class Gate:
     """Decides over steps of one study, against all that the ledger holds."""
 
@@ -134,8 +166,7 @@ class Gate:
         self._limits = _limits(policy, ceiling, ledger, rules)
         if rules.epsilon_per_year is not None:
             _check_clock(ledger)
-        self._expected: tuple[str, int, list[Costs]] = ("", -1, [])  # kind, day and costs for which the next ones hold
-        self._affordable: list[int] = []
+        self._known: _Known | None = None
 
     def check_hours(self) -> None:
         """Raise Closed outside the site's opening hours."""
@@ -157,21 +188,14 @@ class Gate:
             raise OverLimit(study.name, "rounds", name, what)
         cost, day = self.cost(kind), self._ledger.now_unix_s() // DAY_S
         taken = [limit.taken() for limit in self._limits]
-        if self._expected != (name, day, taken):
+        if self._known is None or not self._known.reaches(name, day, taken, cost):
             left = kind.sum.rounds - spent
-            self._affordable = [
-                self._rounds(limit, each, cost, left) for limit, each in zip(self._limits, taken, strict=True)
-            ]
-            self._expected = (name, day, taken)
-        for limit, rounds in zip(self._limits, self._affordable, strict=True):
+            limits = zip(self._limits, taken, strict=True)
+            self._known = _Known(name, day, taken, [self._rounds(limit, each, cost, left) for limit, each in limits])
+        for limit, rounds in zip(self._limits, self._known.left(taken, cost), strict=True):
             if rounds < 1:
                 what = f"one more round of {name!r} would pass {limit.name}, epsilon = {limit.epsilon}"
                 raise OverLimit(study.name, limit.rule, name, what)
-        # Holds only if this round alone comes to it, on this day; anything else makes it be computed anew. What another
-        # study spends of its own reservation comes to nothing more.
-        one = Counter({(cost.sample_rate, cost.noise_multiplier): cost.count})
-        self._expected = (name, day, [each + one for each in taken])
-        self._affordable = [rounds - 1 for rounds in self._affordable]
         return cost
 
     def cost(self, kind: Kind) -> SampledGaussian:
@@ -225,8 +249,7 @@ class Gate:
         """Return how many more such rounds, one after another, a limit covers; at most ``wanted``."""
 
         def fits(count: int) -> bool:
-            more = Counter({(cost.sample_rate, cost.noise_multiplier): count * cost.count})
-            return self._epsilon(taken + more) <= limit.epsilon
+            return self._epsilon(taken + _times(cost, count)) <= limit.epsilon
 
         if fits(wanted):
             return wanted
