@@ -23,6 +23,7 @@ from synthfed.client.vault import Ledger, load_identity
 from synthfed.plugins.api import Table
 from synthfed.plugins.domains.table import TableDomain
 from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.schema import Real
 
 KEY = b"k" * 32
 
@@ -209,3 +210,16 @@ def test_a_renamed_study_and_file_in_one_home_go_on_with_its_ledger(made_home: H
     admit(home)
     with closing(Ledger(home.ledger, load_identity(home.identity))) as ledger:
         assert ledger._position == 2
+
+
+@pytest.mark.parametrize("drop_invalid", [True, False])
+def test_a_table_tells_the_names_of_just_the_units_that_it_has(tmp_path: Path, drop_invalid: bool) -> None:
+    path = tmp_path / "data.csv"
+    bad = "ben,7\n" if drop_invalid else ""
+    path.write_text(f"who,x\nann,0.1\n{bad} cem ,0.2\nann,0.3\n", encoding="utf-8")
+    columns = [Real(name="x", kind="real", lower=0, upper=1)]
+    read = TableDomain().read(path, columns, unit="who", records_per_unit=2, drop_invalid=drop_invalid)
+    assert [read.unit_names[each] for each in read.units] == ["ann", "cem", "ann"]
+    assert len(read.unit_names) == 2
+    alone = TableDomain().read(path, columns, unit=None, records_per_unit=1, drop_invalid=drop_invalid)
+    assert alone.unit_names == ()
