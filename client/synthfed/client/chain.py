@@ -5,7 +5,7 @@ Never writes, and never passes on an entry whose tag does not hold.
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,21 +50,43 @@ def read_chain(db: sqlite3.Connection, key: bytes, noted: tuple[int, bytes], pat
         PrivacyError: naming the entry that does not hold, or saying that the end is missing.
     """
     keys = _keys(db, key, path)
-    passed, place, tip = keys.newest_from == 1 and noted == (0, mark(key, 0, GENESIS)), 0, GENESIS
-    rows = db.execute("SELECT sequence, at_unix_s, kind, content, tag FROM entries ORDER BY sequence")
-    for place, (sequence, at_unix_s, kind, content, tag) in enumerate(rows, 1):
+    passed = keys.newest_from == 1 and noted == (0, mark(key, 0, GENESIS))
+    for entry in read_after(db, keys.at, (0, GENESIS), path):
+        yield entry
+        # Not under an earlier key, of which somebody may have a copy: everything after its end could be cut off.
+        is_new = entry.sequence >= keys.newest_from
+        passed = passed or (is_new and noted == (entry.sequence, mark(key, entry.sequence, entry.tag)))
+    if not passed:
+        raise PrivacyError(f"{path}: entries were removed from its end; restore ledger and mark as they were")
+
+
+def read_after(
+    db: sqlite3.Connection, key_at: Callable[[int], bytes], known: tuple[int, bytes], path: Path
+) -> Iterator[Entry]:
+    """Yield every entry after a known one, of which place and tag are given.
+
+    Args:
+        db: the open file.
+        key_at: the key of the entry at a place.
+        known: place and tag.
+        path: the file, for an error.
+
+    Raises:
+        PrivacyError: naming the entry that does not hold.
+    """
+    first, tip = known
+    rows = db.execute(
+        "SELECT sequence, at_unix_s, kind, content, tag FROM entries WHERE sequence > ? ORDER BY sequence", (first,)
+    )
+    for place, (sequence, at_unix_s, kind, content, tag) in enumerate(rows, first + 1):
         note = Note(kind, content)
-        if sequence != place or seal(keys.at(place), tip, place, at_unix_s, note) != tag:
+        if sequence != place or seal(key_at(place), tip, place, at_unix_s, note) != tag:
             raise PrivacyError(
                 f"{path}: entry {place} was changed, added or removed, or identity.key is not the one it was "
                 "written under; restore ledger, mark and key as they were"
             )
         yield Entry(place, at_unix_s, note, tag)
-        # Not under an earlier key, of which somebody may have a copy: everything after its end could be cut off.
-        passed = passed or (place >= keys.newest_from and noted == (place, mark(key, place, tag)))
         tip = tag
-    if not passed:
-        raise PrivacyError(f"{path}: entries were removed from its end; restore ledger and mark as they were")
 
 
 def rotation_note(statement: Rotation, newer: bytes, older: bytes) -> Note:

@@ -20,6 +20,7 @@ from synthfed.protocols.signed import public_text
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import own_noise
 
+from .admission import Admission
 from .books.audit_log import check_log
 from .config import Home, SiteConfig, data_path, study_path
 from .consent.standing import NotApproved, demand_known_code, rule_of, subject_of
@@ -89,7 +90,7 @@ def _study(home: Home, config: SiteConfig, study: Study, identity: Ed25519Privat
     if study.site_column is not None:
         _, finding = attempt("rows by site", lambda: check_consent(home, config, study), _BY_SITE)
         yield finding
-    yield from _data(home, config, pinned)
+    yield from _data(home, config, pinned, identity)
     took_s, finding = attempt("timing", lambda: measured(pinned), "")
     yield from [finding] if took_s is None else look_at_timing(pinned, took_s)
 
@@ -133,7 +134,7 @@ def _rules(home: Home, broken: Iterable[Broken]) -> list[Finding]:
     return findings or [Finding("rules", True, "the study breaks none of this site's rules")]
 
 
-def _data(home: Home, config: SiteConfig, pinned: Pinned) -> Iterator[Finding]:
+def _data(home: Home, config: SiteConfig, pinned: Pinned, identity: Ed25519PrivateKey) -> Iterator[Finding]:
     """Read the data as the agent will, and tell this site's operator, nobody else, what was left out and why."""
     study, keep = pinned.policy.study, config.policy.keep
 
@@ -147,6 +148,8 @@ def _data(home: Home, config: SiteConfig, pinned: Pinned) -> Iterator[Finding]:
     yield finding
     if table is None:
         return
+    if (refused := _admission(home, config, study, identity, table)) is not None:
+        yield refused
     if keep is not None:
         detail = f"{table.left_out:,} row(s) without an accepted value in column {keep.column!r} are left out"
         yield Finding("consent", True, detail)
@@ -154,6 +157,19 @@ def _data(home: Home, config: SiteConfig, pinned: Pinned) -> Iterator[Finding]:
         yield Finding("data", True, drops(table))
     if study.constraints:
         yield from _constraints(table.records, study)
+
+
+def _admission(
+    home: Home, config: SiteConfig, study: Study, identity: Ed25519PrivateKey, table: Table
+) -> Finding | None:
+    """Return what is wrong where another home's ledger keeps the budget of these records."""
+
+    def look() -> None:
+        with contextlib.closing(Ledger(home.ledger, identity)) as ledger:
+            Admission(home, config, study, identity, ledger).check(table)
+
+    _, finding = attempt("budget", look, "")
+    return None if finding.is_ok else finding
 
 
 def _approved(home: Home, config: SiteConfig, pinned: Pinned, identity: Ed25519PrivateKey) -> None:

@@ -3,11 +3,11 @@
 Never computes anything itself: it reads arguments, calls the site's modules and prints.
 """
 
+import contextlib
 import logging
 import os
 import signal
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +18,8 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import fingerprint
 
 from .books import cli as books
-from .config import Home, private_paths, study_path
-from .consent.cli import approve, reject, review, steward, withdraw
+from .config import Home, private_paths, register_folder, study_path
+from .consent.cli import approve, reject, release, review, steward, withdraw
 from .keys.cli import HomeOption, PassphraseOption, key, new_passphrase, passphrases_of, piped_passphrase
 
 app = typer.Typer(
@@ -33,7 +33,7 @@ UnconfinedOption = Annotated[
 ]
 _HOME = Path("site")
 
-for each in (steward, review, approve, reject, withdraw):
+for each in (steward, review, approve, reject, withdraw, release):
     app.command()(each)
 
 
@@ -158,6 +158,7 @@ def node(
     A Flower coordinator can make a node run code of its choice. So this process hides the home and
     the data from itself, for good, before it becomes the node.
     """
+    from synthfed.plugins.files import make_private_folder
     from synthfed.plugins.processes import flower_environment
 
     from .keys.passphrases import credentials_folder
@@ -171,6 +172,8 @@ def node(
     command, environment = node_command(place, config), flower_environment(place.node.absolute() / "flwr")
     credentials = credentials_folder()
     hidden = [*private_paths(place, config), *(hide or ()), *([] if credentials is None else [credentials])]
+    with contextlib.suppress(ConfigError):  # what is not there cannot be hidden, and the agent may be about to make it
+        make_private_folder(register_folder())
     os.chdir("/")
     if not hide_files(place.path, place.node, hidden) and not allow_unconfined:
         raise ConfigError(
@@ -193,7 +196,10 @@ def clear(home: HomeOption = _HOME, passphrase_file: PassphraseOption = None) ->
     place = Home(home)
     with exclusive(place.lock, "agent"):
         identity = load_identity(place.identity, passphrases_of(place, passphrase_file))
-        with closing(Ledger(place.ledger, identity)) as ledger, closing(AuditLog(place.audit_log, identity)) as log:
+        with (
+            contextlib.closing(Ledger(place.ledger, identity)) as ledger,
+            contextlib.closing(AuditLog(place.audit_log, identity)) as log,
+        ):
             log.note("ledger-cleared", who="operator", charges=ledger.length)
             count = ledger.clear()
     Console(highlight=False).print(f"{count} interrupted or overrun step(s) cleared; their charges stand")
@@ -234,7 +240,7 @@ def convert(
             console.print("This home had a ledger of format 2, unless an earlier conversion of it was interrupted.")
         if is_marked or not yes:
             typer.confirm("Is that what this site's records have spent?", abort=True)
-        with closing(AuditLog(place.audit_log, identity)) as log:
+        with contextlib.closing(AuditLog(place.audit_log, identity)) as log:
             log.note("ledger-converted", who="operator", charges=book.length)
         conversion.convert(place.ledger, identity, found, now_unix_s)
     console.print("The ledger is of format 2 now; back up ledger.db, ledger.mark and identity.key together")

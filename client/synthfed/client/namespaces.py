@@ -75,7 +75,7 @@ def _mount_view(libc: ctypes.CDLL, home: Path, visible: Path, hidden: Sequence[P
         visible.mkdir(parents=True)
         is_whole = mount(str(aside), visible, None, _BIND)
         libc.umount2(os.fsencode(aside), 0)
-    outside = [path.resolve() for path in hidden if path.exists()]
+    outside = (path.resolve() for path in hidden if path.exists())  # one by one: a hidden folder hides what is in it
     return is_whole and all(
         mount("tmpfs", path, "tmpfs", 0) if path.is_dir() else mount("/dev/null", path, None, _BIND) for path in outside
     )

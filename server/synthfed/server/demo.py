@@ -213,7 +213,8 @@ def _running(homes: Sequence[Path]) -> Iterator[Callable[[], None]]:
             path.name,
             this_program("client", "run", "--home", str(path), "--allow-unconfined"),
             path / "run.log",
-            flower_environment(path / "flwr"),
+            # A register of its own: these homes go, and another demo has the same records.
+            {**flower_environment(path / "flwr"), "XDG_STATE_HOME": str(path.absolute() / "state")},
         )
         for path in homes
     ]

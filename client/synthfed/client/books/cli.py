@@ -19,6 +19,8 @@ from ..keys.cli import HomeOption, PassphraseOption, passphrases_of
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from ..entries import Book
+    from ..reservation import Costs
     from .lines import Line
     from .statement import Statement
 
@@ -59,22 +61,33 @@ def _print_accounts(console: Console, place: Home, statement: "Statement") -> No
 
     from rich.table import Table
 
-    from synthfed.protocols.privacy.accountant import epsilon
-
     from .statement import accounts, summary
 
     config = place.load()
     ceiling, rules, book = config.ceiling, config.policy, statement.book
-    table = Table("study", "terms", "rounds", "noise", "epsilon", box=None, padding=(0, 2), header_style="dim")
+    table = Table(
+        "study", "terms", "rounds", "reserved", "noise", "epsilon", box=None, padding=(0, 2), header_style="dim"
+    )
     for each in accounts(statement, ceiling.delta):
-        rounds, noise = summary(each)
+        parts = ("\n".join(lines) for lines in summary(each))
         of = "" if rules.epsilon_per_study is None else f" of {rules.epsilon_per_study:g}"
-        table.add_row(each.name, each.study[:12], "\n".join(rounds), "\n".join(noise), f"{each.epsilon:.3g}{of}")
+        table.add_row(each.name, each.study[:12], *parts, f"{each.epsilon:.3g}{of}")
     console.print(table)
-    year, total = epsilon(book.recent_events(int(time.time())), ceiling.delta), epsilon(book.events(), ceiling.delta)
-    of = "" if rules.epsilon_per_year is None else f" of {rules.epsilon_per_year:g}"
-    console.print(f"last 365 days   epsilon {year:.3g}{of} at delta {ceiling.delta:g}")
-    console.print(f"in total        epsilon {total:.3g} of {ceiling.epsilon:g}, {book.length:,} charges")
+    year, of_year = book.recent_costs(int(time.time())), rules.epsilon_per_year
+    console.print(f"last 365 days   {_standing(year, book, of_year, ceiling.delta)} at delta {ceiling.delta:g}")
+    total = _standing(book.costs, book, ceiling.epsilon, ceiling.delta)
+    console.print(f"in total        {total}, {book.length:,} charges")
+
+
+def _standing(costs: "Costs", book: "Book", most: float | None, delta: float) -> str:
+    """Return what was spent, of how much, and what that comes to with all reservations, and so what remains."""
+    from synthfed.protocols.privacy.accountant import epsilon
+
+    from ..entries import events_of
+
+    kept = book.kept_for_others()
+    spent = f"epsilon {epsilon(events_of(costs), delta):.3g}" + ("" if most is None else f" of {most:g}")
+    return spent + (f", {epsilon(events_of(costs + kept), delta):.3g} with what is reserved" if kept else "")
 
 
 @log.callback(invoke_without_command=True)

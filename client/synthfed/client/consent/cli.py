@@ -1,4 +1,4 @@
-"""The commands of a site's stewards: ``synthfed client steward | review | approve | reject | withdraw``.
+"""The commands of a site's stewards: ``synthfed client steward | review | approve | reject | withdraw | release``.
 
 Never decides anything: it shows, asks for a passphrase, signs what a person said and prints what that amounts to.
 """
@@ -85,7 +85,7 @@ def approve(
     reason: ReasonOption = None,
 ) -> None:
     """Sign that this site takes part in exactly these terms, with exactly the plugins that are installed."""
-    from .desk import keep_terms, open_desk, outcome
+    from .desk import keep_terms, open_desk, outcome, reserve
 
     place = Home(home)
     desk = open_desk(place, terms, passphrases_of(place, identity_passphrase_file))
@@ -94,6 +94,8 @@ def approve(
     if objection:
         _say(f"not yet enough: {objection}")
     else:
+        reserve(desk)
+        _say("reserved: what its plan may spend here, until `synthfed client release` or a withdrawal gives it back")
         _say("approved: the agent serves these terms" + ("" if is_kept else " once they are in the home"))
     if not is_kept:
         held = study_path(desk.home, desk.config)
@@ -130,6 +132,24 @@ def withdraw(
     place = Home(home)
     desk = open_desk(place, terms, passphrases_of(place, identity_passphrase_file), is_pinned=False)
     _block(desk, "withdraw", key, passphrase_file, reason)
+
+
+def release(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="Its name, or the beginning of its terms' number.")
+    ] = None,
+    home: HomeOption = _HOME,
+    identity_passphrase_file: IdentityPassphraseOption = None,
+) -> None:
+    """Say that a study is over: what was reserved for it and not used is free again, and it needs a new approval."""
+    from .release import release as give_back
+
+    place = Home(home)
+    done = give_back(place, study, passphrases_of(place, identity_passphrase_file))
+    _say(f"released      study {done.study_name}, terms {done.study.hex()}")
+    for name, rounds in done.unused.items():
+        _say(f"  {name}: {rounds:,} round(s) were not used")
+    _say("It is served no more until it is approved again; what was charged stands.")
 
 
 def _block(desk: "Desk", act: "Act", key: Path | None, passphrase_file: Path | None, reason: str | None) -> None:

@@ -153,24 +153,24 @@ class Consent:
         self._rule = rule
         self._ledger = ledger
         self._clock = clock
-        self._seen: State | None = None
+        self._seen: tuple[State | None, int] = (None, NEVER)
         self._objection = ""
 
     def objection(self) -> str:
         """Return why this site does not consent, and what to do; empty where it does.
 
-        Files are read only when something in their folder has changed. A block goes into the ledger at once, so that
-        it stands when its file is gone.
+        Files are read only when something in their folder, or the ledger's memory of a block, has changed. A block goes
+        into the ledger at once, so that it stands when its file is gone.
 
         Raises:
             PrivacyError: the ledger cannot be written; the agent must stop.
         """
         state = state_of(self._rule.home.decisions)  # before the files: the next look sees a change in between
-        if state is None or state != self._seen:
-            known = self._ledger.blocked_unix_s(self._rule.study)
+        known = self._ledger.blocked_unix_s(self._rule.study)
+        if state is None or (state, known) != self._seen:
             found, self._objection = self._rule.look(known, self._clock())
             self._ledger.remember_block(self._rule.study, self._rule.rememberable_unix_s(found, self._clock()))
-            self._seen = state
+            self._seen = state, self._ledger.blocked_unix_s(self._rule.study)
         return self._objection
 
     def demand(self) -> None:
@@ -212,7 +212,7 @@ def _is_of_other_terms(decisions: Iterable[Decision], subject: Subject) -> bool:
 def _told(found: Standing, rule: Rule) -> str:
     block, since = found.block, day(found.blocked_unix_s)
     if block is None or block.at_unix_s < found.blocked_unix_s:
-        return f"the ledger remembers that they were rejected or withdrawn on {since}"
+        return f"the ledger remembers that they were rejected, withdrawn or released on {since}"
     done = "rejected" if block.decision == "reject" else "withdrawn"
     reason = f" ({plain(block.reason)})" if block.reason else ""
     return f"{rule.who(block.steward)} has {done} them on {since}{reason}"
