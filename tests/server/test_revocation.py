@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.client.conftest import terms
+from typer.testing import CliRunner
 
 from synthfed.client.enrol import node_public
 from synthfed.protocols.enrolment import Enrolment
@@ -14,6 +15,7 @@ from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.rotation import Rotation
 from synthfed.protocols.signed import decoded, public_text
+from synthfed.server.cli import app
 from synthfed.server.conduct import Request, conduct
 from synthfed.server.home import ServerHome, enrol, init_home, revoke
 from synthfed.server.proposing import propose
@@ -99,3 +101,22 @@ def test_what_is_no_site_and_no_key_or_a_damaged_list_is_an_error(home: ServerHo
     home.revoked.write_text("[{}]", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"revoked\.json: .*; restore it"):
         revoke(home, "0000-0000-0000-0000-0000", NOW_S)
+
+
+def test_the_commands_tell_what_follows_from_a_rotation_and_a_revocation(
+    home: ServerHome, keys: list[Ed25519PrivateKey]
+) -> None:
+    def said(*arguments: str) -> str:
+        done = CliRunner().invoke(app, [*arguments, "--home", str(home.path)])
+        assert done.exit_code == 0, done.exception
+        return " ".join(done.output.split())
+
+    sent(home, keys[0])
+    file = home.path.parent / "enrolment.json"
+    rotated = Enrolment.signed("a", "", keys[1], NODE, [Rotation.of("a", keys[0], keys[1], 1)])
+    file.write_text(rotated.model_dump_json(), encoding="utf-8")
+    assert f"identity {told(keys[0])} was followed by {told(keys[1])}" in said("enroll", str(file))
+    revoked = said("revoke", "a")
+    assert f"revoked {told(keys[1])}" in revoked
+    assert "a is not enrolled any more" in revoked
+    assert "`revoked_keys` of [policy] in site.toml" in revoked

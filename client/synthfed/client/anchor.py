@@ -33,17 +33,31 @@ def write_anchor(path: Path, length: int, mark: bytes) -> None:
 
 
 def stage_anchor(path: Path, length: int, mark: bytes) -> None:
-    """Put a mark on disk beside the one that is noted, to take its place when what it marks is there."""
+    """Put a mark on disk beside the one that is noted, to take its place when what it marks is there.
+
+    Raises:
+        PrivacyError: the file cannot be written.
+    """
     write_anchor(staged(path), length, mark)
-    sync(staged(path))
-    sync(path.parent)
+    try:
+        sync(staged(path))
+        sync(path.parent)
+    except OSError as error:
+        raise PrivacyError(f"{staged(path)}: cannot be written ({error.strerror}); free disk space") from None
 
 
 def take_staged(path: Path) -> None:
-    """Let a staged mark, if there is one, take the place of the noted one."""
-    with contextlib.suppress(FileNotFoundError):
-        staged(path).replace(path)
-    sync(path.parent)
+    """Let a staged mark, if there is one, take the place of the noted one.
+
+    Raises:
+        PrivacyError: it cannot.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            staged(path).replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise PrivacyError(f"{path}: cannot be written ({error.strerror}); mend its folder") from None
 
 
 def staged(path: Path) -> Path:

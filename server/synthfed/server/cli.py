@@ -110,7 +110,8 @@ def revoke(
     _console().print(f"revoked {revoked.key}; no study whose roster has it is proposed or run here any more")
     if site:
         _console().print(f"{site} is not enrolled any more: take its new file, and compare both keys by voice")
-    _console().print("Tell every site: `revoked_keys` of [policy] in site.toml makes its agent refuse the key, too.")
+    told = "Tell every site: `revoked_keys` of [policy] in site.toml makes its agent refuse the key, too."
+    _console().print(told, markup=False)
 
 
 @app.command()

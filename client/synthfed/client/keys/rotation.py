@@ -77,8 +77,11 @@ def rotate(home: Home, unlock: Unlock, make: Callable[[Ed25519PrivateKey], bytes
     rotations = _rotations(home, new)
     enrolment = Enrolment.signed(config.site, config.controller, new, _node_public(home), rotations)
     write_whole(home.enrolment, [enrolment.model_dump_json(indent=2).encode(), b"\n"])
-    pending.replace(home.identity)  # the old key's file is gone with this
-    sync(home.path)
+    try:
+        pending.replace(home.identity)  # the old key's file is gone with this
+        sync(home.path)
+    except OSError as error:
+        raise ConfigError(f"cannot be replaced: {error.strerror}; run it again", where=str(home.identity)) from None
     return Rotated(rotations[-1], enrolment)
 
 
@@ -108,7 +111,7 @@ def _ledger_follows(path: Path, new: Ed25519PrivateKey) -> bool:
 
 def _rotate_log(home: Home, old: Ed25519PrivateKey, new: Ed25519PrivateKey) -> None:
     path = home.audit_log
-    content = path.read_bytes() if path.exists() else b""
+    content = _content(path)
     if unsealed(lines.log_key(new), lines.last_rotation(content)) is not None:
         take_staged(mark_of(path))
         with contextlib.closing(AuditLog(path, new)):
@@ -116,6 +119,13 @@ def _rotate_log(home: Home, old: Ed25519PrivateKey, new: Ed25519PrivateKey) -> N
     names = {name: fingerprint(key.public_key().public_bytes_raw()) for name, key in (("old", old), ("new", new))}
     with contextlib.closing(AuditLog(path, old)) as log:
         log.hand_over(new, who="operator", **names)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise PrivacyError(f"{path}: the log cannot be read ({error.strerror}); mend its permissions") from None
 
 
 def _rotations(home: Home, new: Ed25519PrivateKey) -> list[Rotation]:
