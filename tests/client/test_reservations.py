@@ -66,10 +66,10 @@ def whole(*policies: Policy) -> float:
     return epsilon(events_of(costs), DELTA)
 
 
-def pay(gate: Gate, policy: Policy, counter: int = 1) -> int:
+def pay(gate: Gate, policy: Policy, session: bytes = b"t") -> int:
     kind = policy.plan.kind(SUM)
     assert kind is not None
-    return gate.charge(kind, b"t", counter, b"c")
+    return gate.charge(kind, session, 1, b"c")
 
 
 def refusal(gate: Gate, policy: Policy) -> str:
@@ -165,7 +165,9 @@ def test_two_ledgers_of_one_file_know_each_others_entries_before_they_append(
             two.reserve()
         assert (other.length, other.unsettled(), ledger.unsettled()) == (1, (), (number,))
         ledger.settle(number, "sent")
-        assert pay(Gate(second, AMPLE, other), second) == 2
+        with pytest.raises(PrivacyError, match="another process has charged a step of this very session"):
+            pay(Gate(second, AMPLE, other), second)
+        assert pay(Gate(second, AMPLE, other), second, b"u") == 2
         ledger.refresh()
         assert (ledger.book, ledger.unsettled(), other.unsettled()) == (other.book, (), (2,))
 
@@ -228,7 +230,7 @@ def spend(path: Path, identity: Ed25519PrivateKey, number: int, most: int) -> in
 
         for counter in range(EACH):
             try:
-                charge = Charge(bytes([number]) * 32, str(number), SUM, b"t", counter, b"c", event)
+                charge = Charge(bytes([number]) * 32, str(number), SUM, bytes([number]), counter, b"c", event)
                 ledger.settle(ledger.charge(charge, check), "sent")
             except BudgetExceeded:
                 break
@@ -349,7 +351,7 @@ class TwoStudies(RuleBasedStateMachine):
     def step(self, handle: int, study: int, is_settled: bool) -> None:
         gate = self.gate(handle, study)
         try:
-            number = pay(gate, self.policies[study])
+            number = pay(gate, self.policies[study], bytes([handle]))
         except OverLimit as error:
             if self.held[study]:  # what was reserved is had, unless a clock that was set back has made the year fuller
                 assert error.rule == "policy.epsilon_per_year" or self.paid[study] == 4

@@ -3,6 +3,7 @@
 Never changes or deletes an entry, and never appends one that was decided on less than all entries before it.
 """
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -77,6 +78,7 @@ class Ledger:
         self._anchor = mark_path(path)
         self._book, self._position, self._tip = Book(), 0, GENESIS
         self._others = set[int]()  # charges that others made meanwhile: whether they are interrupted is not seen here
+        self._their_sessions = set[str]()  # transcripts of the sessions that others have charged meanwhile
         is_new = create and not path.exists()
         if not is_new and not path.exists():
             raise PrivacyError(f"{path}: the ledger is missing; restore it, a new one would forget what was spent")
@@ -115,6 +117,8 @@ class Ledger:
     def charge(self, charge: Charge, check: Callable[[], object] = bool) -> int:
         """Append a charge durably and return its number, from 1; on any failure nothing may be sampled.
 
+        A session is of one process: two with its keys, as after a fork, could mask two sums with one mask.
+
         Args:
             charge: the step.
             check: raises where the step may not be paid for; called when the book is that of the whole file, and
@@ -122,6 +126,11 @@ class Ledger:
         """
 
         def decided() -> list[Note]:
+            if charge.transcript.hex() in self._their_sessions:
+                raise PrivacyError(
+                    f"{self._path}: another process has charged a step of this very session: a copy of this agent "
+                    "runs; stop both"
+                )
             check()
             return [charged(charge)]
 
@@ -295,7 +304,9 @@ class Ledger:
         for entry in read_after(self._db, lambda _: self._key, (self._position, self._tip), self._path):
             before = self.length
             self._take_known(entry)
-            self._others.update(range(before + 1, self.length + 1))
+            if self.length > before:
+                self._others.add(self.length)
+                self._their_sessions.add(json.loads(entry.note.content)["transcript"])
 
     def _take_known(self, entry: Entry) -> None:
         """Take an entry into the book unless this version does not know its kind."""
