@@ -217,7 +217,7 @@ def test_a_block_dated_far_ahead_stops_everything_and_ends_no_terms_for_good(sit
     decisions, _ = read_decisions(site.home.decisions)
     assert next_time(decisions, SUBJECT.study, NEVER, NOW_S) == NOW_S + 1  # so that a block can still be signed
     far.unlink()
-    assert "the ledger remembers that they were rejected or withdrawn" in site.restart().objection()
+    assert "the ledger remembers that they were rejected, withdrawn" in site.restart().objection()
     site.say("approve", NOW_S + 86_401)
     later = Consent(
         rule_of(site.home, site.config, SUBJECT, public_text(site.identity)), site.ledger, lambda: NOW_S + 9.0
