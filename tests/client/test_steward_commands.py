@@ -80,7 +80,7 @@ def test_two_people_approve_with_their_own_keys_and_one_of_them_withdraws(home: 
     assert "Approved: 2 of 2 needed." in run("review", "--home", home.path)
     said = run("withdraw", "--key", keys["ben"], "--home", home.path, "--reason", "the ethics board asks us to")
     assert "withdraw by ben" in said
-    assert "No agent runs here; the ledger remembers this decision." in said
+    assert "The ledger remembers this decision; an agent that runs heeds it from its next step on." in said
     said = run("review", "--home", home.path)
     assert "withdraw by ben: the ethics board asks us to" in said
     assert "NOT APPROVED: approval.needed = 2: these terms have 0 of 2 approval(s); ben has withdrawn them on" in said

@@ -86,7 +86,9 @@ def test_a_withdrawal_during_a_study_stops_the_next_step_of_the_running_agent(
             said = subprocess.run(
                 this_program("client", "withdraw", "--home", str(home.path)), capture_output=True, text=True, check=True
             )
-            assert "The running agent heeds this from its next step on" in said.stdout
+            assert (
+                "The ledger remembers this decision; an agent that runs heeds it from its next step on." in said.stdout
+            )
             asked.append(aggregator.round(("a", "b", "c"), kind.sum.name, b""))
             for message in reversed(asked):  # neither a new one, nor the one that it has answered
                 assert ask("a", message) == Refusal(Code.STOPPED)

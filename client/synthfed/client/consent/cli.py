@@ -156,10 +156,8 @@ def _block(desk: "Desk", act: "Act", key: Path | None, passphrase_file: Path | N
     from .desk import remember
 
     decision_s = _decide(desk, act, key, passphrase_file, reason)
-    if remember(desk, decision_s):
-        _say("No agent runs here; the ledger remembers this decision.")
-    else:
-        _say("The running agent heeds this from its next step on, and its ledger then remembers it.")
+    remember(desk, decision_s)
+    _say("The ledger remembers this decision; an agent that runs heeds it from its next step on.")
     if act == "withdraw":
         _say("What was sent before cannot be taken back.")
 

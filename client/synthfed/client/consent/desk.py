@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from synthfed.plugins.files import read_text, write_whole
-from synthfed.plugins.processes import exclusive
 from synthfed.protocols.approval import NEVER, Act, Decision, Subject
 from synthfed.protocols.errors import ConfigError, PrivacyError, describe
 from synthfed.protocols.proposal import Proposal, parse_terms
@@ -182,15 +181,10 @@ def reserve(desk: Desk) -> None:
         _gate(desk, desk.pinned, ledger).reserve()
 
 
-def remember(desk: Desk, at_unix_s: int) -> bool:
-    """Write a block into the ledger; return whether that could be done, which it cannot beside a running agent."""
-    try:
-        with exclusive(desk.home.lock, "agent"):
-            with contextlib.closing(Ledger(desk.home.ledger, desk.identity)) as ledger:
-                ledger.remember_block(desk.rule.study, at_unix_s)
-            return True
-    except ConfigError:
-        return False
+def remember(desk: Desk, at_unix_s: int) -> None:
+    """Write a block into the ledger, also beside a running agent: it stands when its file is gone."""
+    with contextlib.closing(Ledger(desk.home.ledger, desk.identity)) as ledger:
+        ledger.remember_block(desk.rule.study, at_unix_s)
 
 
 def _check_fit(desk: Desk) -> None:
