@@ -21,7 +21,7 @@ from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
 from .anchor import read_anchor, write_anchor
-from .chain import Entry, mark_path, read_chain, version_of
+from .chain import Entry, mark_path, read_chain, version_of, way_on
 from .entries import GENESIS, Book, Charge, Note, Price, blocked, chain_key, charged, cleared, mark, met, seal, settled
 
 FORMAT: Final = 2
@@ -81,7 +81,7 @@ class Ledger:
             self._open(is_new)
         except sqlite3.Error as error:
             self._db.close()
-            raise PrivacyError(f"{path}: the ledger cannot be used ({error}); restore it, never replace it") from None
+            raise PrivacyError(f"{path}: the ledger cannot be used ({error}); {way_on(error)}") from None
         except BaseException:
             self._db.close()
             raise
