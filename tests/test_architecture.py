@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -154,3 +155,18 @@ def test_the_import_contracts_hold() -> None:
     program = Path(sys.executable).parent / "lint-imports"
     done = subprocess.run([program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("page", ["recovery.md", "security.md"])
+def test_every_test_that_a_page_names_exists(page: str) -> None:
+    named = set(re.findall(r"`(tests/[\w/.]+)`", (ROOT / "docs" / page).read_text(encoding="utf-8")))
+    assert named
+    assert not {name for name in named if not (ROOT / name).exists()}
+
+
+def test_every_failure_that_the_page_on_recovery_tells_of_has_a_test() -> None:
+    lines = (ROOT / "docs/recovery.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][1:]
+    assert len(rows) >= 15
+    for what, *_, tests in rows:
+        assert re.search(r"`(T|D|tests/[\w/.]+)`", tests), what

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,10 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
 from synthfed.plugins.processes import free_port
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))  # so that tests can import `tests.e2e.networks`
+
+from tests.e2e.networks import HOST, Networks  # noqa: E402
+
 DEADLINE_S = 240.0
 
 
@@ -55,6 +61,37 @@ def processes_that_mention(text: str) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class Process:
+    """A process as ``/proc`` shows it; number and start together are never given to another one."""
+
+    pid: int
+    start: str
+    parent: int = field(compare=False)
+    command: str = field(compare=False)
+    environment: str = field(compare=False)
+
+    def words(self, folder: Path) -> str:
+        """Return command and environment; a site's folder is named by its path or beside ``--home``."""
+        return re.sub(r"--home (?!/)", f"--home {folder}/", self.command) + self.environment
+
+
+def processes() -> Iterator[Process]:
+    """Yield every process of this machine that has not ended."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().decode(errors="replace")
+        except OSError:  # an agent's, which is closed to its own user
+            environment = ""
+        if command and stat[0] not in ("Z", "X"):  # one that is ending has none any more
+            yield Process(int(entry.name), stat[19], int(stat[1]), command, environment)
+
+
 @dataclass
 class Lab:
     """One coordinator and its sites under a short temporary folder."""
@@ -62,6 +99,8 @@ class Lab:
     folder: Path
     port: int
     steps_port: int
+    networks: Networks | None = None
+    """Where coordinator and sites stand on hosts of their own."""
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -69,7 +108,11 @@ class Lab:
         return self.folder / "coordinator"
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "synthfed.plugins.cli", *arguments]
+        """Return a command of ours, on the host where it belongs if there are two."""
+        command = [sys.executable, "-m", "synthfed.plugins.cli", *arguments]
+        if self.networks is None:
+            return command
+        return [*(self.networks.sites if arguments[0] == "client" else self.networks.coordinator), *command]
 
     def run(self, *arguments: str, expect: int = 0) -> str:
         done = subprocess.run(
@@ -87,7 +130,8 @@ class Lab:
 
     def make(self, sites: tuple[str, ...], *options: str) -> None:
         """Go the long way up to a study in every site's home."""
-        self.run("server", "init", "--port", str(self.port), "--steps-port", str(self.steps_port))
+        host = () if self.networks is None else ("--host", HOST, "--bind", "0.0.0.0")  # noqa: S104 - of a namespace
+        self.run("server", "init", *host, "--port", str(self.port), "--steps-port", str(self.steps_port))
         write_table(self.folder / "dummy.csv", 0, 3000)
         enrolments: list[str] = []
         for number, site in enumerate(sites):
@@ -138,22 +182,32 @@ class Lab:
     def wait_for_step(self, step: int) -> None:
         wait_for(lambda: self.status()["step"] >= step, f"step {step}; status: {self.status()}")
 
-    def kill(self, program: str, number: int = signal.SIGKILL) -> None:
-        """Send every process of this lab that runs a program a signal, by default one that ends it at once."""
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if program in line and self._is_ours(int(entry.parent.name), line):
-                os.kill(int(entry.parent.name), number)
+    def kill(self, program: str = "", site: str = "") -> int:
+        """End every process of this lab, or of one site, that runs a program, at once; return how many there were."""
+        place = str(self.folder / site) if site else str(self.folder)
+        pids = [each.pid for each in processes() if program in each.command and place in each.words(self.folder)]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):  # one may end with another
+                os.kill(pid, signal.SIGKILL)
+        return len(pids)
 
-    def _is_ours(self, pid: int, line: str) -> bool:
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
-        except OSError:
-            return False
-        return str(self.folder) in line or str(self.folder) in environment
+    def power_cut(self) -> None:
+        """End every process of coordinator and sites at once, those that look after others first."""
+        for child in self.children:
+            child.kill()
+        while self.kill():
+            time.sleep(0.05)
+        for child in self.children:
+            child.wait(timeout=30)
+
+    def pass_a_minute(self, *sites: str) -> None:
+        """Let sites' nodes seem unheard of for a minute, after which Flower lets in a killed node's successor."""
+        with contextlib.closing(sqlite3.connect(self.coordinator / "flower.db", timeout=30)) as db, db:
+            for site in sites:
+                line = (self.coordinator / f"nodes/{site}.pub").read_text(encoding="utf-8")
+                key = load_ssh_public_key(line.encode()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+                changed = db.execute("UPDATE node SET online_until = 0 WHERE public_key = ?", (key,))
+                assert changed.rowcount == 1, site
 
     def close(self) -> None:
         for child in self.children:
@@ -179,35 +233,22 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
+def networks() -> Iterator[Networks | str]:
+    """Two hosts, or why there are none."""
+    try:
+        made = Networks()
+    except (OSError, subprocess.CalledProcessError) as error:
+        yield f"this machine makes no network namespaces: {error}"
+        return
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
 def left_over() -> Callable[[str], list[str]]:
     return processes_that_mention
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process as ``/proc`` shows it; number and start together are never given to another one."""
-
-    pid: int
-    start: str
-    parent: int = field(compare=False)
-    command: str = field(compare=False)
-    environment: str = field(compare=False)
-
-
-def processes() -> Iterator[Process]:
-    """Yield every process of this machine that has not ended."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (entry / "stat").read_text().rpartition(")")[2].split()
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        try:
-            environment = (entry / "environ").read_bytes().decode(errors="replace")
-        except OSError:  # an agent's, which is closed to its own user
-            environment = ""
-        if command and stat[0] not in ("Z", "X"):  # one that is ending has none any more
-            yield Process(int(entry.name), stat[19], int(stat[1]), command, environment)
 
 
 def listening(pid: int, ports: Mapping[str, int]) -> set[int]:

@@ -129,3 +129,11 @@ def version_of(db: sqlite3.Connection) -> int:
     """Return the format that a ledger's file says it has."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     return int(version)
+
+
+def way_on(error: sqlite3.Error) -> str:
+    """Return what to do about a file of a chain that cannot be used: on a full disk nothing is wrong with it."""
+    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the lowest byte; the others say where it happened
+    if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return "free disk space, or mend the disk"
+    return "restore it, never replace it"

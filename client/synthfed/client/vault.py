@@ -20,7 +20,7 @@ from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.protocols.rotation import Rotation
 
 from .anchor import read_anchor, stage_anchor, take_staged, write_anchor
-from .chain import Entry, mark_path, read_after, read_chain, rotation_note, version_of
+from .chain import Entry, mark_path, read_after, read_chain, rotation_note, version_of, way_on
 from .entries import (
     GENESIS,
     Book,
@@ -90,7 +90,7 @@ class Ledger:
             self._open(is_new)
         except sqlite3.Error as error:
             self._db.close()
-            raise PrivacyError(f"{path}: the ledger cannot be used ({error}); restore it, never replace it") from None
+            raise PrivacyError(f"{path}: the ledger cannot be used ({error}); {way_on(error)}") from None
         except BaseException:
             self._db.close()
             raise

@@ -4,12 +4,15 @@ Never leaves a half-written file under its name, and never widens or narrows who
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from synthfed.protocols.errors import ConfigError
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_text(path: Path, *, advice: str = "") -> str:
@@ -63,10 +66,32 @@ def whole_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         part.replace(path)
         sync(path.parent)
     except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}; choose another place", where=str(path)) from None
+        raise ConfigError(f"cannot be written: {error.strerror}; {room(error)}", where=str(path)) from None
     finally:
         with contextlib.suppress(OSError):  # never in place of the error that is on its way
             part.unlink()
+
+
+def write_to_watch(path: Path, content: bytes) -> None:
+    """Replace a file that people only watch, durable or not, and without a word where that cannot be.
+
+    On a full disk the new content goes into the blocks that the file has already: a last word must reach its reader.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            file.write(content)
+            file.truncate()
+
+
+def room(error: OSError) -> str:
+    """Return what to do about a file that cannot be written: a full disk has another way out than a wrong place."""
+    return "free disk space" if error.errno in _FULL else "choose another place"
 
 
 def sync(path: Path) -> None:

@@ -95,16 +95,23 @@ class _Sessions(SessionLink):
         not_before: dict[int, float] = {}
         deadline = float("inf")
         while time.monotonic() < deadline:
-            self._collect_ends(not_before)
             if self._closing.is_set():
                 deadline = min(deadline, time.monotonic() + _PARTING_S)
-                if not self._invited:
+            try:
+                self._collect_ends(not_before)
+                if self._closing.is_set() and not self._invited:
                     return
-            else:
-                busy = {node for node, _ in self._invited.values()}
-                ready = [node for node in self._grid.get_node_ids() if node not in busy]
-                self._push([node for node in ready if time.monotonic() >= not_before.get(node, 0.0)])
+                if not self._closing.is_set():
+                    self._invite_idle(not_before)
+            except Exception as error:  # noqa: BLE001 - whatever the SuperLink answered: it may be well later
+                _LOG.warning("the SuperLink could not be asked (%s); asking again", type(error).__name__)
+                time.sleep(_RETRY_S)
             time.sleep(_POLL_S)
+
+    def _invite_idle(self, not_before: Mapping[int, float]) -> None:
+        busy = {node for node, _ in self._invited.values()}
+        ready = [node for node in self._grid.get_node_ids() if node not in busy]
+        self._push([node for node in ready if time.monotonic() >= not_before.get(node, 0.0)])
 
     def _push(self, nodes: list[int]) -> None:
         for node in nodes:

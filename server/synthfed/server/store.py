@@ -18,13 +18,14 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from synthfed.plugins.files import sync, write_whole
+from synthfed.plugins.files import room, sync, write_to_watch, write_whole
 from synthfed.protocols.errors import ConfigError, SynthfedError
 from synthfed.protocols.ids import digest
 from synthfed.protocols.schema import Strict
 from synthfed.protocols.study import Study, parse_study
 
 FORMAT: Final = 1
+_GO_ON: Final = ", then go on with --resume; the last checkpoint stands"
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -170,15 +171,20 @@ class Run:
             if is_new:
                 sync(self.folder)
         except OSError as error:
-            raise ConfigError(f"cannot be written: {error.strerror}", where=str(self._asked_file)) from None
+            raise self._unwritten(self._asked_file, error) from None
 
     def save(self, study: Study, state: Mapping[str, npt.NDArray[Any]], tally: Tally) -> None:
         """Write the checkpoint: all or nothing, durable when this returns."""
         arrays = {name: np.asarray(array, order="C") for name, array in state.items()}  # keeps single numbers single
         counts = json.dumps(_fields(tally))
         header = {"format": str(FORMAT), "study": study.hash.hex(), "tally": counts, "hash": _hash(arrays, counts)}
-        self._write("checkpoint.safetensors", save(arrays, metadata=header))
-        self._asked_file.write_bytes(b"")  # the checkpoint holds it now
+        try:
+            self._write("checkpoint.safetensors", save(arrays, metadata=header))
+            self._asked_file.write_bytes(b"")  # the checkpoint holds it now
+        except ConfigError as error:
+            raise ConfigError(f"{error}{_GO_ON}") from None
+        except OSError as error:
+            raise self._unwritten(self._asked_file, error) from None
 
     def load(self, study: Study) -> tuple[dict[str, npt.NDArray[Any]], Tally] | None:
         """Return the last checkpoint, or None where there is none yet.
@@ -208,11 +214,9 @@ class Run:
         return state, self._with_asked(tally)
 
     def report(self, status: Status) -> None:
-        """Replace the status; not made durable, it is for watching only."""
+        """Replace the status; not made durable, it is for watching only, and no study ends because it has no room."""
         status.pid, status.at_unix_s = os.getpid(), time.time()
-        part = self.folder / f".status.{status.pid}.part"
-        part.write_text(json.dumps(asdict(status)), encoding="utf-8")
-        part.replace(self.folder / "status.json")
+        write_to_watch(self.folder / "status.json", json.dumps(asdict(status)).encode())
         if self._watch is not None:
             self._watch(status)
 
@@ -245,6 +249,9 @@ class Run:
 
     def _write(self, name: str, content: bytes) -> None:
         write_whole(self.folder / name, [content])
+
+    def _unwritten(self, path: Path, error: OSError) -> ConfigError:
+        return ConfigError(f"cannot be written: {error.strerror}; {room(error)}{_GO_ON}", where=str(path))
 
 
 def _hash(arrays: Mapping[str, npt.NDArray[Any]], counts: str) -> str:
