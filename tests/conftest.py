@@ -24,6 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.fixture(autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test a register of data sets of its own: many have the same records, or copies of one home."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what audits of privacy proved beside what was claimed: a passed test alone would not tell how much."""
     for report in terminalreporter.getreports("passed"):

@@ -80,7 +80,11 @@ def test_nothing_evaluates_text_or_runs_a_shell() -> None:
 def test_the_agent_opens_no_network_connection() -> None:
     names = ["agent", "site", "data", "train", "gate", "vault", "anchor", "entries", "chain", "conversion"]
     names += ["policy", "rules", "hours", "books/audit_log", "books/lines", "books/statement", "books/cli"]
-    names += ["consent/standing", "consent/decisions"]
+    names += [
+        f"keys/{name}" for name in ("files", "identity", "modes", "passphrases", "rotation", "sealed", "succession")
+    ]
+    names += ["consent/standing", "consent/decisions", "consent/release", "books/looking"]
+    names += ["admission", "dataset", "register", "reservation", "ledger_file"]
     for name in names:
         forbidden = {"socket", "ssl", "http", "urllib", "grpc", "flwr", "requests", "httpx"}
         assert not imports_of(ROOT / f"client/synthfed/client/{name}.py") & forbidden

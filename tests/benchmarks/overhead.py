@@ -106,11 +106,12 @@ def measure(dim: int, steps: int, transport: str) -> dict[str, object]:
         file = folder / "study.toml"
         file.write_text(render_study(terms), encoding="utf-8")
         for path in homes:
-            agreed = this_program("client", "approve", str(file), "--home", str(path))
-            subprocess.run(agreed, check=True, stdout=subprocess.DEVNULL)
             site_toml = path / "site.toml"
             site_toml.write_text(site_toml.read_text().replace("epsilon = 8.0", "epsilon = 50.0"), encoding="utf-8")
-            environment = flower_environment(path / "flwr")
+            agreed = this_program("client", "approve", str(file), "--home", str(path))
+            subprocess.run(agreed, check=True, stdout=subprocess.DEVNULL)
+            # A register each: all of them have the same rows.
+            environment = {**flower_environment(path / "flwr"), "XDG_STATE_HOME": str(path / "state")}
             children.append(
                 Child(path.name, this_program("client", "run", "--home", str(path)), path / "run.log", environment)
             )

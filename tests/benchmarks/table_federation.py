@@ -18,6 +18,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.benchmarks.made_up_table import made_up_columns, made_up_rows
 from tests.benchmarks.stopwatch import HARNESS, SERVER, Laps, Row, Stopwatch, Traffic, count, load, peak_mb
 
@@ -170,7 +171,16 @@ def serve(size: Size, study: Study, lines: Mapping[str, Connection], result: Con
         Training(pinned.policy, trainer, link, run, lambda: secrets.token_bytes(32), Waiting()).run()
     link.close()
     with watch(SERVER, "release"):
-        finish(run, pinned, trainer, folder / "release", min(size.rows, 10_000), 0, "simulation")
+        finish(
+            run,
+            pinned,
+            trainer,
+            folder / "release",
+            min(size.rows, 10_000),
+            0,
+            Ed25519PrivateKey.generate(),
+            "simulation",
+        )
     trained_mb, columns = peak_mb(), study.released.columns
     with watch(SERVER, "sample"):
         pinned.domain.write(folder / "more.csv", columns, draw(trainer, columns, size.sampled, 7))

@@ -59,4 +59,6 @@ def write(
         db.executemany("INSERT INTO peers VALUES (?, ?)", (peers or {}).items())
         db.commit()
     path.with_suffix(".head").write_bytes(length.to_bytes(8, "little") + head)
+    for each in (path, path.with_suffix(".head")):
+        each.chmod(0o600)  # as that version made them
     return Written(path, head)

@@ -2,11 +2,17 @@
 
 import base64
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from synthfed.client.config import Home
+from synthfed.client.consent.decisions import write_decision
 from synthfed.client.consent.desk import decide, open_desk
+from synthfed.client.consent.standing import code_of
 from synthfed.client.enrol import init_home
+from synthfed.client.keys.identity import load_identity
+from synthfed.protocols.approval import Decision
 from synthfed.protocols.enrolment import Invitation
 from synthfed.protocols.study import Study
 from synthfed.server.study_file import render_study
@@ -60,3 +66,10 @@ def approve(home: Home) -> None:
     """Let the site's own key approve the study that lies in the home now."""
     desk = open_desk(home, None)
     decide(desk, "approve", desk.identity, None)
+
+
+def approve_code(home: Home) -> None:
+    """Let the site's own key approve the plugins of the study as they are installed, under a plan made elsewhere."""
+    config = home.load()
+    subject = replace(code_of(config.site, home.load_study(config)), policy="0a" * 32)
+    write_decision(home.decisions, Decision.of(load_identity(home.identity), "approve", subject, int(time.time())))

@@ -125,8 +125,8 @@ def test_whatever_an_adaptive_coordinator_asks_over_sessions_and_restarts_it_get
         assert refused == {"count", "critic"}
         assert charged(federation) == allowed
         assert len(sums) + overruns == allowed.total()
-        assert federation.a.gate.spent() == pytest.approx(policy.plan.epsilon, rel=1e-9)
-        assert federation.a.gate.spent() <= promise.epsilon
+        assert federation.a.gate.standings()[0].spent == pytest.approx(policy.plan.epsilon, rel=1e-9)
+        assert federation.a.gate.standings()[0].spent <= promise.epsilon
 
 
 def test_the_caps_cost_what_another_accountant_says_of_the_multiset(policy: Policy) -> None:

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from synthfed.client.books.audit_log import AuditLog, Unlogged, mark_of, read_log
 from synthfed.client.books.lines import BrokenLine, Line, Place, follow, log_key, log_mark, read_whole, written
+from synthfed.client.keys.succession import Keys
 from synthfed.protocols.errors import PrivacyError
 
 ME = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
 KEY = log_key(ME)
+KEYS = Keys(((1, KEY),))
 NOW = 1_795_000_000.0
 
 
@@ -342,6 +344,6 @@ def test_the_format_of_a_line_stays_as_it_is() -> None:
 
 def test_the_chain_of_a_place_does_not_fit_another_place() -> None:
     lines, place = chain([{}, {}])
-    assert [each.after for each in follow(KEY, Place(), b"".join(lines))][-1] == place
+    assert [each.after for each in follow(KEYS, Place(), b"".join(lines))][-1] == place
     with pytest.raises(BrokenLine):
-        [*follow(KEY, place, lines[0])]
+        [*follow(KEYS, place, lines[0])]

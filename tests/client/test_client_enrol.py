@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from synthfed.client.config import Home
 from synthfed.client.enrol import init_home
-from synthfed.client.vault import load_identity
+from synthfed.client.keys.identity import load_identity
 from synthfed.protocols.enrolment import Enrolment, Invitation, parse
 from synthfed.protocols.errors import ConfigError
 

@@ -1,6 +1,7 @@
 """A site's consent: what its agent makes of the decisions in its home, and of what somebody did to them."""
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -128,7 +129,7 @@ def test_a_withdrawal_that_was_seen_stands_when_its_file_is_gone_also_after_a_re
     assert site.consent.objection()
     withdrawal.unlink()
     for consent in (site.consent, site.restart()):
-        assert "the ledger remembers that they were rejected or withdrawn" in consent.objection()
+        assert "the ledger remembers that they were rejected, withdrawn or released" in consent.objection()
     site.say("approve", 3)
     assert site.agent().objection() == ""
 
@@ -207,12 +208,30 @@ def test_an_approval_dated_far_ahead_is_refused_for_nothing_could_overtake_it(si
     assert "an approval is dated in the future" in site.consent.objection()
 
 
+@pytest.mark.parametrize("act", ["reject", "withdraw"])
+def test_a_block_dated_far_ahead_stops_everything_and_ends_no_terms_for_good(site: Site, act: Act) -> None:
+    site.say("approve", NOW_S)
+    far = site.say(act, 2**40)
+    assert site.consent.objection().startswith("a rejection or withdrawal is dated in the future; set this machine's")
+    assert site.ledger.blocked_unix_s(bytes.fromhex(SUBJECT.study)) == NOW_S + 86_400
+    decisions, _ = read_decisions(site.home.decisions)
+    assert next_time(decisions, SUBJECT.study, NEVER, NOW_S) == NOW_S + 1  # so that a block can still be signed
+    far.unlink()
+    assert "the ledger remembers that they were rejected, withdrawn" in site.restart().objection()
+    site.say("approve", NOW_S + 86_401)
+    later = Consent(
+        rule_of(site.home, site.config, SUBJECT, public_text(site.identity)), site.ledger, lambda: NOW_S + 9.0
+    )
+    assert later.objection() == ""
+
+
 def test_a_new_decision_is_later_than_all_before_it_whatever_the_clock_says(site: Site) -> None:
     site.say("approve", 70)
     decisions, problems = read_decisions(site.home.decisions)
     assert not problems
     assert next_time(decisions, SUBJECT.study, NEVER, 10) == 71
     assert next_time(decisions, SUBJECT.study, 90, 10) == 91
+    assert next_time(decisions, SUBJECT.study, 2**40, 10) == 2**40
     assert next_time(decisions, SUBJECT.study, 90, 1000) == 1000
     assert next_time(decisions, "0b" * 32, NEVER, 10) == 10
 
@@ -237,9 +256,10 @@ def test_a_look_sees_a_change_that_keeps_name_size_time_and_inode(site: Site) ->
 
 def test_a_block_that_the_ledger_cannot_take_stops_the_agent(site: Site) -> None:
     site.say("withdraw", 2)
-    with closing(Ledger(site.home.ledger, site.identity)) as second:
-        second.remember_block(b"x" * 32, 1)  # its place is taken: somebody else writes into this ledger
-    with pytest.raises(PrivacyError):
+    with closing(sqlite3.connect(site.home.ledger)) as db:
+        db.execute("INSERT INTO entries VALUES (1, 0, 'clearance', '{}', x'00')")  # somebody without the key
+        db.commit()
+    with pytest.raises(PrivacyError, match="entry 1 was changed, added or removed"):
         site.consent.objection()
 
 

@@ -22,8 +22,9 @@ from synthfed.client.cli import app
 from synthfed.client.config import Home
 from synthfed.client.conversion import convert, read_format_1
 from synthfed.client.entries import Charge
+from synthfed.client.keys.identity import load_identity
 from synthfed.client.site import open_agent
-from synthfed.client.vault import Ledger, load_identity
+from synthfed.client.vault import Ledger
 from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian

@@ -10,7 +10,20 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from synthfed.client.entries import GENESIS, Book, Charge, Note, blocked, chain_key, charged, mark, seal
+from synthfed.client.entries import (
+    GENESIS,
+    Book,
+    Charge,
+    Note,
+    blocked,
+    chain_key,
+    charged,
+    loaded,
+    mark,
+    released,
+    reserved,
+    seal,
+)
 from synthfed.client.vault import Ledger
 from synthfed.protocols.approval import NEVER
 from synthfed.protocols.errors import PrivacyError
@@ -19,6 +32,9 @@ from synthfed.protocols.privacy.accountant import SampledGaussian
 VECTOR: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors/ledger.json").read_text(encoding="ascii"))
 BLOCKS: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "vectors/ledger-blocks.json").read_text(encoding="ascii")
+)
+RESERVATIONS: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "vectors/ledger-reservations.json").read_text(encoding="ascii")
 )
 ME = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(VECTOR["identity_seed"]))
 KEY = bytes.fromhex(VECTOR["chain_key"])
@@ -77,6 +93,24 @@ def test_blocks_of_the_vector_are_sealed_as_it_says_and_the_latest_counts(tmp_pa
         assert ledger.blocked_unix_s(CHARGE.study) == BLOCKS["blocked_unix_s"]
         assert ledger.blocked_unix_s(b"t" * 32) == NEVER
         assert (ledger.length, ledger.head) == (0, GENESIS)  # peers are told nothing of it
+
+
+def test_a_ledger_with_reservations_opens_and_keeps_what_the_vector_says(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    Ledger(path, ME, create=True).close()
+    written = notes(RESERVATIONS["entries"])
+    put(path, written)
+    path.with_suffix(".mark").write_bytes(bytes.fromhex(RESERVATIONS["noted"]))
+    with closing(Ledger(path, ME)) as ledger:
+        (kept,) = ledger.book.reserved.values()
+        assert (kept.study, kept.rounds_left(ledger.book.rounds)) == (CHARGE.study, RESERVATIONS["left"])
+        assert reserved(kept) == written[1][2]
+        assert ledger.blocked_unix_s(b"t" * 32) == RESERVATIONS["blocked_unix_s"]
+        assert ledger.book.ledger == RESERVATIONS["ledger"]
+    assert [released(b"t" * 32, RESERVATIONS["blocked_unix_s"]), loaded(RESERVATIONS["ledger"], "ab" * 16)] == [
+        written[-1][2],
+        written[0][2],
+    ]
 
 
 def test_an_earlier_block_is_not_written_again_and_none_is_forgotten(tmp_path: Path) -> None:

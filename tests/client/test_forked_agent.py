@@ -102,17 +102,19 @@ def test_a_child_and_its_parent_that_open_the_same_session_share_no_key_no_coin_
 def test_a_fork_of_an_agent_and_the_agent_cannot_both_use_a_counter_as_they_share_one_journal(
     federation: Federation, tmp_path: Path, policy: Policy, identities: Identities
 ) -> None:
-    """The fork answers first; the other then finds its place in the journal taken, before it draws a coin."""
+    """The fork answers first; the other then finds its session in the journal, before it draws a coin."""
 
     def first() -> bytes:
         return answered(federation.a, frame(PAYLOADS[0])).frame
 
     assert isinstance(messages.decode(in_a_child(first))[0], messages.Masked)
     state = federation.a.machine.state
-    with pytest.raises(PrivacyError, match="cannot be written"):
+    with pytest.raises(PrivacyError, match="a copy of this agent runs; stop both"):
         federation.a.answer(frame(PAYLOADS[1]))
     assert federation.a.machine.state is state
-    with pytest.raises(PrivacyError, match="cannot be written"):  # nor repeat what the fork was asked
+    with pytest.raises(
+        PrivacyError, match="a copy of this agent runs; stop both"
+    ):  # nor repeat what the fork was asked
         federation.a.answer(frame(PAYLOADS[0]))
     with closing(Ledger(tmp_path / "a.db", identities["a"])) as journal:
         assert journal.count(policy.study.hash, "critic") == 1

@@ -123,7 +123,7 @@ def test_interleaved_kinds_are_each_decided_as_a_direct_accountant_would(
         if expected:
             spent.append(one)
             used[name] += 1
-    assert gate.spent() <= ceiling.epsilon
+    assert gate.standings()[0].spent <= ceiling.epsilon
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -132,7 +132,7 @@ def test_two_studies_in_one_ledger_share_the_ceiling_but_not_the_caps(
 ) -> None:
     rng = random.Random(seed)
     spent: list[SampledGaussian] = []
-    whole = Gate(policy, AMPLE, ledger).spent_after_study()
+    whole = Gate(policy, AMPLE, ledger).standings()[0].after_study
     ceiling = Ceiling(epsilon=whole * 1.05, delta=DELTA)
     for _ in range(3):  # the site's agent is started for one study after the other
         now = rng.choice([policy, other_policy])
@@ -145,13 +145,13 @@ def test_two_studies_in_one_ledger_share_the_ceiling_but_not_the_caps(
             expected = used < kind.sum.rounds and epsilon([*spent, one], DELTA) <= ceiling.epsilon
             assert paid(gate, ledger, now, name) == expected
             spent += [one] * expected
-    assert epsilon(spent, DELTA) == pytest.approx(Gate(policy, ceiling, ledger).spent())
+    assert epsilon(spent, DELTA) == pytest.approx(Gate(policy, ceiling, ledger).standings()[0].spent)
 
 
 def test_a_study_that_fits_alone_is_cut_short_by_what_an_earlier_study_spent(
     ledger: Ledger, policy: Policy, other_policy: Policy
 ) -> None:
-    whole = Gate(other_policy, AMPLE, ledger).spent_after_study()
+    whole = Gate(other_policy, AMPLE, ledger).standings()[0].after_study
     ceiling = Ceiling(epsilon=whole * 1.001, delta=DELTA)
     first = Gate(policy, ceiling, ledger)
     assert paid(first, ledger, policy, "critic")
@@ -168,13 +168,13 @@ def test_a_study_that_fits_alone_is_cut_short_by_what_an_earlier_study_spent(
 def test_what_is_spent_now_and_after_the_study_is_what_the_accountant_says(ledger: Ledger, policy: Policy) -> None:
     gate = Gate(policy, AMPLE, ledger)
     rounds = [charge(kind, policy.study, kind.sum.rounds) for kind in policy.plan.kinds]
-    assert gate.spent() == 0.0
-    assert gate.spent_after_study() == pytest.approx(epsilon(rounds, DELTA))
+    assert gate.standings()[0].spent == 0.0
+    assert gate.standings()[0].after_study == pytest.approx(epsilon(rounds, DELTA))
     for name in ("count", "critic", "critic"):
         pay(gate, ledger, policy, name)
     one, two = cost(policy, "count"), cost(policy, "critic")
-    assert gate.spent() == pytest.approx(epsilon([one, two, two], DELTA))
-    assert gate.spent_after_study() == pytest.approx(epsilon(rounds, DELTA))
+    assert gate.standings()[0].spent == pytest.approx(epsilon([one, two, two], DELTA))
+    assert gate.standings()[0].after_study == pytest.approx(epsilon(rounds, DELTA))
 
 
 @pytest.mark.parametrize(

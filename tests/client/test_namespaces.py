@@ -89,7 +89,7 @@ def reads(path):
     except OSError:
         return "-"
 
-hid = hide_files(home, home / "node", [table.parent if table.parent.name == "images" else table])
+hid = hide_files(home, home / "node", [table.parent, table] if table.parent.name == "images" else [table])
 print(hid)
 # What code that a coordinator ships could try, in a program that the node has become:
 attack = '''

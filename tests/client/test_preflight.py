@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client.homes import approve, make_home
+from tests.client.homes import approve, approve_code, make_home
 
 from synthfed.client.check import preflight
 from synthfed.client.config import Home
 from synthfed.client.entries import Charge
+from synthfed.client.keys.identity import load_identity
 from synthfed.client.preflight.findings import Finding
 from synthfed.client.site import open_agent
-from synthfed.client.vault import Ledger, load_identity
+from synthfed.client.vault import Ledger
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.server.certificates import write_certificates
@@ -148,15 +149,15 @@ def test_keys_that_others_can_read_or_that_are_gone_are_found(home: Home) -> Non
     assert "identity.key: can be read by others; run `chmod 600` on it" in details(home, "keys")
     home.identity.chmod(0o600)
     home.node_key.chmod(0o640)
-    assert "node.key: is missing or readable by others" in details(home, "keys")
+    assert "node.key: can be reached by others (mode 0640); run `chmod go= " in details(home, "keys")
     home.node_key.unlink()
-    assert "node.key: is missing or readable by others; restore it" in details(home, "keys")
+    assert "node.key: is missing; restore it from your backup" in details(home, "keys")
 
 
 def test_a_home_that_others_can_enter_is_found(home: Home) -> None:
     without_study(home)
     home.path.chmod(0o755)
-    assert "can be entered by others; run `chmod 700` on it" in details(home, "keys")
+    assert f"can be entered by others (mode 0755); run `chmod go= {home.path}`" in details(home, "keys")
 
 
 def test_a_missing_study_is_found(home: Home) -> None:
@@ -245,6 +246,18 @@ def test_what_the_ledger_holds_already_counts_against_the_ceiling(home: Home) ->
     assert "above the ceiling of 8" in details(home, "budget")
 
 
+def test_no_plugin_is_loaded_before_its_code_is_approved(home: Home, install: Callable[..., Path]) -> None:
+    install("eager", "[synthfed.models]\neager = eager:Model\n", 'raise RuntimeError("loaded")\n')
+    edit(home.path / "study.toml", '"tabular-gan"', '"eager"')
+    edit(home.config, "[policy]", "[policy]\nleast_sites = 4")
+    detail = details(home, "approval")
+    assert "these terms have 0 of 1 approval(s)" in detail
+    assert detail.endswith("; before that no plugin is loaded, and no more looked at")
+    assert "policy.least_sites: cohort.quorum = 3 is below 4" in details(home, "rules")
+    assert not {"plan", "budget", "data"} & {finding.topic for finding in preflight(home)}
+    assert "eager" not in sys.modules
+
+
 def test_a_damaged_ledger_is_found(home: Home) -> None:
     home.ledger.write_bytes(b"not a ledger" * 50)
     assert "restore it, never replace it" in details(home, "budget")
@@ -260,6 +273,7 @@ def test_a_table_that_does_not_fit_is_found_without_a_value_of_it(home: Home) ->
 def test_an_answer_time_that_is_too_short_is_found(home: Home) -> None:
     edit(home.path / "study.toml", "answer_time_s = 5.0", "answer_time_s = 0.005")
     edit(home.path / "study.toml", "critic_hidden = 8", "critic_hidden = 1024")
+    approve_code(home)
     assert "agree on a longer answer_time_s in [privacy]" in details(home, "timing")
 
 
@@ -267,6 +281,7 @@ def test_all_steps_of_a_round_are_timed_together(home: Home) -> None:
     edit(home.path / "study.toml", 'mode = "distributed"', 'mode = "local"')
     edit(home.path / "study.toml", "critic_hidden = 8", "critic_hidden = 8\nlocal_steps = 3")
     edit(home.path / "study.toml", "answer_time_s = 5.0", "answer_time_s = 0.005")
+    approve_code(home)
     detail = details(home, "timing")
     assert detail.startswith("a round of 'critic' with its 3 steps takes ")
     assert detail.endswith("; agree on a longer answer_time_s in [privacy]")
@@ -274,6 +289,7 @@ def test_all_steps_of_a_round_are_timed_together(home: Home) -> None:
 
 def test_several_steps_in_a_round_are_refused_where_others_noise_is_needed(home: Home) -> None:
     edit(home.path / "study.toml", "critic_hidden = 8", "critic_hidden = 8\nlocal_steps = 3")
+    approve_code(home)
     assert "privacy.mode: 'distributed' allows one step in a round, and sum 'critic' asks for 3" in details(
         home, "plan"
     )
@@ -358,6 +374,7 @@ def test_a_port_that_is_none_is_a_finding(home: Home, coordinator: Coordinator, 
 
 def test_a_wrong_option_in_the_study_is_found_with_its_file(home: Home) -> None:
     edit(home.path / "study.toml", "bins = 8", "bins = 1")
+    approve_code(home)
     assert "study.toml: model.options: bins: must be at least 2 (is 1)" in details(home, "plan")
 
 
@@ -442,6 +459,7 @@ def test_rows_that_break_a_constraint_are_counted_for_the_operator_and_stop_noth
 def test_a_study_that_publishes_rows_by_site_needs_this_sites_own_word(home: Home) -> None:
     study = home.path / "study.toml"
     study.write_text(study.read_text(encoding="utf-8").replace("[privacy]", 'site_column = "hospital"\n\n[privacy]', 1))
+    approve_code(home)
     refused = [finding for finding in preflight(home) if finding.topic == "rows by site"]
     assert [finding.is_ok for finding in refused] == [False]
     assert "site.toml: rows_by_site: study 'first' publishes every row under its site's id, in column 'hospital'" in (
@@ -501,7 +519,7 @@ def test_a_plugin_that_the_rules_do_not_pin_is_found_and_what_needs_it_is_left_o
 
 def test_a_year_or_a_study_that_does_not_fit_is_found(home: Home) -> None:
     with_rules(home, "epsilon_per_year = 2.0")
-    assert "above the epsilon_per_year of 2; it would end early: raise epsilon_per_year" in details(home, "budget")
+    assert "above the epsilon_per_year of 2; raise epsilon_per_year" in details(home, "budget")
     found = [finding for finding in preflight(home) if finding.topic == "budget"]
     assert [finding.is_ok for finding in found] == [True, False]
 

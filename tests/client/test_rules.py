@@ -16,6 +16,7 @@ from synthfed.client.policy import PluginPin, SitePolicy
 from synthfed.client.rules import StudyRefused, broken_rules, installed_plugins, pin_allowed
 from synthfed.plugins.registry import find
 from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.privacy.plan import make_plan
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Sum, own_noise
@@ -59,6 +60,16 @@ def rules(policy: SitePolicy, terms: Study) -> list[str]:
 def test_a_site_without_rules_refuses_nothing() -> None:
     terms = study()
     assert [*broken_rules(terms, SitePolicy(), installed_plugins(terms), make_plan(terms, SUMS))] == []
+
+
+def test_a_roster_with_a_revoked_key_is_refused_by_name_and_no_other() -> None:
+    terms = study()
+    revoked, other = terms.cohort.sites[1], fingerprint(b"another key")
+    policy = SitePolicy(revoked_keys=(other, fingerprint(revoked.public_key)))
+    (broken,) = broken_rules(terms, policy)
+    assert broken.rule == "policy.revoked_keys"
+    assert f"the roster has key {fingerprint(revoked.public_key)} of site {revoked.id!r}" in broken.what
+    assert rules(SitePolicy(revoked_keys=(other,)), terms) == []
 
 
 @given(promised=st.floats(0.5, 20), most=st.floats(0.5, 20))
@@ -191,6 +202,7 @@ def test_a_plugin_that_is_not_allowed_is_never_loaded(install: Callable[..., Pat
         ('[policy]\nmodes = ["central"]', r"modes: must be 'distributed' or 'local'"),
         ("[policy]\nmodes = []", r"policy\.modes: must list at least 1"),
         ("[policy]\npurposes = []", r"policy\.purposes: must list at least 1"),
+        ('[policy]\nrevoked_keys = ["C76F"]', r"entry 1 of policy\.revoked_keys: does not have the form"),
         ('[policy]\nopen = ["always"]', r"policy: open or zone: 'always' is not of the form"),
         ('[policy]\nzone = "Mars"', r"policy: open or zone: 'Mars' is not a time zone"),
         ('[policy.consent]\ncolumn = "c"', r"policy\.consent\.accepted: is missing"),
@@ -229,6 +241,7 @@ modes = ["distributed"]
 sigma_floor = 0.5
 deny_columns = ["name"]
 purposes = ["research on sepsis"]
+revoked_keys = ["c76f-5d65-6086-54a6-0609"]
 open = ["mon-fri 08:00-18:00", "sat 22:00-04:00"]
 zone = "Europe/Berlin"
 

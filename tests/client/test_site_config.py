@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from synthfed.client.config import LONGEST_SOCKET_PATH, Home, draft_config, private_paths
+from synthfed.client.config import LONGEST_SOCKET_PATH, Home, draft_config, private_paths, register_folder
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.study import Study
 from synthfed.server.study_file import render_study
@@ -120,10 +120,26 @@ def test_a_home_whose_socket_path_is_too_long_is_refused_before_it_is_bound() ->
 def test_the_node_is_to_lose_sight_of_a_database_as_of_what_names_it(write: Write) -> None:
     home = write(GOOD.replace("data.csv", "data.toml"))
     described = home.path / "data.toml"
-    assert private_paths(home, home.load()) == [described]
+    assert private_paths(home, home.load()) == [described, register_folder()]
     described.write_text('format = 1\nurl = "sqlite:///in/patients.db"\ntable = "patients"\n')
     with pytest.raises(ConfigError, match="can be read by others"):
         private_paths(home, home.load())
     described.chmod(0o600)
     database = home.path.resolve() / "in/patients.db"
-    assert private_paths(home, home.load())[:2] == [described, database]
+    assert private_paths(home, home.load())[:3] == [described, register_folder(), database]
+
+
+def test_the_register_lies_in_the_users_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert register_folder() == tmp_path / "synthfed" / "datasets"
+    for said in ("", "relative"):
+        monkeypatch.setenv("XDG_STATE_HOME", said)
+        assert register_folder() == Path.home() / ".local/state/synthfed/datasets"
+
+
+def test_a_name_of_another_ledger_is_sixteen_digits(write: Write) -> None:
+    assert write(GOOD).load().distinct_from == ()
+    line = 'distinct_from = ["0123456789abcdef"]\n[ceiling]'
+    assert write(GOOD.replace("[ceiling]", line)).load().distinct_from == ("0123456789abcdef",)
+    with pytest.raises(ConfigError, match=r"distinct_from"):
+        write(GOOD.replace("[ceiling]", 'distinct_from = ["x"]\n[ceiling]')).load()

@@ -185,7 +185,7 @@ def test_a_charge_counts_until_the_clock_shows_a_year_more_than_at_any_entry_up_
         expected += is_charge and latest_s // DAY_S >= (now_s - YEAR_S) // DAY_S
         if is_charge and now_s <= at_s + YEAR_S:
             assert latest_s // DAY_S >= (now_s - YEAR_S) // DAY_S
-    assert sum(each.count for each in book.recent_events(now_s)) == expected
+    assert book.recent_costs(now_s).total() == expected
 
 
 @pytest.mark.parametrize("rule", ["year", "study"])
@@ -298,6 +298,6 @@ def test_the_standings_name_every_limit_with_what_is_spent_and_will_be(ledger: L
     assert [each.limit.rule for each in (total, year, study)] == [RULES["total"], RULES["year"], RULES["study"]]
     assert (total.is_ok, year.is_ok) == (True, False)
     assert total.spent == year.spent == study.spent == 0
-    assert total.after_study == year.after_study == pytest.approx(gate.spent_after_study())
-    assert "above the epsilon_per_year of 0.1; it would end early: raise epsilon_per_year" in year.told
+    assert total.after_study == year.after_study == pytest.approx(gate.standings()[0].after_study)
+    assert "above the epsilon_per_year of 0.1; raise epsilon_per_year" in year.told
     assert total.told.endswith("after the study, ceiling 100")

@@ -12,6 +12,7 @@ import torch
 from tests.client.federation import AMPLE, WEIGHTS, Clock, Federation, Identities, Join, Plugin, opened
 from torch import nn
 
+from synthfed.client.gate import Gate
 from synthfed.client.site import Holdings, Origin, _agent
 from synthfed.client.vault import Ledger
 from synthfed.plugins.api import Array, Payload, PrivatePart
@@ -253,8 +254,8 @@ def test_what_a_private_part_keeps_of_all_records_when_it_encodes_them_acts_in_n
     plugin, reader = find("synthfed.models", "tabular-gan"), find("synthfed.domains", "table")
     pinned = Pinned(policy, plugin, model, reader, TableDomain())
     with closing(Ledger(tmp_path / "ledger.db", identities["a"], create=True)) as ledger:
-        own = Holdings("a", identities["a"], AMPLE, ledger, Origin(tmp_path / "data.csv"), str)
-        agent = _agent(pinned, own, Clock())
+        own = Holdings("a", identities["a"], ledger, Origin(tmp_path / "data.csv"), str)
+        agent = _agent(pinned, own, Gate(policy, AMPLE, ledger), Clock())
         one = np.full((1, 1), 0.5)
         assert agent.data.encoded[:, 0].tolist() == [0.25, 0.75, 1.0]
         assert np.array_equal(agent.private.statistic("count", one, {}), tiny.statistic("count", one, {}))

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -19,11 +20,14 @@ from typer.testing import CliRunner
 
 from synthfed.client.books.audit_log import AuditLog, mark_of
 from synthfed.client.books.lines import Line, Place
+from synthfed.client.books.looking import LONGEST_S, looked_at
 from synthfed.client.books.statement import accounts, as_csv, as_json, read_statement, unlogged_sessions
+from synthfed.client.chain import Entry, mark_path
 from synthfed.client.cli import app
 from synthfed.client.config import Home
 from synthfed.client.entries import Charge
-from synthfed.client.vault import Ledger, load_identity
+from synthfed.client.keys.identity import load_identity
+from synthfed.client.vault import Ledger
 from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
 
@@ -51,8 +55,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
 
 
-def files(folder: Path) -> dict[str, tuple[bytes, int, int]]:
-    return {each.name: (each.read_bytes(), each.stat().st_mtime_ns, each.stat().st_mode) for each in folder.iterdir()}
+def files(folder: Path, pattern: str = "*") -> dict[str, tuple[bytes, int, int]]:
+    found = folder.glob(pattern)
+    return {each.name: (each.read_bytes(), each.stat().st_mtime_ns, each.stat().st_mode) for each in found}
 
 
 def test_a_statement_is_the_ledgers_own_book(path: Path) -> None:
@@ -163,20 +168,76 @@ def test_another_process_that_writes_all_the_time_or_was_killed_can_be_read(path
         assert ledger.length == last
 
 
-def test_a_write_ahead_log_without_its_index_is_left_as_it_is(path: Path) -> None:
-    with closing(Ledger(path, ME)) as ledger:
-        ledger.charge(charge(4))
-        copied = {name: content for name, (content, _, _) in files(path.parent).items() if not name.endswith("-shm")}
+def left_behind(path: Path, leave_out: str = "", *, is_header_alone: bool = False) -> Path:
+    """Return a copy of a ledger that is being written, as a writer that was killed leaves it."""
     other = path.parent / "copy"
     other.mkdir()
-    for name, content in copied.items():
-        (other / name).write_bytes(content)
-    before = files(other)
-    with pytest.raises(
-        PrivacyError, match=r"cannot be read .*; try again, or start the agent once where none is running"
-    ):
-        read_statement(other / path.name, ME)
-    assert files(other) == before
+    noted = mark_path(path).read_bytes()
+    with closing(Ledger(path, ME)) as ledger:
+        ledger.charge(charge(4))
+        content = {name: each for name, (each, _, _) in files(path.parent, "ledger.*").items() if name != leave_out}
+    if is_header_alone:
+        content |= {"ledger.db-wal": content["ledger.db-wal"][:32], mark_path(path).name: noted}
+    for name, each in content.items():
+        (other / name).write_bytes(each)
+    return other / path.name
+
+
+def test_a_write_ahead_log_without_its_index_is_read_and_left_as_it_is(path: Path) -> None:
+    copy = left_behind(path, "ledger.db-shm")
+    before = files(copy.parent)
+    assert read_statement(copy, ME).book.length == 4
+    assert files(copy.parent) == before
+
+
+def test_a_log_whose_writer_was_killed_before_its_first_page_is_read_without_a_wait(path: Path) -> None:
+    copy = left_behind(path, is_header_alone=True)
+    before, start_s = files(copy.parent), time.process_time()
+    assert read_statement(copy, ME).book.length == 3
+    assert time.process_time() - start_s < 1
+    assert files(copy.parent) == before
+
+
+def test_an_index_that_was_torn_is_not_used(path: Path) -> None:
+    copy = left_behind(path)
+    index = copy.with_name(copy.name + "-shm")
+    content = bytearray(index.read_bytes())
+    content[8] ^= 1  # in the first of the two headers, which are written one after the other
+    index.write_bytes(content)
+    before = files(copy.parent)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(index)], stdin=-1, stdout=-1, text=True) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert read_statement(copy, ME).book.length == 4
+        holder.stdin.close()
+    assert files(copy.parent) == before
+
+
+HOLDER = """
+import fcntl, sys
+
+file = open(sys.argv[1], "r+b")
+fcntl.lockf(file, fcntl.LOCK_SH, 1, 128)  # by which SQLite tells that somebody keeps the index up
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_file_that_stays_unreadable_is_told_after_a_while(path: Path) -> None:
+    now = iter([0.0, 1.0, LONGEST_S + 1])
+
+    def look(_: sqlite3.Connection) -> tuple[Entry, ...]:
+        return looked_at_nothing(path.parent / "none" / "ledger.db")
+
+    with pytest.raises(PrivacyError, match=r"cannot be read \(unable to open.*\); try again, or start the agent once"):
+        looked_at(path, look, lambda: next(now))
+
+
+def looked_at_nothing(path: Path) -> tuple[Entry, ...]:
+    """Fail as SQLite does where a file cannot be opened at this moment."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)):
+        return ()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from synthfed.client.consent.desk import decide, keep_terms, open_desk, reviewed
 from synthfed.client.consent.review import pages
 from synthfed.client.consent.stewards import load_key
 from synthfed.client.consent.words import plain
-from synthfed.client.vault import load_identity
+from synthfed.client.keys.identity import load_identity
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.proposal import Proposal
 from synthfed.protocols.signed import public_text
@@ -52,6 +52,7 @@ def refused(*arguments: object) -> str:
 def make_stewards(home: Home, folder: Path, needed: int) -> dict[str, Path]:
     """List Anna, who has a passphrase, and Ben, who has none, in the settings; return their keys' files."""
     (folder / "word").write_text("correct horse\nnot this\n", encoding="utf-8")
+    (folder / "word").chmod(0o600)
     lines, keys = [], {name: folder / f"{name}.key" for name in ("anna", "ben")}
     for name, key in keys.items():
         sealing = ["--passphrase-file", folder / "word"] if name == "anna" else []
@@ -90,6 +91,7 @@ def test_two_people_approve_with_their_own_keys_and_one_of_them_withdraws(home: 
 
 def test_a_stewards_key_is_private_and_sealed_by_its_passphrase(tmp_path: Path) -> None:
     (tmp_path / "word").write_text("secret\n", encoding="utf-8")
+    (tmp_path / "word").chmod(0o600)
     plain_key, sealed = tmp_path / "plain.key", tmp_path / "sealed.key"
     run("steward", "ben", "--out", plain_key)
     shown = run("steward", "anna", "--out", sealed, "--passphrase-file", tmp_path / "word")
@@ -113,6 +115,7 @@ def test_a_stewards_key_is_private_and_sealed_by_its_passphrase(tmp_path: Path) 
     with pytest.raises(ConfigError, match="can be read by others"):
         load_key(sealed, b"secret")
     (tmp_path / "empty").write_text("\n", encoding="utf-8")
+    (tmp_path / "empty").chmod(0o600)
     assert "empty: is empty" in refused("steward", "c", "--passphrase-file", tmp_path / "empty")
     assert "NAME: must be 1-32 letters" in refused("steward", "a b")
 
@@ -138,8 +141,8 @@ def test_a_review_states_everything_that_a_steward_answers_for(home: Home) -> No
         "ill: one of no, yes (to be predicted)",
         "Each record counts as a person of its own",
         "(terms: 5), delta 1e-05, to one record",
-        "epsilon 0 spent so far",
-        "ceiling 8 (all at delta 1e-05)",
+        "this site epsilon at delta 1e-05",
+        "ceiling 0 spent so far, 5 after the study, of 8",
         "distributed: each site adds a share of the noise",
         "masked, so that the coordinator reads only the total",
         "critic: training steps of a network",

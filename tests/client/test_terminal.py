@@ -16,10 +16,12 @@ import pytest
 from tests.client.homes import make_home
 
 from synthfed.client.config import Home
+from synthfed.client.keys.identity import identity_content, load_identity, rewrite_identity
 from synthfed.plugins.processes import is_alive
 from synthfed.server.certificates import write_certificates
 
 LONGEST_S = 60.0
+WORD = b"correct horse"
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells what a process has started"),
@@ -106,3 +108,38 @@ def test_client_run_under_nohup_outlives_its_terminal_and_ends_when_it_is_told_t
         with suppress(ProcessLookupError):
             process.kill()
         process.wait()
+
+
+def test_client_run_asks_for_the_passphrase_once_and_its_agent_gets_it_in_no_command_or_environment(home: Home) -> None:
+    identity = load_identity(home.identity)
+    rewrite_identity(home.identity, identity, identity_content(identity, WORD), WORD)
+    for typed, code in ((b"wrong", 3), (WORD, 0)):
+        process, terminal = run_in_a_terminal(home)
+        try:
+            asked = until(terminal, b"identity.key: ")
+            os.write(terminal, typed + b"\n")
+            if code:
+                assert b"Traceback" not in until(terminal, b"the passphrase is wrong, or the file was changed")
+            else:
+                said = asked + until(terminal, b"trying again")
+                assert said.count(b"Passphrase") == 1
+                assert WORD not in said
+                eventually(lambda: "ready: study" in home.agent_log.read_text(encoding="utf-8"))
+                (agent,) = agents(process)
+                for what in ("cmdline", "environ"):
+                    assert WORD not in Path(f"/proc/{agent}/{what}").read_bytes()
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(LONGEST_S) == code
+        finally:
+            os.close(terminal)
+            with suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+
+
+def until(terminal: int, awaited: bytes) -> bytes:
+    """Return what a terminal shows up to where something stands."""
+    said = b""
+    while awaited not in said:
+        said += os.read(terminal, 4096)
+    return said

@@ -15,7 +15,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.client.entries import GENESIS, Charge
-from synthfed.client.vault import Ledger, identity_pem, load_identity, write_secret
+from synthfed.client.keys.files import write_secret
+from synthfed.client.keys.identity import identity_pem, load_identity
+from synthfed.client.vault import Ledger
 from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian

@@ -15,8 +15,9 @@ from tests.client.homes import ROWS, approve, make_home
 
 from synthfed.client.channel import connect, read_frame
 from synthfed.client.config import Home
+from synthfed.client.keys.identity import load_identity
 from synthfed.client.site import SimulatedSite, open_agent
-from synthfed.client.vault import Ledger, load_identity
+from synthfed.client.vault import Ledger
 from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import this_program
 from synthfed.protocols.errors import ConfigError, TransportError

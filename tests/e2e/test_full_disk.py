@@ -45,7 +45,9 @@ SITE = """
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from synthfed.client.books.audit_log import AuditLog
 from synthfed.client.entries import Charge
-from synthfed.client.vault import Ledger, identity_pem, write_secret
+from synthfed.client.keys.files import write_secret
+from synthfed.client.keys.identity import identity_pem
+from synthfed.client.vault import Ledger
 from synthfed.protocols.privacy.accountant import SampledGaussian
 
 me = Ed25519PrivateKey.from_private_bytes(bytes(32))

@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from synthfed.plugins.api import Audit, Domain, Model
+from synthfed.plugins.audits.attribute import Attribute
+from synthfed.plugins.audits.copies import Copies
+from synthfed.plugins.audits.detection import Detection
 from synthfed.plugins.audits.diversity import Diversity
 from synthfed.plugins.audits.fidelity import Fidelity
+from synthfed.plugins.audits.membership import Membership
 from synthfed.plugins.audits.recognition import Recognition
 from synthfed.plugins.audits.utility import Utility
 from synthfed.plugins.domains.ehr import EhrDomain
@@ -95,6 +99,10 @@ AUDITS: dict[type[Audit], tuple[str, ...]] = {
     Utility: (MIXED, NUMBERS),
     Recognition: (IMAGES, SERIES),
     Diversity: (MIXED, NUMBERS, IMAGES, SERIES),
+    Attribute: (MIXED, NUMBERS),
+    Copies: (MIXED, NUMBERS, IMAGES, SERIES),
+    Detection: (MIXED, NUMBERS),
+    Membership: (MIXED, NUMBERS, IMAGES, SERIES),
 }
 
 

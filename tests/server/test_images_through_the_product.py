@@ -15,7 +15,8 @@ from synthfed.plugins.domains.image import ImageDomain
 from synthfed.protocols.errors import ConfigError
 from synthfed.protocols.study import parse_study
 from synthfed.server.evidence import Evidence
-from synthfed.server.release import audit_release, open_release
+from synthfed.server.release import open_release
+from synthfed.server.releases.auditing import audit_release
 
 PIXEL_MEANS = '''
 import numpy as np

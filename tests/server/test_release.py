@@ -11,17 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.api import Given
 from synthfed.plugins.cli import app
 from synthfed.plugins.domains.table import TableDomain
 from synthfed.plugins.registry import find, installed
-from synthfed.protocols.errors import ConfigError, LocalProtocolError, PluginError
+from synthfed.protocols.errors import ConfigError, DataError, LocalProtocolError, PluginError
 from synthfed.protocols.study import Study, parse_study
 from synthfed.server import sampling
 from synthfed.server.evidence import Evidence
 from synthfed.server.finish import write_release
-from synthfed.server.release import audit_release, open_release, sample_to, walk_to
+from synthfed.server.release import open_release, sample_to, walk_to
+from synthfed.server.releases.auditing import audit_files, audit_release, real_rows
+from synthfed.server.releases.cli import audit
 
 STUDY = """
 format = 1
@@ -104,6 +108,7 @@ class Trainer:
         self.arrays = dict(state)
 '''
 
+KEY = Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32)
 HISTORY = [{"step": 1, "critic": 0.5}, {"step": 2, "critic": 0.25, "norm": float("nan")}]
 
 
@@ -180,6 +185,7 @@ def publish(folder: Path, trainer: Any, rows: int = 200) -> Path:
         history=HISTORY,
         rows=rows,
         seed=5,
+        key=KEY,
     )
     return folder
 
@@ -191,7 +197,7 @@ def files(folder: Path) -> set[str]:
 def test_a_release_holds_its_files_and_nothing_is_left_beside_it(tmp_path: Path, toy: Any) -> None:
     folder = publish(tmp_path / "out" / "release", toy)
     wanted = {"synthetic.csv", "model/weights.safetensors", "model/model.json", "study.toml", "evidence.json"}
-    assert files(folder) == wanted | {"report.json", "report.html"}
+    assert files(folder) == wanted | {"report.json", "report.html", "seal.json"}
     assert list(folder.parent.iterdir()) == [folder]
     assert (folder / "study.toml").read_text() == STUDY
 
@@ -342,6 +348,7 @@ def test_evidence_of_another_study_is_not_written(tmp_path: Path, toy: Any) -> N
             history=(),
             rows=1,
             seed=1,
+            key=KEY,
         )
 
 
@@ -436,6 +443,48 @@ def test_rows_of_another_table_are_not_audited(tmp_path: Path, toy: Any) -> None
     folder = publish(tmp_path / "release", toy)
     with pytest.raises(ConfigError, match="holdout rows"):
         audit_release(folder, train=toy.sample(9, 1, {}), holdout=np.zeros((5, 2)), seed=3)
+
+
+def test_whoever_has_real_rows_audits_them_from_files_and_leaves_the_release_as_it_is(
+    tmp_path: Path, toy: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = publish(tmp_path / "release", toy)
+    before = {name: (folder / name).read_bytes() for name in files(folder)}
+    for name, seed in (("train.csv", 11), ("holdout.csv", 12)):
+        TableDomain().write(tmp_path / name, study().columns, [toy.sample(300, seed, {})])
+    out = tmp_path / "audit"
+    wanted = [str(folder), "--train", str(tmp_path / "train.csv"), "--holdout", str(tmp_path / "holdout.csv")]
+    command = typer.main.get_command(audit)
+    command.main([*wanted, "--out", str(out)], standalone_mode=False)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "members found, density" in printed
+    assert "recognition: not asked:" in printed
+    assert "not differentially private" in printed
+    assert out.stat().st_mode & 0o777 == 0o700
+    found = {each["audit"] for each in json.loads((out / "report.json").read_text())["audits"]["findings"]}
+    assert {"attribute", "copies", "detection", "diversity", "fidelity", "membership", "utility"} <= found
+    assert "Attacks that were tried" in (out / "report.html").read_text()
+    assert {name: (folder / name).read_bytes() for name in files(folder)} == before
+    with pytest.raises(ConfigError, match="holds a report, which is never overwritten"):
+        command.main([*wanted, "--out", str(out)], standalone_mode=False)
+
+
+def test_an_audit_looks_at_one_record_of_each_person_and_at_any_of_them(tmp_path: Path) -> None:
+    terms = parse_study(STUDY.replace("epsilon =", 'unit = "who"\nrecords_per_unit = 3\nepsilon ='), where="test")
+    rows = [f"no,yes,{10 * person + visit},{person}" for person in range(9) for visit in range(3)]
+    (tmp_path / "real.csv").write_text("\n".join(['"ill, or not",ill,age,who', *rows]) + "\n")
+    ages = np.stack([real_rows(terms, tmp_path / "real.csv", seed)[:, 2] for seed in range(12)])
+    assert (ages // 10 == np.arange(9)).all()
+    assert {int(age) % 10 for age in ages.ravel()} == {0, 1, 2}
+
+
+def test_real_rows_that_do_not_fit_are_told_of_without_a_value_and_nothing_is_written(tmp_path: Path, toy: Any) -> None:
+    folder, wrong = publish(tmp_path / "release", toy), tmp_path / "wrong.csv"
+    wrong.write_text('"ill, or not",ill,age\nsecret,secret,secret\n')
+    with pytest.raises(DataError, match=r"wrong\.csv") as error:
+        audit_files(folder, wrong, wrong, tmp_path / "audit", 0)
+    assert "secret" not in str(error.value)
+    assert not (tmp_path / "audit").exists()
 
 
 def test_evidence_survives_json(toy: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import stat
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from synthfed.client.enrol import node_public
 from synthfed.protocols.enrolment import Enrolment, Invitation, parse
 from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.rotation import Rotation
 from synthfed.server.home import ServerHome, enrol, init_home
 
 
@@ -233,3 +235,31 @@ def test_a_refused_address_is_named_by_its_option_and_nothing_is_written(
     with pytest.raises(ConfigError, match=f"^{option}: "):
         init_home(ServerHome(tmp_path / "home"), host, bind, *ports)
     assert not (tmp_path / "home").exists()
+
+
+def test_a_rotated_key_is_taken_where_the_enrolled_key_has_signed_and_nothing_else_has_changed(
+    home: ServerHome, tmp_path: Path
+) -> None:
+    keys = [Ed25519PrivateKey.generate() for _ in range(3)]
+    node, other = (node_public(ec.generate_private_key(ec.SECP384R1())) for _ in range(2))
+    row = [Rotation.of("clinic", old, new, 1) for old, new in pairwise(keys)]
+
+    def taken(key: Ed25519PrivateKey, node: str, *rotations: Rotation, controller: str = "trust") -> Enrolment:
+        return enrol(home, written(tmp_path / "new.json", Enrolment.signed("clinic", controller, key, node, rotations)))
+
+    first = taken(keys[0], node)
+    stranger = Ed25519PrivateKey.generate()
+    attempts: list[tuple[str, list[Rotation], str]] = [
+        (node, [], "trust"),
+        (other, row[:1], "trust"),
+        (node, row[:1], "someone else"),
+        (node, [Rotation.of("clinic", stranger, keys[1], 1)], "trust"),
+    ]
+    for its_node, rotations, controller in attempts:
+        with pytest.raises(ConfigError, match="enrolled with other keys"):
+            taken(keys[1], its_node, *rotations, controller=controller)
+        assert home.sites() == {"clinic": first}
+    last = taken(keys[2], node, *row)  # two rotations at once: the coordinator has not seen the first
+    assert home.sites() == {"clinic": last}
+    with pytest.raises(ConfigError, match="enrolled with other keys"):
+        taken(keys[0], node)  # the earlier key does not come back

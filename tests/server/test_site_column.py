@@ -19,7 +19,8 @@ from synthfed.protocols.study import Study, canonical_json, parse_study
 from synthfed.server.compare.plan import Wanted, parse_plan
 from synthfed.server.compare.rows import read_cells, split
 from synthfed.server.compare.run import run
-from synthfed.server.release import audit_release, open_release
+from synthfed.server.release import open_release
+from synthfed.server.releases.auditing import audit_release
 from synthfed.server.report import warn
 from synthfed.server.study_file import render_study
 

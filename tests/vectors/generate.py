@@ -16,11 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from synthfed.protocols.approval import Act, Decision, PluginPin, Subject
+from synthfed.protocols.enrolment import Enrolment
 from synthfed.protocols.keystream import KeyStream
 from synthfed.protocols.privacy.noise import discrete_gaussian
 from synthfed.protocols.privacy.plan import Plan
 from synthfed.protocols.privacy.sampling import poisson_sample, uniform_below
 from synthfed.protocols.proposal import Proposal
+from synthfed.protocols.release_seal import ReleaseSeal
+from synthfed.protocols.rotation import Rotation
 from synthfed.protocols.secagg import keys
 from synthfed.protocols.secagg.messages import (
     Code,
@@ -291,6 +294,20 @@ PURPOSEFUL = STUDY.replace('target = "ill"', 'target = "ill"\npurpose = "to plan
 STEWARD_SEED, COORDINATOR_SEED = b"\x21" * 32, b"\x43" * 32
 
 
+def rotation() -> dict[str, Any]:
+    """Return the statement of a rotation, what its signatures are over, and the enrolment that carries it."""
+    old, new = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2))
+    stated = Rotation.of("north", old, new, 1_700_000_000)
+    enrolled = Enrolment.signed("north", "trust", new, "ecdsa-sha2-nistp384 AAAA", [stated])
+    return {
+        "old": old.private_bytes_raw().hex(),
+        "new": new.private_bytes_raw().hex(),
+        "statement": stated.model_dump(mode="json"),
+        "signed": stated.signed.hex(),
+        "enrolment": enrolled.model_dump(mode="json"),
+    }
+
+
 def approvals() -> dict[str, Any]:
     """Return a proposal, and one decision of each kind over it, as their files hold them."""
     study = parse_study(PURPOSEFUL, where="vectors")
@@ -317,12 +334,23 @@ def approvals() -> dict[str, Any]:
     }
 
 
+def release_seal() -> dict[str, Any]:
+    """Return the seal of a release of two files, as its file holds it."""
+    study = parse_study(PURPOSEFUL, where="vectors")
+    coordinator = Ed25519PrivateKey.from_private_bytes(COORDINATOR_SEED)
+    files = {"study.toml": b"\x01" * 32, "model/weights.safetensors": b"\x02" * 32}
+    made = ReleaseSeal.of(coordinator, study=study.hash, setting="federation", files=files)
+    return {"coordinator_seed": COORDINATOR_SEED.hex(), "signed": made.signed.hex(), "file": made.content.decode()}
+
+
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "hashes.json": hashes,
     "keys.json": key_schedule,
     "draws.json": draws,
     "frames.json": frames,
     "approvals.json": approvals,
+    "release-seal.json": release_seal,
+    "rotation.json": rotation,
 }
 
 

@@ -30,7 +30,6 @@ from synthfed.protocols.sums import SCALE_BITS, Kind, answer_time_s, noise_share
 from .books.audit_log import Log, Unlogged
 from .channel import Clock, Reply
 from .data import UnitData
-from .entries import Charge
 from .gate import Closed, Gate, OverLimit
 from .local_steps import moved
 from .train import clipped_sum, read_payload
@@ -120,6 +119,7 @@ class Agent:
         return {"study": self.policy.study.name, "terms": self.policy.study.hash.hex()}
 
     def _answer(self, request: messages.Request, received_s: float) -> "_Answer":
+        self.ledger.refresh()
         objection = self.objection()
         if objection:
             # The coordinator learns no more than that a person must act; the session's keys have no more use.
@@ -179,12 +179,7 @@ class Agent:
         """Charge, compute, mask: after the charge the only outcomes are an answer at its time or a dead process."""
         message, study = accepted.round, self.policy.study
         payload = read_payload(kind, message.payload)
-        cost = self.gate.check(kind)
-        sequence = self.ledger.charge(
-            Charge(
-                study.hash, study.name, kind.sum.name, self.machine.transcript, message.counter, accepted.context, cost
-            )
-        )
+        sequence = self.gate.charge(kind, self.machine.transcript, message.counter, accepted.context)
         seeds = self.machine.commit(accepted)
         is_muted = self.ledger.failures() > 0
         # Everything before this point took a time that no record had a part in; the clock starts here.

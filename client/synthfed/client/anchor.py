@@ -3,10 +3,12 @@
 Never holds anything that stands in the chain itself.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
 
+from synthfed.plugins.files import sync
 from synthfed.protocols.errors import PrivacyError
 
 _MARK_BYTES: Final = 32
@@ -28,6 +30,39 @@ def write_anchor(path: Path, length: int, mark: bytes) -> None:
             os.close(descriptor)
     except OSError as error:
         raise PrivacyError(f"{path}: cannot be written ({error.strerror}); free disk space") from None
+
+
+def stage_anchor(path: Path, length: int, mark: bytes) -> None:
+    """Put a mark on disk beside the one that is noted, to take its place when what it marks is there.
+
+    Raises:
+        PrivacyError: the file cannot be written.
+    """
+    write_anchor(staged(path), length, mark)
+    try:
+        sync(staged(path))
+        sync(path.parent)
+    except OSError as error:
+        raise PrivacyError(f"{staged(path)}: cannot be written ({error.strerror}); free disk space") from None
+
+
+def take_staged(path: Path) -> None:
+    """Let a staged mark, if there is one, take the place of the noted one.
+
+    Raises:
+        PrivacyError: it cannot.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            staged(path).replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise PrivacyError(f"{path}: cannot be written ({error.strerror}); mend its folder") from None
+
+
+def staged(path: Path) -> Path:
+    """Return where a mark is staged."""
+    return path.with_name(f"{path.name}.next")
 
 
 def read_anchor(path: Path, what: str = "ledger") -> tuple[int, bytes]:

@@ -1,9 +1,10 @@
-"""A site's home folder: its settings file and where everything else lies.
+"""A site's home folder: its settings file and where everything else lies, the register outside it, too.
 
 Never reads a record, and never writes outside the home.
 """
 
 import json
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ from .policy import SitePolicy
 
 STEWARD_NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,31}"
 LONGEST_SOCKET_PATH: Final = 100  # a Unix socket's address holds 108 bytes at most, fewer elsewhere
+
+
+LedgerName = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
 class Ceiling(Strict):
@@ -69,6 +73,7 @@ class SiteConfig(Strict):
     """The content of ``site.toml``; paths are relative to the home.
 
     Without ``rows_by_site`` a study with a site column is refused: what it publishes of a site is the site's to give.
+    ``distinct_from`` names ledgers of other homes whose records only look like this one's.
     """
 
     format: Literal[1]
@@ -76,6 +81,7 @@ class SiteConfig(Strict):
     controller: str = ""
     data: str
     drop_invalid: bool = False
+    distinct_from: Annotated[tuple[LedgerName, ...], Field(max_length=64, strict=False)] = ()
     study: str = "study.toml"
     rows_by_site: bool = False
     ceiling: Ceiling
@@ -143,6 +149,11 @@ class Home:
         return self.path / "audit.log"
 
     @property
+    def agent_log(self) -> Path:
+        """What the agent's process writes (mode 0600)."""
+        return self.path / "agent.log"
+
+    @property
     def socket(self) -> Path:
         """Where the agent listens (mode 0600)."""
         path = self.node / "agent.sock"
@@ -181,9 +192,24 @@ def data_path(home: Home, config: SiteConfig) -> Path:
 
 
 def private_paths(home: Home, config: SiteConfig) -> list[Path]:
-    """Return all that the node must lose sight of beside the home: the data, and the database that they name."""
+    """Return all that the node must lose sight of beside the home: data, register, the database that the data name."""
     path = data_path(home, config)
-    return [path, *files_behind(path)]
+    return [path, register_folder(), *files_behind(path)]
+
+
+def register_folder() -> Path:
+    """Return where this machine's user keeps the register of data sets: outside all homes, as the state it is.
+
+    Raises:
+        ConfigError: this user has no home folder, and nothing else says where.
+    """
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not Path(state).is_absolute():  # as the XDG base directory specification has it
+        try:
+            state = str(Path.home() / ".local" / "state")
+        except RuntimeError:
+            raise ConfigError("this user has no home folder; give a private one here", where="XDG_STATE_HOME") from None
+    return Path(state) / "synthfed" / "datasets"
 
 
 def study_path(home: Home, config: SiteConfig) -> Path:

@@ -21,7 +21,7 @@ from synthfed.protocols.privacy.accountant import SampledGaussian
 from .anchor import read_anchor, write_anchor
 from .chain import mark_path, version_of
 from .entries import GENESIS, Book, Charge, Note, chain_key, charged, cleared, converted, mark, met, settled
-from .vault import fill, write_ahead
+from .ledger_file import fill, write_ahead
 
 _TABLES: Final = ("outcomes", "clearances", "peers", "entries")  # those that refer to others first
 

@@ -5,6 +5,7 @@ Never leaves the agent; only the site's own operator is told a number of units, 
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -64,10 +65,12 @@ def load_units(
     *,
     keep: Keep | None = None,
     drop_invalid: bool = False,
+    admit: Callable[[Table], object] = bool,
 ) -> UnitData:
     """Return a site's data file as encoded, grouped records, with its id where the terms ask for it.
 
-    Of a unit with some records that are not to be kept the others are.
+    Of a unit with some records that are not to be kept the others are. ``admit`` is given what was read, and raises
+    where nothing may be spent on it.
 
     Raises:
         ConfigError: the file cannot be read, or is a folder with links that lead out of it.
@@ -76,6 +79,7 @@ def load_units(
     table = read_table(path, study, domain, site, keep=keep, drop_invalid=drop_invalid)
     if table.dropped:
         _LOG.info("data: %s", drops(table))
+    admit(table)
     return group_units(table, private)
 
 

@@ -16,11 +16,17 @@ from synthfed.protocols.ids import SITE_ID
 
 from .books.audit_log import AuditLog
 from .config import Home, draft_config
-from .vault import Ledger, identity_pem, write_secret
+from .keys.files import write_secret
+from .keys.identity import identity_content
+from .vault import Ledger
 
 
-def init_home(home: Home, invitation: Path, site: str, controller: str, data: str) -> tuple[Enrolment, Invitation]:
+def init_home(
+    home: Home, invitation: Path, site: str, controller: str, data: str, passphrase: bytes = b""
+) -> tuple[Enrolment, Invitation]:
     """Create a site's home from an invitation and return what to send back and what was trusted.
+
+    The identity key is put under the passphrase, unless that is empty.
 
     Raises:
         ConfigError: the invitation is wrong, or the home already holds keys.
@@ -33,13 +39,13 @@ def init_home(home: Home, invitation: Path, site: str, controller: str, data: st
     make_private_folder(home.path)
     make_private_folder(home.node)
     identity, node = Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())
-    write_secret(home.identity, identity_pem(identity))
+    write_secret(home.identity, identity_content(identity, passphrase))
     write_secret(home.node_key, node_pem(node))
     enrolment = Enrolment.signed(site, controller, identity, node_public(node))
     write_whole(home.node / "ca.crt", [invited.ca.encode()])
     Ledger(home.ledger, identity, create=True).close()
     AuditLog(home.audit_log, identity).close()
-    write_whole(home.config, [draft_config(site, controller, data, invited.address).encode()])
+    write_whole(home.config, [draft_config(site, controller, data, invited.address).encode()], private=True)
     write_whole(home.enrolment, [enrolment.model_dump_json(indent=2).encode(), b"\n"])
     return enrolment, invited
 

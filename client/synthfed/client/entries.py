@@ -18,14 +18,13 @@ from synthfed.protocols.ids import digest
 from synthfed.protocols.privacy.accountant import SampledGaussian
 from synthfed.protocols.secagg.keys import KEY_BYTES, identity_secret
 
+from .reservation import Costs, Reservation
+
 GENESIS: Final = bytes(32)
 """What stands for the tag before the first."""
 
 DAY_S: Final = 24 * 3600
 YEAR_S: Final = 365 * DAY_S
-
-Costs = Counter[tuple[float, float]]
-"""How many steps were charged of each sample rate and noise multiplier."""
 
 Price = tuple[str, float, float, int]
 """A sum's name, and sample rate, noise multiplier and number of steps of a round of it."""
@@ -59,7 +58,7 @@ class Note:
     """An entry before it has its place: what kind it is, and its content as text.
 
     Attributes:
-        kind: charge, charges, outcome, clearance, peers, block or converted.
+        kind: charge, charges, outcome, clearance, peers, block, reserve, release, dataset, converted or rotation.
         content: a JSON object; the tag covers these very characters, whatever other spelling would mean the same.
     """
 
@@ -108,6 +107,26 @@ def blocked(study: bytes, at_unix_s: int) -> Note:
     A version that would not heed it refuses the ledger.
     """
     return _note("block", study=study.hex(), at_unix_s=at_unix_s)
+
+
+def reserved(reservation: Reservation) -> Note:
+    """Return the entry that keeps what a study may spend; a version that would give it to another study refuses it."""
+    return _note("reserve", **reservation.content)
+
+
+def released(study: bytes, at_unix_s: int) -> Note:
+    """Return the entry that gives back what a study has not used; no approval up to that time counts any more."""
+    return _note("release", study=study.hex(), at_unix_s=at_unix_s)
+
+
+def loaded(ledger: str, fingerprint: str) -> Note:
+    """Return the entry that notes from which data set records are taken from here on.
+
+    Args:
+        ledger: the ledger's name, the same in all such entries.
+        fingerprint: of the data set, under a key of the site's.
+    """
+    return _note("dataset", ledger=ledger, fingerprint=fingerprint)
 
 
 def converted(charges: int) -> Note:
@@ -168,7 +187,10 @@ class Book:
         overruns: steps given up since a person last looked.
         failures: steps that failed on records since a person last looked.
         floors: the longest journal that each peer has stated, by its identity key in hexadecimal.
-        blocks: when each study was last rejected or withdrawn, by its hash.
+        blocks: when each study was last rejected, withdrawn or released, by its hash.
+        reserved: what is kept for each study, by its hash; nothing of one that was blocked or released since.
+        ledger: the ledger's name, by which the register of data sets knows it; empty before the first was loaded.
+        dataset: the keyed fingerprint of the data set that was loaded last, empty before the first.
     """
 
     length: int = 0
@@ -185,6 +207,9 @@ class Book:
     failures: int = 0
     floors: dict[str, int] = field(default_factory=dict)
     blocks: dict[bytes, int] = field(default_factory=dict)
+    reserved: dict[bytes, Reservation] = field(default_factory=dict)
+    ledger: str = ""
+    dataset: str = ""
 
     def add(self, note: Note, tag: bytes, at_unix_s: int) -> None:
         """Add an entry that holds, with the time at which it was written.
@@ -214,28 +239,44 @@ class Book:
             case "peers":
                 for peer, length in content["lengths"].items():
                     self.floors[peer] = max(length, self.floors.get(peer, 0))
-            case "block":
+            case "block" | "release":
                 study = bytes.fromhex(content["study"])
                 self.blocks[study] = max(content["at_unix_s"], self.blocks.get(study, NEVER))
-            case "converted":
-                pass  # for people only: nothing is decided by it
+                self.reserved.pop(study, None)
+            case "reserve":
+                reservation = Reservation.read(content)
+                self.reserved[reservation.study] = reservation
+            case "dataset":
+                self.ledger, self.dataset = content["ledger"], content["fingerprint"]
+            case "converted" | "rotation":
+                pass  # nothing is added up of it; under which key an entry stands was settled before
             case _:
                 raise ValueError(note.kind)
 
     def events(self) -> list[SampledGaussian]:
         """Return every charge of every study, equal ones counted together."""
-        return _events(self.costs)
+        return events_of(self.costs)
 
-    def events_of(self, study: bytes) -> list[SampledGaussian]:
-        """Return every charge of one study, equal ones counted together."""
-        return _events(self.by_study.get(study, Counter()))
+    def costs_of(self, study: bytes) -> Costs:
+        """Return every charge of one study."""
+        return self.by_study.get(study, Counter())
 
-    def recent_events(self, now_unix_s: int) -> list[SampledGaussian]:
-        """Return every charge of the last 365 days and the rest of the day before, equal ones counted together.
+    def recent_costs(self, now_unix_s: int) -> Costs:
+        """Return every charge of the last 365 days and the rest of the day before.
 
         What lies in the future counts: a clock that was ahead, and was set right, frees nothing.
         """
-        return _events(self._recent(now_unix_s))
+        first = (now_unix_s - YEAR_S) // DAY_S
+        return sum((costs for day, costs in self.by_day.items() if day >= first), Counter())
+
+    def kept_for(self, study: bytes) -> Costs:
+        """Return what is reserved for a study and was not charged yet."""
+        reservation = self.reserved.get(study)
+        return reservation.left(self.rounds) if reservation else Counter()
+
+    def kept_for_others(self, study: bytes | None = None) -> Costs:
+        """Return what is reserved for all studies but one and was not charged yet."""
+        return sum((self.kept_for(each) for each in self.reserved if each != study), Counter())
 
     def leap_s(self, now_unix_s: int) -> int:
         """Return by how much a time is after the last entry, if a charge would grow older than a year by that; or 0.
@@ -243,13 +284,10 @@ class Book:
         Args:
             now_unix_s: what the clock says.
         """
-        has_freed = self._recent(self.last_s) != self._recent(max(now_unix_s, self.last_s))
+        has_freed = self.recent_costs(self.last_s) != self.recent_costs(max(now_unix_s, self.last_s))
         return now_unix_s - self.last_s if has_freed else 0
 
-    def _recent(self, now_unix_s: int) -> Costs:
-        first = (now_unix_s - YEAR_S) // DAY_S
-        return sum((costs for day, costs in self.by_day.items() if day >= first), Counter())
 
-
-def _events(costs: Costs) -> list[SampledGaussian]:
+def events_of(costs: Costs) -> list[SampledGaussian]:
+    """Return costs as the accountant takes them, in an order of their own."""
     return [SampledGaussian(rate, noise, count) for (rate, noise), count in sorted(costs.items())]

@@ -3,6 +3,7 @@
 Never lets a step through that the study's caps or one of the site's own limits do not cover.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -14,8 +15,9 @@ from synthfed.protocols.secagg.policy import Policy
 from synthfed.protocols.sums import Kind
 
 from .config import Ceiling
-from .entries import DAY_S
+from .entries import DAY_S, Charge, events_of
 from .policy import SitePolicy
+from .reservation import Costs, Reservation
 from .vault import Ledger
 
 ROUNDING: Final = 1e-6
@@ -52,21 +54,35 @@ class Limit:
         rule: its field in ``site.toml``.
         name: in a few words.
         epsilon: the most, at the ceiling's delta.
-        events: the charges that count.
+        spent: the charges that count.
+        kept: what of other studies counts, as it is reserved for them.
     """
 
     rule: str
     name: str
     epsilon: float
-    events: Callable[[], list[SampledGaussian]]
+    spent: Callable[[], Costs]
+    kept: Callable[[], Costs] = Counter
+
+    def taken(self) -> Costs:
+        """Return what is charged, or reserved for other studies: no more of the limit is to be had."""
+        return self.spent() + self.kept()
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A limit, and how near to it the ledger is: epsilon now, and after every round that the study still allows."""
+    """A limit, and how near to it the ledger is.
+
+    Attributes:
+        limit: the limit.
+        spent: epsilon of the charges that count.
+        taken: that with what is reserved for other studies.
+        after_study: that after every round that this study still allows.
+    """
 
     limit: Limit
     spent: float
+    taken: float
     after_study: float
 
     @property
@@ -79,12 +95,50 @@ class Standing:
         """Both numbers in words, and what to do where the study does not fit."""
         most, (table, _, field) = self.limit.epsilon, self.limit.rule.partition(".")
         name, field = (table, f"[{table}]") if table == "ceiling" else (field, field)
+        kept = f"{self.taken:.3g} with what other studies have reserved" if self.taken > self.spent else ""
         if self.is_ok:
-            return f"epsilon {self.spent:.3g} spent, {self.after_study:.3g} after the study, {name} {most:.3g}"
+            reserved = f", {kept}" if kept else ""
+            return (
+                f"epsilon {self.spent:.3g} spent{reserved}, {self.after_study:.3g} after the study, {name} {most:.3g}"
+            )
+        reserved = f" ({kept})" if kept else ""
+        release = ", run `synthfed client release` for one that is over," if kept else ""
         return (
-            f"the study would bring epsilon from {self.spent:.3g} to {self.after_study:.3g}, above the {name} of "
-            f"{most:.3g}; it would end early: raise {field} or ask for a smaller study"
+            f"the study would bring epsilon from {self.spent:.3g}{reserved} to {self.after_study:.3g}, above the "
+            f"{name} of {most:.3g}; raise {field}{release} or ask for a smaller study"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """How many rounds of a kind each limit covers from some costs on, so that the accountant is asked once for many.
+
+    What another study spends of its own reservation changes nothing of it: that counted before.
+    """
+
+    kind: str
+    day: int
+    taken: list[Costs]
+    rounds: list[int]
+
+    def reaches(self, kind: str, day: int, taken: list[Costs], cost: SampledGaussian) -> bool:
+        """Return whether costs are the known ones with nothing but some rounds of the kind added, on the same day."""
+        if (kind, day) != (self.kind, self.day):
+            return False
+        pairs = zip(self.taken, taken, self._added(taken, cost), strict=True)
+        return all(added >= 0 and now == before + _times(cost, added) for before, now, added in pairs)
+
+    def left(self, taken: list[Costs], cost: SampledGaussian) -> list[int]:
+        """Return how many further rounds each limit covers, from costs that it reaches."""
+        return [rounds - added for rounds, added in zip(self.rounds, self._added(taken, cost), strict=True)]
+
+    def _added(self, taken: list[Costs], cost: SampledGaussian) -> list[int]:
+        key = cost.sample_rate, cost.noise_multiplier
+        return [(now[key] - before[key]) // cost.count for before, now in zip(self.taken, taken, strict=True)]
+
+
+def _times(cost: SampledGaussian, rounds: int) -> Costs:
+    return +Counter({(cost.sample_rate, cost.noise_multiplier): rounds * cost.count})
 
 
 class Gate:
@@ -112,8 +166,7 @@ class Gate:
         self._limits = _limits(policy, ceiling, ledger, rules)
         if rules.epsilon_per_year is not None:
             _check_clock(ledger)
-        self._expected = ("", -1, -1)  # the kind, ledger length and day for which the next number holds
-        self._affordable: list[int] = []
+        self._known: _Known | None = None
 
     def check_hours(self) -> None:
         """Raise Closed outside the site's opening hours."""
@@ -133,51 +186,70 @@ class Gate:
         if spent >= kind.sum.rounds:
             what = f"all {kind.sum.rounds} rounds of {name!r} that the study allows are used"
             raise OverLimit(study.name, "rounds", name, what)
-        cost, length, day = charge(kind, study, 1), self._ledger.length, self._ledger.now_unix_s() // DAY_S
-        if self._expected != (name, length, day):
-            self._affordable = [self._rounds(limit, cost, kind.sum.rounds - spent) for limit in self._limits]
-            self._expected = (name, length, day)
-        for limit, rounds in zip(self._limits, self._affordable, strict=True):
+        cost, day = self.cost(kind), self._ledger.now_unix_s() // DAY_S
+        taken = [limit.taken() for limit in self._limits]
+        if self._known is None or not self._known.reaches(name, day, taken, cost):
+            left = kind.sum.rounds - spent
+            limits = zip(self._limits, taken, strict=True)
+            self._known = _Known(name, day, taken, [self._rounds(limit, each, cost, left) for limit, each in limits])
+        for limit, rounds in zip(self._limits, self._known.left(taken, cost), strict=True):
             if rounds < 1:
                 what = f"one more round of {name!r} would pass {limit.name}, epsilon = {limit.epsilon}"
                 raise OverLimit(study.name, limit.rule, name, what)
-        # Holds only if the very next entry is this round's, on this day; any other makes it be computed anew.
-        self._expected = (name, length + 1, day)
-        self._affordable = [rounds - 1 for rounds in self._affordable]
         return cost
 
-    def spent(self) -> float:
-        """Return epsilon of everything in the ledger, at the site's own delta."""
-        return self._epsilon(self._ledger.events())
+    def cost(self, kind: Kind) -> SampledGaussian:
+        """Return what one round of a kind costs."""
+        return charge(kind, self._policy.study, 1)
 
-    def spent_after_study(self) -> float:
-        """Return epsilon of the ledger after every round that the study still allows."""
-        return self._epsilon([*self._ledger.events(), *self._left()])
+    def charge(self, kind: Kind, transcript: bytes, counter: int, context: bytes) -> int:
+        """Let one more round through and charge it, both on one state of the ledger; return the charge's number.
+
+        Raises:
+            Closed, OverLimit: as `check`; nothing was charged.
+            PrivacyError: the ledger failed.
+        """
+        study = self._policy.study
+        paid = Charge(study.hash, study.name, kind.sum.name, transcript, counter, context, self.cost(kind))
+        return self._ledger.charge(paid, lambda: self.check(kind))
+
+    def reserve(self) -> None:
+        """Keep for this study what its plan may still spend here, as long as it is approved and not released.
+
+        Raises:
+            OverLimit: it does not fit under one of the site's limits beside what was charged and what is kept for
+                other studies.
+            PrivacyError: the ledger failed.
+        """
+        self._ledger.reserve(Reservation.of(self._policy), self.check_fit)
+
+    def check_fit(self) -> None:
+        """Raise OverLimit where the whole study does not fit under one of the site's limits."""
+        for at in self.standings():
+            if not at.is_ok:
+                raise OverLimit(self._policy.study.name, at.limit.rule, "", at.told)
 
     def standings(self) -> list[Standing]:
         """Return how near the ledger is to each limit, the ceiling in total first."""
-        found = []
+        left, found = self._left(), []
         for limit in self._limits:
-            events = limit.events()
-            found.append(Standing(limit, self._epsilon(events), self._epsilon([*events, *self._left()])))
+            spent, taken = limit.spent(), limit.taken()
+            of_all = [self._epsilon(costs) for costs in (spent, taken, taken + left)]
+            found.append(Standing(limit, *of_all))
         return found
 
-    def _left(self) -> list[SampledGaussian]:
+    def _left(self) -> Costs:
         """Return what every round costs that the study still allows."""
-        study = self._policy.study
-        used = {kind: self._ledger.count(study.hash, kind.sum.name) for kind in self._policy.plan.kinds}
-        return [charge(kind, study, max(0, kind.sum.rounds - count)) for kind, count in used.items()]
+        return Reservation.of(self._policy).left(self._ledger.book.rounds)
 
-    def _epsilon(self, events: list[SampledGaussian]) -> float:
-        return epsilon(events, self._delta)
+    def _epsilon(self, costs: Costs) -> float:
+        return epsilon(events_of(costs), self._delta)
 
-    def _rounds(self, limit: Limit, cost: SampledGaussian, wanted: int) -> int:
+    def _rounds(self, limit: Limit, taken: Costs, cost: SampledGaussian, wanted: int) -> int:
         """Return how many more such rounds, one after another, a limit covers; at most ``wanted``."""
-        events = limit.events()
 
         def fits(count: int) -> bool:
-            more = SampledGaussian(cost.sample_rate, cost.noise_multiplier, count * cost.count)
-            return self._epsilon([*events, more]) <= limit.epsilon
+            return self._epsilon(taken + _times(cost, count)) <= limit.epsilon
 
         if fits(wanted):
             return wanted
@@ -190,15 +262,16 @@ class Gate:
 
 def _limits(policy: Policy, ceiling: Ceiling, ledger: Ledger, rules: SitePolicy) -> tuple[Limit, ...]:
     """Return the limits that the site sets."""
-    study = policy.study.hash
-    limits = [Limit("ceiling.epsilon", "the site's ceiling", ceiling.epsilon, ledger.events)]
+    study, book = policy.study.hash, ledger.book
+    kept = lambda: book.kept_for_others(study)  # noqa: E731
+    limits = [Limit("ceiling.epsilon", "the site's ceiling", ceiling.epsilon, lambda: book.costs, kept)]
     if rules.epsilon_per_year is not None:
         name = "the site's limit for one year"
-        of_year = lambda: ledger.book.recent_events(ledger.now_unix_s())  # noqa: E731
-        limits.append(Limit("policy.epsilon_per_year", name, rules.epsilon_per_year, of_year))
+        of_year = lambda: book.recent_costs(ledger.now_unix_s())  # noqa: E731
+        limits.append(Limit("policy.epsilon_per_year", name, rules.epsilon_per_year, of_year, kept))
     if rules.epsilon_per_study is not None:
         name = "the site's limit for one study"
-        of_study = lambda: ledger.book.events_of(study)  # noqa: E731
+        of_study = lambda: book.costs_of(study)  # noqa: E731
         limits.append(Limit("policy.epsilon_per_study", name, rules.epsilon_per_study, of_study))
     return tuple(limits)
 

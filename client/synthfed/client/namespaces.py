@@ -32,8 +32,15 @@ def leave_network() -> bool:
     if libc is None:
         return False
     has_left = bool(libc.unshare(_NEW_NETWORK) == 0) or _enter(libc, _NEW_NETWORK)
-    libc.prctl(_SET_DUMPABLE, 0)  # only now: an undumpable process may not write its own user map
+    close_to_debuggers()  # only now: an undumpable process may not write its own user map
     return has_left
+
+
+def close_to_debuggers() -> None:
+    """Close this process's memory to other processes of its user (Linux; elsewhere nothing happens)."""
+    libc = _libc()
+    if libc is not None:
+        libc.prctl(_SET_DUMPABLE, 0)
 
 
 def hide_files(home: Path, visible: Path, hidden: Sequence[Path]) -> bool:
@@ -68,7 +75,7 @@ def _mount_view(libc: ctypes.CDLL, home: Path, visible: Path, hidden: Sequence[P
         visible.mkdir(parents=True)
         is_whole = mount(str(aside), visible, None, _BIND)
         libc.umount2(os.fsencode(aside), 0)
-    outside = [path.resolve() for path in hidden if path.exists()]
+    outside = (path.resolve() for path in hidden if path.exists())  # one by one: a hidden folder hides what is in it
     return is_whole and all(
         mount("tmpfs", path, "tmpfs", 0) if path.is_dir() else mount("/dev/null", path, None, _BIND) for path in outside
     )

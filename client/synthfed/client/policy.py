@@ -9,12 +9,14 @@ from pydantic import Field, model_validator
 
 from synthfed.plugins.api import Keep
 from synthfed.protocols.cohort import MAX_SITES, Mode
+from synthfed.protocols.ids import FINGERPRINT
 from synthfed.protocols.schema import Name, Strict
 
 from .hours import Hours, parse_hours
 
 Epsilon = Annotated[float, Field(gt=0, le=100)]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
+Fingerprint = Annotated[str, Field(pattern=f"^{FINGERPRINT}$")]
 
 
 class PluginPin(Strict):
@@ -51,6 +53,7 @@ class SitePolicy(Strict):
         deny_columns: columns that never leave.
         consent: which rows may be used.
         purposes: the purposes allowed, as the terms must state one of them.
+        revoked_keys: fingerprints of identity keys with which this site does not work.
         open: when steps are answered, such as ``mon-fri 08:00-18:00``.
         zone: of these hours: a name such as ``Europe/Berlin``, or an offset such as ``+01:00``.
     """
@@ -65,6 +68,7 @@ class SitePolicy(Strict):
     deny_columns: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     consent: Consent | None = None
     purposes: Annotated[tuple[Text, ...], Field(min_length=1, strict=False)] | None = None
+    revoked_keys: Annotated[tuple[Fingerprint, ...], Field(max_length=4096, strict=False)] = ()
     open: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
     zone: str = "UTC"
 

@@ -6,9 +6,12 @@ Never loads a plugin or anything that takes long: people wait for it before they
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.ids import fingerprint
+from synthfed.protocols.signed import decoded
 from synthfed.protocols.study import Study
 
 from .config import Home, SiteConfig, study_path
+from .keys.rotation import earlier_keys
 
 
 def check_roster(home: Home, config: SiteConfig, study: Study, identity: Ed25519PrivateKey) -> None:
@@ -18,6 +21,12 @@ def check_roster(home: Home, config: SiteConfig, study: Study, identity: Ed25519
         raise ConfigError(
             f"the roster of study {study.name!r} does not list site {config.site!r}; ask the coordinator to add this "
             "home's enrolment.json and agree on the study again",
+            where=where,
+        )
+    if listed in {decoded(key) for key in earlier_keys(home, identity)}:
+        raise ConfigError(
+            f"the roster of study {study.name!r} lists an earlier key of this home, {fingerprint(listed)}, which was "
+            "rotated; send the coordinator this home's enrolment.json, and approve the terms with the new roster",
             where=where,
         )
     if listed != identity.public_key().public_bytes_raw():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from synthfed.plugins.pinning import Pinned, pin
 from synthfed.plugins.registry import find
 from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.privacy.plan import Plan
 from synthfed.protocols.study import Study
 from synthfed.protocols.sums import own_noise
@@ -140,6 +141,13 @@ def _broken_terms(study: Study, policy: SitePolicy) -> Iterator[Broken]:
         if _folded(column.name) in denied:
             yield Broken(
                 "policy.deny_columns", f"column {column.name!r} never leaves this site; ask for a study without it"
+            )
+    for site in study.cohort.sites:
+        if site.key and fingerprint(site.public_key) in policy.revoked_keys:
+            yield Broken(
+                "policy.revoked_keys",
+                f"the roster has key {fingerprint(site.public_key)} of site {site.id!r}, which is revoked here; agree "
+                "on terms with that site's new key, or without the site",
             )
 
 

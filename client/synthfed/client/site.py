@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from synthfed.plugins.api import local_part
+from synthfed.plugins.api import Table, local_part
 from synthfed.plugins.pinning import Pinned
 from synthfed.plugins.processes import exclusive
 from synthfed.protocols.errors import ConfigError, PrivacyError, SynthfedError
@@ -20,20 +20,23 @@ from synthfed.protocols.secagg.site import SiteMachine
 from synthfed.protocols.signed import public_text
 from synthfed.protocols.study import Study
 
+from .admission import Admission
 from .agent import Agent
 from .books.audit_log import AuditLog, Log, Unlogged
 from .channel import Clock, set_once, since_boot_s
 from .config import Ceiling, Home, data_path
 from .consent.standing import Consent, NotApproved, demand_known_code, rule_of, subject_of
 from .data import load_units
-from .gate import Gate
+from .gate import Gate, OverLimit
+from .keys.identity import Unlock, load_identity, locked
+from .keys.modes import demand_private
 from .local_steps import seconds_per_round
 from .policy import SitePolicy
 from .rehearsal import check_moves_apart, check_rows, check_uncoupled
 from .roster import check_consent, check_roster
 from .rules import StudyRefused, pin_allowed
 from .train import row_width
-from .vault import Ledger, load_identity
+from .vault import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +54,31 @@ class Holdings:
     Attributes:
         site: its name in the roster.
         identity: its private key.
-        ceiling: the most that its records may ever spend.
         ledger: open, and nobody else's.
         data: where the records are.
         objection: looks why the site does not consent now, empty where it does.
         rules: of the site's own, beyond the ceiling.
         log: where decisions are written down.
+        admit: given what was read, raises where its budget is not kept in this ledger.
     """
 
     site: str
     identity: Ed25519PrivateKey
-    ceiling: Ceiling
     ledger: Ledger
     data: Origin
     objection: Callable[[], str]
     rules: SitePolicy = field(default_factory=SitePolicy)
     log: Log = field(default_factory=Unlogged)
+    admit: Callable[[Table], object] = bool
 
 
 @contextlib.contextmanager
-def open_agent(home: Home) -> Iterator[Agent]:
+def open_agent(home: Home, unlock: Unlock = locked) -> Iterator[Agent]:
     """Yield the agent of a home, holding its lock; ConfigError or DataError where something is wrong."""
     config = home.load()
+    demand_private(home)
     study = home.load_study(config)
-    identity = load_identity(home.identity)
+    identity = load_identity(home.identity, unlock)
     now = set_once(time.time())  # no leap of the machine's clock makes a charge old, or opens the site
     with (
         exclusive(home.lock, "agent"),
@@ -89,10 +93,13 @@ def open_agent(home: Home) -> Iterator[Agent]:
             pinned = pin_allowed(study, config.policy, where=str(home.config))
             consent = Consent(rule_of(home, config, subject_of(config.site, pinned), own_key), ledger)
             consent.demand()
+            gate = Gate(pinned.policy, config.ceiling, ledger, config.policy)
+            gate.reserve()  # where `approve` has not: this is the first start, or the last approval came as a file
             _warm_up(pinned)  # a plugin that fails on made-up rows never meets a record
             data = Origin(data_path(home, config), drop_invalid=config.drop_invalid)
-            own = Holdings(config.site, identity, config.ceiling, ledger, data, consent.objection, config.policy, log)
-            agent = _agent(pinned, own, since_boot_s)
+            admission = Admission(home, config, study, identity, ledger)
+            own = Holdings(config.site, identity, ledger, data, consent.objection, config.policy, log, admission.admit)
+            agent = _agent(pinned, own, gate, since_boot_s)
         _note_start(log, agent)
         try:
             yield agent
@@ -110,7 +117,11 @@ def _refusing(log: Log, study: Study) -> Iterator[None]:
     try:
         yield
     except SynthfedError as error:
-        rules = list(error.rules) if isinstance(error, StudyRefused | NotApproved) else [type(error).__name__]
+        rules = [type(error).__name__]
+        if isinstance(error, StudyRefused | NotApproved):
+            rules = list(error.rules)
+        elif isinstance(error, OverLimit):
+            rules = [error.rule]
         log.note("study-refused", study=study.name, terms=study.hash.hex(), rules=rules)
         raise
 
@@ -174,8 +185,9 @@ class SimulatedSite:
         privacy = pinned.policy.study.privacy
         ceiling = Ceiling(epsilon=privacy.epsilon, delta=privacy.delta)
         # Whoever simulates has all the data; there is nobody else to ask.
-        own = Holdings(self._site, self._identity, ceiling, self._ledger, self._data, str)
-        self._agent = _agent(pinned, own, lambda: 0.0)
+        own = Holdings(self._site, self._identity, self._ledger, self._data, str)
+        gate = Gate(pinned.policy, ceiling, self._ledger)
+        self._agent = _agent(pinned, own, gate, lambda: 0.0)
 
     def answer(self, frame: bytes) -> bytes:
         """Return the agent's reply to one frame, at once; nothing where it closes the session."""
@@ -189,11 +201,17 @@ class SimulatedSite:
         self._ledger.close()
 
 
-def _agent(pinned: Pinned, own: Holdings, clock: Clock) -> Agent:
+def _agent(pinned: Pinned, own: Holdings, gate: Gate, clock: Clock) -> Agent:
     policy, encoder, data, keep = pinned.policy, pinned.model.private(), own.data, own.rules.keep
-    gate = Gate(policy, own.ceiling, own.ledger, own.rules)
     units = load_units(
-        data.path, policy.study, pinned.domain, encoder, own.site, keep=keep, drop_invalid=data.drop_invalid
+        data.path,
+        policy.study,
+        pinned.domain,
+        encoder,
+        own.site,
+        keep=keep,
+        drop_invalid=data.drop_invalid,
+        admit=own.admit,
     )
     machine = SiteMachine(policy, own.site, own.identity)
     # Another private part than that which met all records at once: what it may have kept must not act in a sum.

@@ -6,8 +6,9 @@ Never touches a record, a key's content or the ledger itself.
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPSConnection
+from pathlib import Path
 from typing import Final
 
 from synthfed.plugins.cli import EXIT_CODES
@@ -48,16 +49,30 @@ class Watched:
     not_before_s: float = float("-inf")
 
 
-def agent_command(home: Home) -> list[str]:
-    """Return the command that runs a home's agent."""
-    return this_program("client", "agent", "--home", str(home.path))
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """The passphrase of a home's identity key, for every agent that is started.
+
+    Attributes:
+        passphrase: None for a key without one; never in a command, an environment or a file of ours.
+        file: where it was read from, which the node must not see; None where it was not.
+    """
+
+    passphrase: bytes | None = field(default=None, repr=False)
+    file: Path | None = None
 
 
-def confined_node_command(home: Home, *, allow_unconfined: bool) -> list[str]:
+def agent_command(home: Home, secret: Secret) -> list[str]:
+    """Return the command that runs a home's agent; a passphrase comes through its standard input."""
+    piped = [] if secret.passphrase is None else ["--passphrase-stdin"]
+    return this_program("client", "agent", "--home", str(home.path), *piped)
+
+
+def confined_node_command(home: Home, secret: Secret, *, allow_unconfined: bool) -> list[str]:
     """Return the command that hides the home from itself and becomes the Flower node."""
-    return this_program(
-        "client", "node", "--home", str(home.path), *(["--allow-unconfined"] if allow_unconfined else [])
-    )
+    hidden = [] if secret.file is None else ["--hide", str(secret.file)]
+    unconfined = ["--allow-unconfined"] if allow_unconfined else []
+    return this_program("client", "node", "--home", str(home.path), *hidden, *unconfined)
 
 
 def node_command(home: Home, config: SiteConfig) -> list[str]:
@@ -124,7 +139,9 @@ def _mistrust(error: ssl.SSLCertVerificationError, home: Home, config: SiteConfi
     )
 
 
-def supervise(home: Home, stop: Callable[[], bool], say: Callable[[str], None], *, allow_unconfined: bool) -> None:
+def supervise(
+    home: Home, secret: Secret, stop: Callable[[], bool], say: Callable[[str], None], *, allow_unconfined: bool
+) -> None:
     """Run agent and node until ``stop`` says so, starting each again with a growing wait when it ends.
 
     Raises:
@@ -149,9 +166,10 @@ def supervise(home: Home, stop: Callable[[], bool], say: Callable[[str], None], 
             raise TransportError(f"the coordinator at {address} does not answer yet; trying again") from None
 
     environment = flower_environment(home.node / "flwr")
-    node = confined_node_command(home, allow_unconfined=allow_unconfined)
+    node = confined_node_command(home, secret, allow_unconfined=allow_unconfined)
+    piped = b"" if secret.passphrase is None else secret.passphrase + b"\n"
     watched = [
-        Watched(Child("agent", agent_command(home), home.path / "agent.log", environment)),
+        Watched(Child("agent", agent_command(home, secret), home.agent_log, environment, piped)),
         Watched(Child("node", node, home.path / "node.log", environment), "flower-superexec", look),
     ]
     keep_alive(watched, stop, say)

@@ -1,48 +1,55 @@
-"""The site's secrets and its memory: identity key, and the ledger of every charge.
+"""The site's memory: the ledger of every charge.
 
-Never changes or deletes an entry, and never lets two agents share a ledger.
+Never changes or deletes an entry, and never appends one that was decided on less than all entries before it.
 """
 
-import os
+import json
 import sqlite3
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.files import sync
 from synthfed.protocols.approval import NEVER
-from synthfed.protocols.errors import ConfigError, PrivacyError
+from synthfed.protocols.errors import PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
+from synthfed.protocols.rotation import Rotation
 
-from .anchor import read_anchor, write_anchor
-from .chain import Entry, mark_path, read_chain, version_of, way_on
-from .entries import GENESIS, Book, Charge, Note, Price, blocked, chain_key, charged, cleared, mark, met, seal, settled
-
-FORMAT: Final = 2
-
-# One table, so that one commit makes charge and journal durable, and one chain holds everything.
-_SCHEMA: Final = (
-    """CREATE TABLE entries (
-    sequence INTEGER PRIMARY KEY,
-    at_unix_s INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    content TEXT NOT NULL,
-    tag BLOB NOT NULL
-) STRICT""",
-    "CREATE TRIGGER entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END",
-    "CREATE TRIGGER entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END",
-    f"PRAGMA user_version = {FORMAT}",
+from .anchor import read_anchor, stage_anchor, take_staged, write_anchor
+from .chain import Entry, mark_path, read_after, read_chain, rotation_note, version_of, way_on
+from .entries import (
+    GENESIS,
+    Book,
+    Charge,
+    Note,
+    Price,
+    blocked,
+    chain_key,
+    charged,
+    cleared,
+    loaded,
+    mark,
+    met,
+    released,
+    reserved,
+    settled,
 )
+from .ledger_file import FORMAT, fill, insert, write_ahead
+from .reservation import Reservation
+
+_WAIT_S: Final = 60.0  # for another process, which may be computing what one more step comes to
 
 
 class Ledger:
-    """Every charge this home's records have paid, and what became of it, chained under a key, in one SQLite file."""
+    """Every charge this home's records have paid, and what became of it, chained under a key, in one SQLite file.
+
+    Several processes may have it open: each takes the others' entries into its book before it decides and appends,
+    all in one transaction.
+    """
 
     def __init__(
         self,
@@ -70,11 +77,13 @@ class Ledger:
         self._now = now
         self._anchor = mark_path(path)
         self._book, self._position, self._tip = Book(), 0, GENESIS
+        self._others = set[int]()  # charges that others made meanwhile: whether they are interrupted is not seen here
+        self._their_sessions = set[str]()  # transcripts of the sessions that others have charged meanwhile
         is_new = create and not path.exists()
         if not is_new and not path.exists():
             raise PrivacyError(f"{path}: the ledger is missing; restore it, a new one would forget what was spent")
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, _WAIT_S, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise PrivacyError(f"{path}: the ledger cannot be opened ({error}); restore it or its folder") from None
         try:
@@ -105,20 +114,73 @@ class Ledger:
         """Close the file."""
         self._db.close()
 
-    def charge(self, charge: Charge) -> int:
-        """Append a charge durably and return its number, from 1; on any failure nothing may be sampled."""
-        self._append([charged(charge)])
+    def charge(self, charge: Charge, check: Callable[[], object] = bool) -> int:
+        """Append a charge durably and return its number, from 1; on any failure nothing may be sampled.
+
+        A session is of one process: two with its keys, as after a fork, could mask two sums with one mask.
+
+        Args:
+            charge: the step.
+            check: raises where the step may not be paid for; called when the book is that of the whole file, and
+                nobody else can append before this charge stands.
+        """
+
+        def decided() -> list[Note]:
+            if charge.transcript.hex() in self._their_sessions:
+                raise PrivacyError(
+                    f"{self._path}: another process has charged a step of this very session: a copy of this agent "
+                    "runs; stop both"
+                )
+            check()
+            return [charged(charge)]
+
+        self._append(decided)
         return self.length
 
     def settle(self, number: int, outcome: str) -> None:
         """Note what became of a charged step: ``sent``, ``abandoned``, ``failed`` or ``cleared``; the charge stands."""
         if number not in self._book.unsettled:
             raise PrivacyError(f"{self._path}: charge {number} was never made or has an outcome; stop the agent")
-        self._append([settled(number, outcome)])
+        self._append(lambda: [settled(number, outcome)])
 
     def unsettled(self) -> tuple[int, ...]:
-        """Return the numbers of the charged steps with no outcome: the agent died inside them."""
-        return tuple(sorted(self._book.unsettled))
+        """Return the numbers of the charged steps with no outcome: the agent died inside them.
+
+        Those that another process has charged since this ledger was opened are its own to tell of.
+        """
+        return tuple(sorted(self._book.unsettled - self._others))
+
+    def refresh(self) -> None:
+        """Take what other processes have appended into the book."""
+        try:
+            self._catch_up()
+        except sqlite3.Error as error:
+            raise PrivacyError(f"{self._path}: the ledger cannot be read ({error}); restore it") from None
+
+    def reserve(self, reservation: Reservation, check: Callable[[], object]) -> None:
+        """Keep what a study may spend, in place of what was kept for it before; nothing where just that is kept.
+
+        Args:
+            reservation: all that its plan may ever ask for.
+            check: raises where that does not fit; called as that of `charge`.
+        """
+
+        def decided() -> list[Note]:
+            if self._book.reserved.get(reservation.study) == reservation:
+                return []
+            check()
+            return [reserved(reservation)]
+
+        self._append(decided)
+
+    def release(self, study: bytes, at_unix_s: int) -> None:
+        """Give back what a study has not used; approvals up to this time no longer count."""
+        self._append(lambda: [released(study, at_unix_s)])
+
+    def note_dataset(self, ledger: str, fingerprint: str) -> None:
+        """Note from which data set the records are, where that is not the one noted last."""
+        if (ledger, fingerprint) != (self._book.ledger, self._book.dataset):
+            self._append(lambda: [loaded(ledger, fingerprint)])
 
     def overruns(self) -> int:
         """Return how many steps overran their answer time since a person last cleared the ledger."""
@@ -130,10 +192,15 @@ class Ledger:
 
     def clear(self) -> int:
         """Note that a person has looked: settle interrupted steps, forget the others; return how many there were."""
-        interrupted = self.unsettled()
-        count = len(interrupted) + self.overruns() + self.failures()
-        self._append([*(settled(number, "cleared") for number in interrupted), cleared()])
-        return count
+        counts = list[int]()
+
+        def decided() -> list[Note]:
+            interrupted = self.unsettled()
+            counts.append(len(interrupted) + self.overruns() + self.failures())
+            return [*(settled(number, "cleared") for number in interrupted), cleared()]
+
+        self._append(decided)
+        return counts[0]
 
     def count(self, study: bytes, kind: str) -> int:
         """Return how many rounds of a kind were charged to a study, over all sessions and restarts."""
@@ -159,16 +226,33 @@ class Ledger:
         """Remember peers' journal lengths, so that a rolled-back journal is refused later."""
         grown = {peer: length for peer, length in lengths.items() if length > self._book.floors.get(peer, 0)}
         if grown:
-            self._append([met(grown)])
+            self._append(lambda: [met(grown)])
 
     def blocked_unix_s(self, study: bytes) -> int:
-        """Return the time of the last rejection or withdrawal of a study that was seen here, `NEVER` without one."""
+        """Return when a study was last rejected, withdrawn or released as far as was seen here, `NEVER` if never."""
         return self._book.blocks.get(study, NEVER)
 
     def remember_block(self, study: bytes, at_unix_s: int) -> None:
         """Remember that a study was rejected or withdrawn, so that the decision stands when its file is gone."""
         if at_unix_s > self.blocked_unix_s(study):
-            self._append([blocked(study, at_unix_s)])
+            self._append(lambda: [blocked(study, at_unix_s)])
+
+    def hand_over(self, identity: Ed25519PrivateKey, statement: Rotation) -> None:
+        """Go on under another identity's key, with the entry that says so; nothing charged changes.
+
+        The mark under the new key is on disk before the commit, under a name of its own: whoever finishes an
+        interrupted rotation finds the old ledger and the old mark, or the new ledger and its mark.
+        """
+        key = chain_key(identity)
+        note, now = rotation_note(statement, key, self._key), self.now_unix_s()
+        with self._transaction():
+            self._catch_up()
+            place = self._position + 1
+            tip = insert(self._db, key, self._tip, place, now, note)
+            stage_anchor(self._anchor, place, mark(key, place, tip))
+        take_staged(self._anchor)
+        self._key = key
+        self._take(Entry(place, now, note, tip))
 
     def _open(self, is_new: bool) -> None:
         if not is_new:
@@ -196,16 +280,43 @@ class Ledger:
         if version != FORMAT:
             raise PrivacyError(f"{self._path}: ledger format {version} is not supported; this program writes {FORMAT}")
 
-    def _append(self, notes: Iterable[Note]) -> None:
-        """Write entries in one transaction; if that fails, neither the file nor the book has moved."""
-        now, tip, written = self.now_unix_s(), self._tip, list[Entry]()
+    def _append(self, decide: Callable[[], Iterable[Note]]) -> None:
+        """Write entries in one transaction; if that fails, neither the file nor the book has moved by them.
+
+        Args:
+            decide: returns them; called when the book is that of the whole file, and nobody else can write.
+        """
+        written = list[Entry]()
         with self._transaction():
-            for sequence, note in enumerate(notes, self._position + 1):
-                tip = _insert(self._db, self._key, tip, sequence, now, note)
+            self._catch_up()
+            now, tip = self.now_unix_s(), self._tip
+            for sequence, note in enumerate(decide(), self._position + 1):
+                tip = insert(self._db, self._key, tip, sequence, now, note)
                 written.append(Entry(sequence, now, note, tip))
         for entry in written:
             self._take(entry)
-        self._note_head()
+        if written:
+            self._note_head()
+
+    def _catch_up(self) -> None:
+        """Take entries of other processes into the book, each verified to follow on the last that is known."""
+        # All under one key: no rotation goes on while somebody has this home, and after one nothing would hold.
+        for entry in read_after(self._db, lambda _: self._key, (self._position, self._tip), self._path):
+            before = self.length
+            self._take_known(entry)
+            if self.length > before:
+                self._others.add(self.length)
+                self._their_sessions.add(json.loads(entry.note.content)["transcript"])
+
+    def _take_known(self, entry: Entry) -> None:
+        """Take an entry into the book unless this version does not know its kind."""
+        try:
+            self._take(entry)
+        except ValueError:
+            raise PrivacyError(
+                f"{self._path}: entry {entry.sequence} is of a kind that this version does not know; install a newer "
+                "one"
+            ) from None
 
     def _take(self, entry: Entry) -> None:
         """Take an entry that stands in the file into the book."""
@@ -231,85 +342,4 @@ class Ledger:
     def _verify(self, noted: tuple[int, bytes]) -> None:
         """Read every entry into the book, each verified."""
         for entry in read_chain(self._db, self._key, noted, self._path):
-            try:
-                self._take(entry)
-            except ValueError:
-                raise PrivacyError(
-                    f"{self._path}: entry {entry.sequence} is of a kind that this version does not know; install a "
-                    "newer one"
-                ) from None
-
-
-def write_ahead(db: sqlite3.Connection, path: Path) -> None:
-    """Make each commit durable with one sync: the coordinator waits for every charge (docs/adr/0008)."""
-    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
-        raise PrivacyError(f"{path}: this file system allows no write-ahead log; move the home to a local disk")
-    db.execute("PRAGMA synchronous = FULL")
-
-
-def fill(db: sqlite3.Connection, key: bytes, entries: Iterable[tuple[int, Note]]) -> tuple[int, bytes]:
-    """Make the table, in the caller's transaction, and fill it with entries and their times.
-
-    Returns:
-        the chain's length and its last tag.
-    """
-    for statement in _SCHEMA:
-        db.execute(statement)
-    length, tip = 0, GENESIS
-    for length, (at_unix_s, note) in enumerate(entries, 1):
-        tip = _insert(db, key, tip, length, at_unix_s, note)
-    return length, tip
-
-
-def _insert(db: sqlite3.Connection, key: bytes, previous: bytes, sequence: int, at_unix_s: int, note: Note) -> bytes:
-    tag = seal(key, previous, sequence, at_unix_s, note)
-    db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (sequence, at_unix_s, note.kind, note.content, tag))
-    return tag
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a new file that only its owner can read (mode 0600); never overwrites."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConfigError("already exists and is never overwritten", where=str(path)) from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def load_secret(path: Path) -> bytes:
-    """Return the content of a file that only its owner can read; ConfigError where it is missing or others can."""
-    try:
-        wider = stat.S_IMODE(path.stat().st_mode) & 0o077
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    if wider:
-        raise ConfigError("can be read by others; run `chmod 600` on it", where=str(path))
-    return content
-
-
-def load_identity(path: Path) -> Ed25519PrivateKey:
-    """Return the site's identity key.
-
-    Raises:
-        ConfigError: it is missing, readable by others, or not such a key.
-    """
-    content = load_secret(path)
-    try:
-        key = serialization.load_pem_private_key(content, password=None)
-    except (TypeError, ValueError):  # the former where it asks for a passphrase
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError("is not an Ed25519 private key; restore it from your backup", where=str(path))
-    return key
-
-
-def identity_pem(key: Ed25519PrivateKey) -> bytes:
-    """Return a private key in PEM, PKCS #8, unencrypted."""
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+            self._take_known(entry)

@@ -298,6 +298,8 @@ class Table:
         left_out: how many records a reader was told not to keep.
         dropped: how many rows were left out because they do not fit; the site's own operator's to know, nobody else's.
         problems: what was wrong with these, each kind with its number of rows.
+        unit_names: each unit's name, by its number; empty where units have none, or a domain does not tell. They tell
+            a site whether it has seen these records before, and go no further.
     """
 
     records: Records
@@ -306,6 +308,7 @@ class Table:
     left_out: int = 0
     dropped: int = 0
     problems: tuple[str, ...] = ()
+    unit_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,15 +30,17 @@ EXIT_CODES: Final = {
 """Stable exit codes, by who must act; 1 is a bug, 2 a wrong command line, 130 an interruption."""
 
 _HELP: Final = {
+    "audit": "Audit a release against real rows.",
     "bench": "Measure models against other projects' systems.",
     "client": "Run a site.",
     "compare": "Measure models against each other.",
-    "demo": "Run a federation of six sites on this machine.",
+    "demo": "Run a federation of up to six sites on this machine.",
     "plugins": "List, show, check and start plugins.",
     "sample": "Draw more synthetic rows from a release.",
     "server": "Run a coordinator.",
     "simulate": "Run a study in one process.",
     "study": "Draft and check a study file.",
+    "verify": "Check that a release is whole, sealed and consistent.",
 }
 
 

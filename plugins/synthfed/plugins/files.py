@@ -30,18 +30,28 @@ def read_text(path: Path, *, advice: str = "") -> str:
         raise ConfigError(f"is not UTF-8 text{after or '; save it as UTF-8'}", where=str(path)) from None
 
 
-def write_whole(path: Path, parts: Iterable[bytes]) -> None:
+def write_whole(path: Path, parts: Iterable[bytes], *, private: bool = False) -> None:
     """Write a file, replacing any older one all or nothing; it is on disk when this returns.
+
+    Args:
+        path: where to.
+        parts: its content.
+        private: for its owner alone (mode 0600), whatever the umask and the older file's mode.
 
     Raises:
         ConfigError: it cannot be written; an older file stands.
     """
-    with whole_file(path) as file:
+    with whole_file(path, private=private) as file:
         file.writelines(parts)
 
 
+def owner_only(path: str, flags: int) -> int:
+    """Open a file for the built-in ``open``; one that this makes has mode 0600."""
+    return os.open(path, flags, 0o600)
+
+
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Give a file to write into, which replaces any older one when all went well, and not at all otherwise.
 
     Raises:
@@ -49,7 +59,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with open(part, "wb", opener=owner_only if private else None) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

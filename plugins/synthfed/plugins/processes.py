@@ -19,6 +19,8 @@ from typing import IO, Final
 
 from synthfed.protocols.errors import ConfigError
 
+from .files import owner_only
+
 _PARENT_DEATH: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
 GRACE_S: Final = 5.0
 """How long a child has to end by itself; one that has children of its own needs longer than they do."""
@@ -140,7 +142,7 @@ def is_alive(pid: int) -> bool:
 def exclusive(lock: Path, holder: str) -> Iterator[None]:
     """Hold a home's lock file; where another process holds it, or there is no home, ConfigError says so."""
     try:
-        file = lock.open("a")
+        file = open(lock, "a", opener=owner_only)  # noqa: SIM115 - paths take no opener; closed below
     except OSError as error:
         raise ConfigError(f"is not a home ({error.strerror}); run `init` first", where=str(lock.parent)) from None
     with file:
@@ -158,12 +160,15 @@ class Child:
     it is not, the kernel gives that number to nobody else (Linux; elsewhere such a group is not signalled).
     """
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-        """Remember what to run."""
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str], piped: bytes = b""
+    ) -> None:
+        """Remember what to run, and what it finds on its standard input whenever it starts: less than a pipe holds."""
         self.name = name
         self.log = log
         self._command = list(command)
         self._environment = dict(environment)
+        self._piped = piped
         self._process: subprocess.Popen[bytes] | None = None
         self._file: IO[bytes] | None = None
         self._had_part = False
@@ -177,12 +182,12 @@ class Child:
         """Start the process; only from the main thread, whose end the kernel would take for ours."""
         self.signal(signal.SIGKILL)  # what an earlier one that died had started would disturb this one
         self.reap()
-        self._file = self.log.open("ab")
+        self._file = open(self.log, "ab", opener=owner_only)  # noqa: SIM115 - closed after the process
         self._had_part = False
-        with _uninterrupted():  # a process that runs before it is remembered here would stay
+        with _uninterrupted(), _pipe(self._piped) as given:  # a process that runs before it is remembered would stay
             self._process = subprocess.Popen(
                 self._command,
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 stdout=self._file,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
@@ -239,6 +244,21 @@ class Child:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+@contextlib.contextmanager
+def _pipe(content: bytes) -> Iterator[int]:
+    """Yield a descriptor from which a child reads the content and then its end; nobody else inherits it."""
+    if not content:
+        yield subprocess.DEVNULL
+        return
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, content)
+        os.close(writer)
+        yield reader
+    finally:
+        os.close(reader)
 
 
 def close_all(children: Sequence[Child], grace_s: float = GRACE_S) -> None:

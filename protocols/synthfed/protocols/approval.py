@@ -15,7 +15,8 @@ from .schema import Name, Strict
 from .signed import Hash, PublicKey, SignedFile, public_text
 from .study import Line
 
-_LATEST_UNIX_S: Final = 2**40
+LATEST_UNIX_S: Final = 2**40
+"""The latest time of a decision."""
 NEVER: Final = -1
 """Stands for the time of a block where there is none."""
 
@@ -72,7 +73,7 @@ class Decision(SignedFile):
     policy: Hash | None = None
     plugins: Annotated[tuple[PluginPin, ...], Field(max_length=8, strict=False)] = ()
     steward: PublicKey
-    at_unix_s: Annotated[int, Field(ge=0, le=_LATEST_UNIX_S)]
+    at_unix_s: Annotated[int, Field(ge=0, le=LATEST_UNIX_S)]
     reason: Line | None = None
 
     @model_validator(mode="after")

@@ -5,14 +5,23 @@ Never carries a private key.
 
 import base64
 import re
-from typing import Annotated, Final, Literal, Self, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import AfterValidator, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from .cohort import Site
 from .errors import ConfigError, RemoteProtocolError, describe
 from .ids import digest, fingerprint
+from .rotation import MOST, Rotation, verify_row
 from .schema import Strict
 from .secagg.keys import sign, verify
 from .study import canonical_json
@@ -52,27 +61,47 @@ class Invitation(Strict):
 
 
 class Enrolment(Strict):
-    """A site's public keys: who it is in a study's roster, and its Flower node, signed by the first."""
+    """A site's public keys: who it is in a study's roster, and its Flower node, signed by the first.
 
-    format: Literal[1] = 1
+    Format 2 has the rotations by which its identity key came to follow earlier ones; format 1 has none.
+    """
+
+    format: Literal[1, 2] = 1
     site: str
     controller: str = ""
     identity: str
     node: Annotated[str, AfterValidator(_check_node)]
+    rotations: Annotated[tuple[Rotation, ...], Field(max_length=MOST, strict=False)] = ()
     signature: str = ""
 
+    @model_validator(mode="after")
+    def _rotations_are_of_format_2(self) -> Self:
+        if (self.format == 2) != bool(self.rotations):
+            raise ValueError("rotations stand in format 2, and only there")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_the_format_has_it(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        if self.format == 1:  # as it was before there were others: the signature covers these very bytes
+            fields.pop("rotations", None)
+        return fields
+
     @classmethod
-    def signed(cls, site: str, controller: str, identity: Ed25519PrivateKey, node: str) -> Self:
-        """Return the enrolment of a site under its identity key."""
+    def signed(
+        cls, site: str, controller: str, identity: Ed25519PrivateKey, node: str, rotations: Sequence[Rotation] = ()
+    ) -> Self:
+        """Return the enrolment of a site under its identity key, with the last of the rotations that led to it."""
         public = base64.b64encode(identity.public_key().public_bytes_raw()).decode()
-        draft = cls(site=site, controller=controller, identity=public, node=node)
+        row = tuple(rotations[-MOST:])
+        draft = cls(format=2 if row else 1, site=site, controller=controller, identity=public, node=node, rotations=row)
         return draft.model_copy(update={"signature": base64.b64encode(sign(identity, draft._signed)).decode()})
 
     def verify(self, *, where: str) -> None:
-        """Check that the holder of the identity key wrote this file.
+        """Check that the holder of the identity key wrote this file, and that its rotations lead to that key.
 
         Raises:
-            ConfigError: the signature or the key is wrong.
+            ConfigError: a signature, the key or a rotation is wrong.
         """
         try:
             entry = self.roster_entry
@@ -81,6 +110,11 @@ class Enrolment(Strict):
             raise ConfigError(
                 "is damaged or not signed by its own key; ask the site for a new one", where=where
             ) from None
+        verify_row(self.rotations, self.site, self.identity, where=where)
+
+    def follows(self, key: str) -> bool:
+        """Return whether the rotations of a file that was verified lead from an earlier key, in base64, to its own."""
+        return any(each.old == key for each in self.rotations)
 
     @property
     def roster_entry(self) -> Site:

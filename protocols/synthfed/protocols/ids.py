@@ -10,6 +10,9 @@ from typing import Final
 SITE_ID: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 """A site's name: 1-32 lower-case letters, digits and inner hyphens (it becomes part of file names)."""
 
+FINGERPRINT: Final = "[0-9a-f]{4}(?:-[0-9a-f]{4}){4}"
+"""How `fingerprint` writes one, as a regular expression."""
+
 
 def digest(domain: str, *parts: bytes | memoryview) -> bytes:
     """Return SHA-256 over the domain and the length-prefixed parts, 32 bytes.

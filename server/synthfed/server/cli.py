@@ -1,4 +1,4 @@
-"""The coordinator's commands, and those that need no federation: study, simulate, compare, sample, demo.
+"""The coordinator's commands, and those that need no federation: study, simulate, compare, demo.
 
 Never computes anything itself: it reads arguments, calls the server's modules and prints.
 """
@@ -28,16 +28,15 @@ study: Final = typer.Typer(
     help="Draft and check a study file.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 simulate: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-sample: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 compare: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 demo: Final = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 HomeOption = Annotated[Path, typer.Option("--home", help="The coordinator's folder.")]
-_LARGEST_SEED: Final = 2**63 - 1
+LARGEST_SEED: Final = 2**63 - 1
 SeedOption = Annotated[
     int,
     typer.Option(
-        min=0, max=_LARGEST_SEED, help="Fixes initial weights and the coordinator's draws, never privacy noise."
+        min=0, max=LARGEST_SEED, help="Fixes initial weights and the coordinator's draws, never privacy noise."
     ),
 ]
 OnlyOption = Annotated[
@@ -83,11 +82,36 @@ def enroll(
     files: Annotated[list[Path], typer.Argument(help="Enrolment files that sites sent.")], home: HomeOption = _HOME
 ) -> None:
     """Register sites by their enrolment files and print fingerprints to compare by voice."""
+    from synthfed.protocols.ids import fingerprint
+    from synthfed.protocols.signed import decoded
+
     from .home import ServerHome, enrol
 
     for file in files:
         enrolment = enrol(ServerHome(home), file)
         _console().print(f"{enrolment.site}   fingerprint {enrolment.fingerprint}   (compare by voice)")
+        for each in enrolment.rotations:
+            old, new = (fingerprint(decoded(key)) for key in (each.old, each.new))
+            _console().print(f"{enrolment.site}   identity {old} was followed by {new}, which both have signed")
+
+
+@app.command()
+def revoke(
+    named: Annotated[str, typer.Argument(metavar="SITE|KEY", help="An enrolled site, or an identity's fingerprint.")],
+    home: HomeOption = _HOME,
+) -> None:
+    """Take an identity key no longer: in no enrolment, proposal or run of this coordinator."""
+    import time
+
+    from .home import ServerHome
+    from .home import revoke as revoke_key
+
+    revoked, site = revoke_key(ServerHome(home), named, time.time())
+    _console().print(f"revoked {revoked.key}; no study whose roster has it is proposed or run here any more")
+    if site:
+        _console().print(f"{site} is not enrolled any more: take its new file, and compare both keys by voice")
+    told = "Tell every site: `revoked_keys` of [policy] in site.toml makes its agent refuse the key, too."
+    _console().print(told, markup=False)
 
 
 @app.command()
@@ -259,49 +283,6 @@ def run_comparison(request: "Request") -> None:
     written = [f"results: {request.results}", f"table: {request.page}"]
     written += [] if request.plot is None else [f"picture: {request.plot}"]
     console.print(", ".join(written + ([f"{failures} failed"] if failures else [])))
-
-
-@sample.command()
-def sample_release(
-    release: Annotated[Path, typer.Argument(help="A release folder.")],
-    out: Annotated[Path, typer.Option(help="The file to write, of the kind of the release's own.")],
-    rows: RowsOption = 10_000,
-    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Fixes the rows.")] = 0,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(help="`column = value`, `column in low..high` or `column is missing`, of every row; repeat."),
-    ] = None,
-    balance: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Draw every category of a column equally often.")
-    ] = None,
-    equalise: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Draw a column's categories as often in every group ...")
-    ] = None,
-    across: Annotated[str | None, typer.Option(metavar="COLUMN", help="... of this one.")] = None,
-    walks: Annotated[
-        int | None, typer.Option(min=1, help="Split the rows into so many straight walks through the latent space.")
-    ] = None,
-) -> None:
-    """Draw more synthetic rows from a release; costs no privacy."""
-    import torch
-
-    from .release import Asked, sample_to, walk_to
-
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ConfigError("must be a file in a folder that exists", where=f"--out {out}")
-    torch.set_num_threads(1)  # as in training: one thread's sums have one order, so a seed means the same rows anywhere
-    given = {"--where": where, "--balance": balance, "--equalise": equalise, "--across": across}
-    flag = next((flag for flag, value in given.items() if value), None)
-    notice = ""
-    if walks is None:
-        notice = sample_to(release, rows, seed, out, Asked(where or [], balance, equalise, across))
-    elif flag is not None:
-        raise ConfigError(f"cannot be met along a walk; leave out {flag} or --walks", where=flag)
-    else:
-        walk_to(release, rows, seed, out, walks)
-    _console().print(f"{rows} rows: {out}")
-    if notice:
-        _console().print(notice, markup=False)
 
 
 @demo.command()

@@ -22,6 +22,8 @@ from .finish import check_place, finish
 from .guarded import GuardedTrainer
 from .home import ServerConfig, ServerHome
 from .pictures import check_drawing
+from .proposing import coordinator_key
+from .revocation import demand_unrevoked
 from .store import Run, Status
 from .superlink import SuperLink, flower_app
 from .unused import put_aside
@@ -72,7 +74,7 @@ def conduct(
     Raises:
         SynthfedError: the run paused or failed; its checkpoint stands.
     """
-    config = home.load()
+    config, key = home.load(), coordinator_key(home)
     text = read_text(request.study)
     study = parse_study(text, where=str(request.study))
     _check(home, study, request)
@@ -98,7 +100,7 @@ def conduct(
                 superlink.stop(number)
                 raise
     trainer = GuardedTrainer(pinned.plugin, pinned.model, request.seed)
-    finish(run, pinned, trainer, request.out, request.rows, request.seed)
+    finish(run, pinned, trainer, request.out, request.rows, request.seed, key)
 
 
 def _follow(superlink: SuperLink, run: Run, watch: Callable[[Status], None]) -> None:
@@ -135,9 +137,10 @@ def _rebuilt(kind: type[errors.SynthfedError], message: str) -> errors.SynthfedE
 
 
 def _check(home: ServerHome, study: Study, request: Request) -> None:
-    """Refuse what could only fail later: a draft, an unknown site, a taken place for the release."""
+    """Refuse what could only fail later: a draft, an unknown site, a revoked key, a taken place for the release."""
     if study.is_draft:
         raise errors.ConfigError("is a draft: a site of its roster has no key yet", where=str(request.study))
+    demand_unrevoked(home.revoked, study.cohort.sites, where=str(request.study))
     enrolled = home.sites()
     for site in study.cohort.sites:
         known = enrolled.get(site.id)

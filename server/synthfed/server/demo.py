@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.table import Table
 
-from synthfed.plugins.pinning import pin
 from synthfed.plugins.processes import GRACE_S, Child, close_all, flower_environment, held_port, this_program
 from synthfed.protocols.cohort import Site, least_quorum
 from synthfed.protocols.errors import ConfigError, QuorumLost, TransportError
@@ -28,21 +26,16 @@ from .demo_data import COLUMNS, RECORDS_PER_PERSON, TARGET, UNIT, DemoTables, wr
 from .drafting import make_study
 from .evidence import Evidence
 from .home import ServerHome, enrol, init_home
-from .release import audit_release
+from .proposing import coordinator_key
+from .releases.auditing import audit_release, real_rows
+from .releases.findings_table import findings_table
+from .releases.sealing import seal_folder
 from .report import Finding
 from .store import Status
 from .study_file import render_study
 
 _ROWS: Final = 16_000
 _TOLERATED: Final = 1
-_MEASURES: Final = {
-    "tvd1": "distance",
-    "tvd2": "pair distance",
-    "auc": "AUC on real rows",
-    "utility-kept": "gain kept",
-    "coverage": "real rows reached",
-    "density": "density near real rows",
-}
 _WAIT_S: Final = 300.0
 _POLL_S: Final = 0.05
 
@@ -110,6 +103,7 @@ def run_demo(
         )
         console.print("auditing the release against held-out persons ...")
         findings = _audit(study, out, tables, seed)
+        seal_folder(out, coordinator_key(home), study=study.hash, setting="federation")  # with the audits
     spent = out / "evidence.json"
     _print_result(console, study, Evidence.from_json(spent.read_bytes(), where=str(spent)), findings)
     console.print(f"release: {out.absolute()}   ({time.monotonic() - start:.0f} s in all); open report.html")
@@ -219,7 +213,8 @@ def _running(homes: Sequence[Path]) -> Iterator[Callable[[], None]]:
             path.name,
             this_program("client", "run", "--home", str(path), "--allow-unconfined"),
             path / "run.log",
-            flower_environment(path / "flwr"),
+            # A register of its own: these homes go, and another demo has the same records.
+            {**flower_environment(path / "flwr"), "XDG_STATE_HOME": str(path.absolute() / "state")},
         )
         for path in homes
     ]
@@ -236,23 +231,13 @@ def _running(homes: Sequence[Path]) -> Iterator[Callable[[], None]]:
 
 def _audit(study: Study, out: Path, tables: DemoTables, seed: int) -> tuple[Finding, ...]:
     """Audit the release against the real rows, which only a demo has in one place."""
-    domain = pin(study).domain
-    read = [
-        domain.read(path, study.released.columns, unit=UNIT, records_per_unit=RECORDS_PER_PERSON).records
-        for path in (tables.train, tables.holdout)
-    ]
-    return audit_release(out, train=read[0], holdout=read[1], seed=seed)
+    train, holdout = (real_rows(study, path, seed) for path in (tables.train, tables.holdout))
+    return audit_release(out, train=train, holdout=holdout, seed=seed)
 
 
 def _print_result(console: Console, study: Study, evidence: Evidence, findings: Sequence[Finding]) -> None:
-    """Print each measure beside its trivial floor and what two sets of real rows reach."""
-    estimates = [estimate for finding in findings for estimate in finding.estimates]
-    table = Table("measure", "synthetic", "interval", "floor", "real", box=None, padding=(0, 2))
-    for each in sorted(estimates, key=lambda estimate: bool(estimate.column)):
-        name = f"{_MEASURES.get(each.name, each.name)}{f' of {each.column}' if each.column else ''}"
-        interval = f"{each.low:.3f} to {each.high:.3f}"
-        table.add_row(name, f"{each.value:.3f}", interval, f"{each.baseline:.3f}", f"{each.control:.3f}")
-    console.print(table)
+    """Print what the audits found, and what was promised."""
+    console.print(findings_table(findings))
     promise = study.privacy
     failing = evidence.epsilon_if_secagg_fails
     console.print(

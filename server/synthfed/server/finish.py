@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save
 
 from synthfed.plugins.api import Domain, Trainer
@@ -33,6 +34,7 @@ from synthfed.protocols.sums import own_noise
 from .evidence import Evidence, PluginEvidence, Setting, SiteEvidence, SumEvidence
 from .pictures import FOLDER, draw_pictures
 from .release import Manifest, write_report
+from .releases.sealing import seal_folder
 from .report import report
 from .sampling import draw
 from .store import Run, Tally
@@ -54,6 +56,7 @@ def finish(
     out: Path,
     rows: int,
     seed: int,
+    key: Ed25519PrivateKey,
     setting: Setting = "federation",
 ) -> None:
     """Write the release of a run from its last checkpoint.
@@ -65,6 +68,7 @@ def finish(
         out: where the release goes; must not exist or be empty.
         rows: how many synthetic rows the release carries.
         seed: fixes the rows.
+        key: the coordinator's, which seals the release.
         setting: where the tables were.
     """
     checkpoint = run.load(pinned.policy.study)
@@ -83,6 +87,7 @@ def finish(
         history=tally.history,
         rows=rows,
         seed=seed,
+        key=key,
     )
 
 
@@ -174,8 +179,9 @@ def write_release(
     history: Sequence[Mapping[str, float]],
     rows: int,
     seed: int,
+    key: Ed25519PrivateKey,
 ) -> None:
-    """Write a release folder, all or nothing.
+    """Write a release folder, sealed, all or nothing.
 
     Args:
         folder: where to; must not exist, or be an empty folder.
@@ -188,6 +194,7 @@ def write_release(
         history: public numbers of the training, each with its ``step``.
         rows: how many synthetic rows to publish.
         seed: public seed of the sampling.
+        key: the coordinator's, which seals the release.
 
     Raises:
         ConfigError: the folder is in use or cannot be written, or rows or seed is out of range.
@@ -217,6 +224,7 @@ def write_release(
             write_whole(part / name, content)
         domain.write(part / f"synthetic{domain.suffix}", released.columns, draw(trainer, released.columns, rows, seed))
         write_report(part, document)
+        seal_folder(part, key, study=study.hash, setting=evidence.setting)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from synthfed.protocols.errors import ConfigError, describe
 from synthfed.protocols.schema import Strict
 
 from .certificates import write_certificates
+from .revocation import Revoked, add_revoked, demand_unrevoked, is_rotated, read_revoked
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _PORTS: Final = range(1, 65536)
@@ -68,6 +69,11 @@ class ServerHome:
     def key(self) -> Path:
         """The private key that signs proposals of studies (mode 0600)."""
         return self.path / "coordinator.key"
+
+    @property
+    def revoked(self) -> Path:
+        """The fingerprints of keys that are taken no longer."""
+        return self.path / "revoked.json"
 
     @property
     def logs(self) -> Path:
@@ -125,14 +131,17 @@ def init_home(home: ServerHome, host: str, bind: str, port: int, steps_port: int
 def enrol(home: ServerHome, file: Path) -> Enrolment:
     """Check a site's enrolment file and keep it; the site's node may connect at the next run.
 
+    One under a new identity key replaces the earlier one if the key that was enrolled has signed the rotation.
+
     Raises:
-        ConfigError: the file is wrong, or the site is enrolled with other keys.
+        ConfigError: the file is wrong, its key was revoked, or the site is enrolled with other keys.
     """
     home.load()
     enrolment = parse(Enrolment, read_text(file), where=str(file))
     enrolment.verify(where=str(file))
-    known = home.sites().get(enrolment.site)
-    if known is not None and known != enrolment:
+    demand_unrevoked(home.revoked, (enrolment.roster_entry,), where=str(file))
+    known, revoked = home.sites().get(enrolment.site), read_revoked(home.revoked)
+    if known is not None and known != enrolment and not is_rotated(known, enrolment, revoked):
         raise ConfigError(
             f"site {enrolment.site!r} is enrolled with other keys ({known.fingerprint}); remove "
             f"{home.path / 'sites' / enrolment.site}.json only after the site confirmed the change by voice",
@@ -141,6 +150,22 @@ def enrol(home: ServerHome, file: Path) -> Enrolment:
     kept = home.path / "sites" / f"{enrolment.site}.json"
     write_whole(kept, [enrolment.model_dump_json(indent=2).encode(), b"\n"])
     return enrolment
+
+
+def revoke(home: ServerHome, named: str, now_unix_s: float) -> tuple[Revoked, str]:
+    """Revoke a site's enrolled key, or one by its fingerprint; whose it is, is enrolled no longer.
+
+    Returns:
+        the key, and the site that must be enrolled anew, empty for none.
+
+    Raises:
+        ConfigError: no such site is enrolled, or the list of revoked keys cannot be read or written.
+    """
+    home.load()
+    revoked, site = add_revoked(home.revoked, named, home.sites(), now_unix_s)
+    if site:  # only now: a key that is not listed could be enrolled again
+        (home.path / "sites" / f"{site}.json").unlink()
+    return revoked, site
 
 
 def _check_addresses(hosts: Mapping[str, str], ports: Mapping[str, int]) -> None:

@@ -16,6 +16,7 @@ from synthfed.protocols.proposal import Proposal
 from synthfed.protocols.study import parse_study
 
 from .home import ServerHome
+from .revocation import demand_unrevoked
 
 
 def propose(home: ServerHome, file: Path, out: Path | None) -> tuple[Path, Proposal]:
@@ -27,12 +28,13 @@ def propose(home: ServerHome, file: Path, out: Path | None) -> tuple[Path, Propo
         out: where to; beside the study as ``NAME.terms.json`` by default.
 
     Raises:
-        ConfigError: the study is wrong or a draft, or the place is taken.
+        ConfigError: the study is wrong or a draft, its roster has a revoked key, or the place is taken.
     """
     home.load()
     study = parse_study(read_text(file), where=str(file))
     if study.is_draft:
         raise ConfigError("is a draft: put each site's key into the roster before you propose it", where=str(file))
+    demand_unrevoked(home.revoked, study.cohort.sites, where=str(file))
     place = out or file.with_suffix(".terms.json")
     if place.exists():
         raise ConfigError("already exists and is not overwritten", where=str(place))

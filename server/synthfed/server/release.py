@@ -1,4 +1,4 @@
-"""A release on disk: what it holds, read back, sampled again and audited; `finish` is what writes it.
+"""A release on disk: what it holds, read back and sampled again; `finish` is what writes it.
 
 Never takes a file for part of a release that is damaged, of another study or of an unknown format.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -17,24 +17,23 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from synthfed.plugins.api import Audit, Domain, Model, Source, Trainer
+from synthfed.plugins.api import Domain, Model, Trainer
 from synthfed.plugins.constrained import make_model
 from synthfed.plugins.files import read_text, write_whole
-from synthfed.plugins.registry import Plugin, find, installed
+from synthfed.plugins.registry import Plugin, find
 from synthfed.protocols.errors import ConfigError
-from synthfed.protocols.schema import Columns, Records, Strict, places
+from synthfed.protocols.schema import Columns, Records, Strict
 from synthfed.protocols.study import Study, describe, parse_study
 
 from .evidence import Evidence, PluginEvidence
 from .guarded import GuardedTrainer
 from .pictures import read_pictures
 from .quotas import Supply, draw_by, find_quota
-from .report import FORMAT as REPORT_FORMAT
-from .report import Document, Finding, render, with_audits
+from .report import Document, render
 from .sampling import draw
 from .where import parse_conditions
 
-_ADVICE: Final = "is this the folder of a release?"
+ADVICE: Final = "is this the folder of a release?"
 
 
 class Manifest(Strict):
@@ -86,8 +85,8 @@ def open_release(folder: Path) -> Release:
         PluginError: the model plugin is not installed, or does not accept the weights.
     """
     terms = folder / "study.toml"
-    study = parse_study(read_text(terms, advice=_ADVICE), where=str(terms))
-    evidence = Evidence.from_json(_read(folder / "evidence.json"), where=str(folder / "evidence.json"))
+    study = parse_study(read_text(terms, advice=ADVICE), where=str(terms))
+    evidence = Evidence.from_json(read_part(folder / "evidence.json"), where=str(folder / "evidence.json"))
     if evidence.study_hash != study.hash.hex():
         raise ConfigError(
             "is of another study than study.toml; copy the release again", where=str(folder / "evidence.json")
@@ -176,55 +175,21 @@ def walk_to(folder: Path, rows: int, seed: int, out: Path, walks: int) -> None:
     _domain(release, out).write(out, release.columns, [records])
 
 
-def audit_release(folder: Path, *, train: Records, holdout: Records, seed: int) -> tuple[Finding, ...]:
-    """Run every installed audit on a release and put the findings into its report.
-
-    The findings are statistics of real rows and not differentially private; the report says so.
+def write_report(folder: Path, document: Document, out: Path | None = None) -> None:
+    """Write a release's report, for programs and for people, with the pictures that are in its folder already.
 
     Args:
         folder: the release.
-        train: real rows that the release was trained on, shape ``(rows, width)``.
-        holdout: real rows that nothing was trained on, shape ``(rows, width)``.
-        seed: of the audits' own draws.
-
-    Raises:
-        ConfigError: the release cannot be read, the tables do not fit it, or an audit lacks software.
-        PluginError: an audit is broken.
-    """
-    release = open_release(folder)
-    document = _read_report(folder / "report.json")
-    for name, table in (("train", train), ("holdout", holdout)):
-        if table.ndim != 2 or len(table) == 0 or table.shape[1] != places(release.columns)[-1]:
-            site = release.study.site_column
-            last = "" if site is None else f" and last of its site column {site!r}, which these files must have"
-            raise ConfigError(f"the {name} rows of an audit must be records of the study's columns{last}, at least one")
-    published = next(draw(release.trainer, release.columns, release.manifest.rows, release.manifest.seed))
-    rows: dict[Source, Records] = {"synthetic": published, "train": train, "holdout": holdout}
-    findings = tuple(_audit(plugin, release.study.released, rows, seed) for plugin in installed("synthfed.audits"))
-    write_report(folder, with_audits(document, findings, train=len(train), holdout=len(holdout), seed=seed))
-    return findings
-
-
-def write_report(folder: Path, document: Document) -> None:
-    """Write a release's report, for programs and for people; its pictures are in the folder already.
+        document: the report.
+        out: the folder of the report; the release itself if None.
 
     Raises:
         ConfigError: a file cannot be written.
     """
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     page = render(document, read_pictures(folder, document))
-    write_whole(folder / "report.json", [text.encode()])
-    write_whole(folder / "report.html", [page.encode()])
-
-
-def _audit(plugin: Plugin, study: Study, rows: Mapping[Source, Records], seed: int) -> Finding:
-    if plugin.unfit:
-        return Finding(plugin.name, f"an audit of {plugin.distribution} {plugin.version}", (), plugin.unfit)
-    with plugin.blamed("failed"):
-        audit: Audit = plugin.load()()
-        if reason := audit.unfit(study):
-            return Finding(audit.name, audit.question, (), reason)
-        return Finding(audit.name, audit.question, tuple(audit.run(study, rows, seed)))
+    write_whole((out or folder) / "report.json", [text.encode()])
+    write_whole((out or folder) / "report.html", [page.encode()])
 
 
 def _domain(release: Release, out: Path) -> Domain:
@@ -235,35 +200,26 @@ def _domain(release: Release, out: Path) -> Domain:
     return domain
 
 
-def _read(path: Path) -> bytes:
+def read_part(path: Path) -> bytes:
+    """Return the content of a release's file; ConfigError where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}; {_ADVICE}", where=str(path)) from None
+        raise ConfigError(f"cannot be read: {error.strerror}; {ADVICE}", where=str(path)) from None
 
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        return Manifest.model_validate_json(_read(path))
+        return Manifest.model_validate_json(read_part(path))
     except ValidationError as error:
         raise ConfigError(describe(error), where=str(path)) from None
 
 
 def _read_weights(path: Path, digest: str) -> dict[str, Any]:
-    content = _read(path)
+    content = read_part(path)
     if hashlib.sha256(content).hexdigest() != digest:
         raise ConfigError("differs from what model.json names; copy the release again", where=str(path))
     try:
         return load_arrays(content)
     except SafetensorError:
         raise ConfigError("is not a safetensors file; copy the release again", where=str(path)) from None
-
-
-def _read_report(path: Path) -> Document:
-    try:
-        document = json.loads(_read(path))
-    except ValueError:
-        raise ConfigError("is not valid JSON; copy the release again", where=str(path)) from None
-    if not isinstance(document, dict) or document.get("format") != REPORT_FORMAT:
-        raise ConfigError(f"is not a report of format {REPORT_FORMAT}; use the synthfed that wrote it", where=str(path))
-    return document

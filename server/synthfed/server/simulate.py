@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import numpy.typing as npt
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from synthfed.plugins.distributions import CORE, points
 from synthfed.plugins.pinning import Pinned, pin
@@ -97,7 +98,8 @@ def simulate(
         link = MemoryLink({site: each.answer for site, each in sites.items()}, is_patient=True)
         stack.callback(link.close)
         Training(pinned.policy, trainer, link, run, lambda: secrets.token_bytes(32), Waiting()).run()
-        finish(run, pinned, trainer, out, rows, seed, "simulation")
+        key = Ed25519PrivateKey.generate()  # a simulation has no coordinator: it seals what nobody should change
+        finish(run, pinned, trainer, out, rows, seed, key, "simulation")
     return study
 
 

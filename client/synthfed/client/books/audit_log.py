@@ -6,7 +6,7 @@ Never changes or removes a line, and never holds a value of a record: names, has
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,8 +18,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from synthfed.plugins.files import sync
 from synthfed.protocols.errors import PrivacyError
 
-from ..anchor import read_anchor, write_anchor
-from .lines import TORN, BrokenLine, Line, Place, follow, log_key, log_mark, read_whole, torn, unfinished, written
+from ..anchor import read_anchor, stage_anchor, take_staged, write_anchor
+from ..keys.succession import Keys, sealed_under
+from .lines import (
+    EARLIER,
+    ROTATED,
+    TORN,
+    BrokenLine,
+    Line,
+    Place,
+    follow,
+    log_key,
+    log_mark,
+    read_whole,
+    torn,
+    unfinished,
+    written,
+)
 
 Fact = str | int | float | list[str]
 
@@ -97,6 +112,22 @@ class AuditLog:
         with self._turn():
             self._append(what, who, **facts)
 
+    def hand_over(self, identity: Ed25519PrivateKey, *, who: str, **facts: Fact) -> None:
+        """Go on under another identity's key, with the line that says so.
+
+        The new mark is on disk before that line, under a name of its own, as `Ledger.hand_over` does it.
+        """
+        key = log_key(identity)
+        with self._turn():
+            if self._fragment:
+                self._write(TORN, "agent", **torn(self._fragment))
+            body = self._body(ROTATED, who, {**facts, EARLIER: sealed_under(key, self._key)})
+            line, after = written(key, self._place, body)
+            stage_anchor(mark_of(self._path), after.lines, log_mark(key, after))
+            self._put(line)
+            take_staged(mark_of(self._path))
+            self._key, self._place = key, after
+
     @contextmanager
     def _turn(self, noted: tuple[int, bytes] | None = None) -> Iterator[None]:
         """Hold the file alone, with all that others have written taken in; from its start if a mark is given."""
@@ -115,7 +146,8 @@ class AuditLog:
         if (held.st_ino, held.st_dev) != (named.st_ino, named.st_dev) or held.st_size < self._place.size:
             raise PrivacyError(f"{self._path}: was replaced or cut while it was in use; {_ADVICE}")
         content = _read(self._file, self._place.size, held.st_size)
-        lines = follow(self._key, self._place, content) if noted is None else read_whole(self._key, content, noted)
+        keys = Keys(((1, self._key),))  # no rotation while this is open: it takes the home's lock
+        lines = follow(keys, self._place, content) if noted is None else read_whole(self._key, content, noted)
         try:
             for line in lines:
                 self._place = line.after
@@ -129,14 +161,19 @@ class AuditLog:
         self._write(what, who, **facts)
 
     def _write(self, what: str, who: str, **facts: Fact) -> None:
+        line, after = written(self._key, self._place, self._body(what, who, facts))
+        self._put(line)
+        self._place, self._fragment = replace(after, size=after.size + len(self._fragment)), b""
+        self._note_place()
+
+    def _body(self, what: str, who: str, facts: Mapping[str, Fact]) -> dict[str, Fact]:
         at = datetime.fromtimestamp(int(self._now()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        body = {"n": self._place.lines + 1, "at": at, "who": who, "uid": os.getuid(), "what": what, **facts}
-        line, after = written(self._key, self._place, body)
+        return {"n": self._place.lines + 1, "at": at, "who": who, "uid": os.getuid(), "what": what, **facts}
+
+    def _put(self, line: bytes) -> None:
         if os.write(self._file, line) != len(line):
             raise PrivacyError(f"{self._path}: a line could not be written whole; free disk space")
         os.fsync(self._file)
-        self._place, self._fragment = replace(after, size=after.size + len(self._fragment)), b""
-        self._note_place()
 
     def _note_place(self) -> None:
         write_anchor(mark_of(self._path), self._place.lines, log_mark(self._key, self._place))

@@ -14,12 +14,16 @@ from rich.console import Console
 from synthfed.protocols.errors import ConfigError, PrivacyError
 
 from ..config import Home
+from ..keys.cli import HomeOption, PassphraseOption, passphrases_of
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from ..entries import Book
+    from ..reservation import Costs
     from .lines import Line
     from .statement import Statement
 
-HomeOption = Annotated[Path, typer.Option("--home", help="The site's folder: settings, keys and ledger.")]
 _HOME = Path("site")
 
 log = typer.Typer(help="Print the log of this site's decisions, or verify it.", pretty_exceptions_enable=False)
@@ -29,15 +33,16 @@ def ledger(
     export: Annotated[Path | None, typer.Option(help="Write all entries to a new .json or .csv file.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Only say whether the ledger holds.")] = False,
     home: HomeOption = _HOME,
+    passphrase_file: PassphraseOption = None,
 ) -> None:
     """Print what each study has spent of this site's budget; export or verify the ledger, also while an agent runs."""
     from synthfed.plugins.files import write_whole
 
-    from ..vault import load_identity
+    from ..keys.identity import load_identity
     from .statement import as_csv, as_json, read_statement
 
     place, console = Home(home), Console(highlight=False, soft_wrap=True)
-    config, identity = place.load(), load_identity(place.identity)
+    config, identity = place.load(), load_identity(place.identity, passphrases_of(place, passphrase_file))
     if export is not None and (export.suffix not in (".json", ".csv") or export.exists()):
         raise ConfigError("must be a new file whose name ends in .json or .csv", where="--export")
     with _verdict(console):
@@ -56,48 +61,61 @@ def _print_accounts(console: Console, place: Home, statement: "Statement") -> No
 
     from rich.table import Table
 
-    from synthfed.protocols.privacy.accountant import epsilon
-
     from .statement import accounts, summary
 
     config = place.load()
     ceiling, rules, book = config.ceiling, config.policy, statement.book
-    table = Table("study", "terms", "rounds", "noise", "epsilon", box=None, padding=(0, 2), header_style="dim")
+    table = Table(
+        "study", "terms", "rounds", "reserved", "noise", "epsilon", box=None, padding=(0, 2), header_style="dim"
+    )
     for each in accounts(statement, ceiling.delta):
-        rounds, noise = summary(each)
+        parts = ("\n".join(lines) for lines in summary(each))
         of = "" if rules.epsilon_per_study is None else f" of {rules.epsilon_per_study:g}"
-        table.add_row(each.name, each.study[:12], "\n".join(rounds), "\n".join(noise), f"{each.epsilon:.3g}{of}")
+        table.add_row(each.name, each.study[:12], *parts, f"{each.epsilon:.3g}{of}")
     console.print(table)
-    year, total = epsilon(book.recent_events(int(time.time())), ceiling.delta), epsilon(book.events(), ceiling.delta)
-    of = "" if rules.epsilon_per_year is None else f" of {rules.epsilon_per_year:g}"
-    console.print(f"last 365 days   epsilon {year:.3g}{of} at delta {ceiling.delta:g}")
-    console.print(f"in total        epsilon {total:.3g} of {ceiling.epsilon:g}, {book.length:,} charges")
+    year, of_year = book.recent_costs(int(time.time())), rules.epsilon_per_year
+    console.print(f"last 365 days   {_standing(year, book, of_year, ceiling.delta)} at delta {ceiling.delta:g}")
+    total = _standing(book.costs, book, ceiling.epsilon, ceiling.delta)
+    console.print(f"in total        {total}, {book.length:,} charges")
+
+
+def _standing(costs: "Costs", book: "Book", most: float | None, delta: float) -> str:
+    """Return what was spent, of how much, and what that comes to with all reservations, and so what remains."""
+    from synthfed.protocols.privacy.accountant import epsilon
+
+    from ..entries import events_of
+
+    kept = book.kept_for_others()
+    spent = f"epsilon {epsilon(events_of(costs), delta):.3g}" + ("" if most is None else f" of {most:g}")
+    return spent + (f", {epsilon(events_of(costs + kept), delta):.3g} with what is reserved" if kept else "")
 
 
 @log.callback(invoke_without_command=True)
-def print_log(context: typer.Context, home: HomeOption = _HOME) -> None:
+def print_log(context: typer.Context, home: HomeOption = _HOME, passphrase_file: PassphraseOption = None) -> None:
     """Print every decision of this site's agent and people, one a line; they stay here."""
+    from ..keys.identity import load_identity
+
     if context.invoked_subcommand is None:
-        console = Console(highlight=False, soft_wrap=True)
-        for line in _lines(console, Home(home)):
+        place, console = Home(home), Console(highlight=False, soft_wrap=True)
+        for line in _lines(console, place, load_identity(place.identity, passphrases_of(place, passphrase_file))):
             console.print(_told(line), markup=False)
 
 
 @log.command("verify")
-def verify_log(home: HomeOption = _HOME) -> None:
+def verify_log(home: HomeOption = _HOME, passphrase_file: PassphraseOption = None) -> None:
     """Say whether every line of the log holds and none is missing; exit with 1 and the line's number where not.
 
     The ledger is held against it: a session that was charged must be there, or log and mark are an older copy; and
     the ledger must hold as many charges as the log tells of, or ledger and mark are.
     """
-    from ..vault import load_identity
+    from ..keys.identity import load_identity
     from .statement import read_statement, unlogged_sessions
 
     place, console = Home(home), Console(highlight=False, soft_wrap=True)
-    identity = load_identity(place.identity)
+    identity = load_identity(place.identity, passphrases_of(place, passphrase_file))
     with _verdict(console):
         statement = read_statement(place.ledger, identity)  # before the log, whose lines come before charges
-        lines = list(_lines(console, place))
+        lines = list(_lines(console, place, identity))
         missing = unlogged_sessions(statement, lines)
         if missing:
             raise PrivacyError(
@@ -113,12 +131,10 @@ def verify_log(home: HomeOption = _HOME) -> None:
     console.print(f"ok: {len(lines):,} lines; all hold")
 
 
-def _lines(console: Console, place: Home) -> "Iterator[Line]":
+def _lines(console: Console, place: Home, identity: "Ed25519PrivateKey") -> "Iterator[Line]":
     """Yield the lines that hold; say what is wrong with the next one and exit with 1."""
-    from ..vault import load_identity
     from .audit_log import read_log
 
-    identity = load_identity(place.identity)
     with _verdict(console):
         for each in read_log(place.audit_log, identity):
             if isinstance(each, bytes):

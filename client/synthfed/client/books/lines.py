@@ -19,10 +19,18 @@ from synthfed.protocols.ids import digest
 from synthfed.protocols.secagg.keys import KEY_BYTES, identity_secret
 
 from ..entries import GENESIS
+from ..keys.succession import BrokenLink, Keys
 
 TORN: Final = "torn-write"
 """What a line tells that follows, on the same line of the file, the beginning of one that was never finished."""
 
+ROTATED: Final = "identity-rotated"
+"""What the first line under another key tells, ..."""
+
+EARLIER: Final = "earlier"
+"""... and the name of the fact that holds the key before, sealed."""
+
+_ROTATED: Final = b'"what":"%s"' % ROTATED.encode()
 _PREFIX: Final = b'{"tag":"'
 _LINE: Final = re.compile(rb'\{"tag":"([0-9a-f]{64})",(.+\})', re.DOTALL)
 
@@ -71,8 +79,13 @@ def written(key: bytes, place: Place, body: dict[str, Any]) -> tuple[bytes, Plac
     return line, Place(place.lines + 1, tag, place.size + len(line))
 
 
-def follow(key: bytes, place: Place, content: bytes) -> Iterator[Line]:
+def follow(keys: Keys, place: Place, content: bytes) -> Iterator[Line]:
     """Yield the lines that a log goes on with; what follows the last newline is left for `unfinished`.
+
+    Args:
+        keys: of all its lines.
+        place: where the content begins.
+        content: of the file.
 
     Raises:
         BrokenLine: a line is not that of this place in this chain.
@@ -82,7 +95,7 @@ def follow(key: bytes, place: Place, content: bytes) -> Iterator[Line]:
         line, fragment = each[start:], each[: max(start, 0)]
         found = _LINE.fullmatch(line) if start >= 0 else None
         text = b"{" + found[2] if found else b""
-        if not found or not hmac.compare_digest(_tag(key, place, text).hex().encode(), found[1]):
+        if not found or not hmac.compare_digest(_tag(keys.at(place.lines + 1), place, text).hex().encode(), found[1]):
             raise BrokenLine(place.lines + 1)
         body: dict[str, Any] = json.loads(text)
         if (fragment or body["what"] == TORN) and (body["what"], body.get("sha256")) != (TORN, _sha256(fragment)):
@@ -95,20 +108,51 @@ def read_whole(key: bytes, content: bytes, noted: tuple[int, bytes]) -> Iterator
     """Yield the lines of a whole log, which must pass through what was noted and may be longer.
 
     Args:
-        key: of the chain.
+        key: of the chain's end.
         content: the file's.
         noted: length and mark, read before the file was.
 
     Raises:
         BrokenLine: naming the line that does not hold or is missing.
     """
-    place, passed = Place(), noted == (0, log_mark(key, Place()))
-    for line in follow(key, place, content):
+    keys = _keys(key, content)
+    place, passed = Place(), keys.newest_from == 1 and noted == (0, log_mark(key, Place()))
+    for line in follow(keys, place, content):
         place = line.after
-        passed = passed or noted == (place.lines, log_mark(key, place))
+        passed = passed or (place.lines >= keys.newest_from and noted == (place.lines, log_mark(key, place)))
         yield line
     if not passed:
         raise BrokenLine(place.lines + 1, is_missing=True)
+
+
+def last_rotation(content: bytes) -> str:
+    """Return the sealed key of the last whole line if that tells of a rotation, else nothing; it is not verified."""
+    return _sealed(content[: len(content) - len(unfinished(content))].split(b"\n")[-2:-1])
+
+
+def _keys(newest: bytes, content: bytes) -> Keys:
+    """Return the keys of all lines.
+
+    Raises:
+        BrokenLine: a line of a rotation is not as it was written.
+    """
+    lines = content.split(b"\n")[:-1]
+    links = [(number, sealed) for number, each in enumerate(lines, 1) if (sealed := _sealed([each]))]
+    try:
+        return Keys.leading_to(newest, reversed(links))
+    except BrokenLink as error:
+        raise BrokenLine(error.place) from None
+
+
+def _sealed(lines: list[bytes]) -> str:
+    """Return the sealed key that the one line holds if it tells of a rotation."""
+    found = _LINE.fullmatch(lines[0][max(lines[0].rfind(_PREFIX), 0) :]) if lines else None
+    if not found or _ROTATED not in found[2]:  # no text within a line can hold a quote that is not escaped
+        return ""
+    try:
+        return str(json.loads(b"{" + found[2])[EARLIER])
+    except (ValueError, KeyError):
+        return "-"  # which opens under no key
 
 
 def unfinished(content: bytes) -> bytes:

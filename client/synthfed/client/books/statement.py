@@ -6,11 +6,10 @@ Never writes to the home, nor makes a file in it.
 import csv
 import io
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +19,11 @@ from synthfed.protocols.errors import PrivacyError
 from synthfed.protocols.privacy.accountant import epsilon
 
 from ..anchor import read_anchor
-from ..chain import Entry, mark_path, read_chain, version_of
-from ..entries import Book, chain_key
-from ..vault import FORMAT
+from ..chain import Entry, mark_path
+from ..entries import Book, chain_key, events_of
+from ..ledger_file import FORMAT
 from .lines import Line
+from .looking import entries_in, looked_at
 
 COLUMNS: Final = ("sequence", "at", "kind", "study", "study_name", "sum", "sample_rate", "noise_multiplier", "steps")
 COLUMNS_AFTER: Final = ("transcript", "counter", "context", "charge", "outcome", "content", "tag")
@@ -50,6 +50,7 @@ class Account:
         study: the hash of its terms, in hexadecimal.
         name: as it was charged.
         rounds: how many of each sum, by name.
+        reserved: how many more of each sum are kept for it, by name.
         noise: the noise multipliers charged, by the sum's name.
         epsilon: of its charges alone, at the site's delta.
     """
@@ -57,6 +58,7 @@ class Account:
     study: str
     name: str
     rounds: dict[str, int]
+    reserved: dict[str, int]
     noise: dict[str, tuple[float, ...]]
     epsilon: float
 
@@ -70,17 +72,7 @@ def read_statement(path: Path, identity: Ed25519PrivateKey) -> Statement:
     if not path.exists():
         raise PrivacyError(f"{path}: the ledger is missing; restore it, a new one would forget what was spent")
     noted = read_anchor(mark_path(path))  # before the entries: an agent may be adding some
-    try:
-        with closing(sqlite3.connect(_uri(path), uri=True)) as db:
-            version = version_of(db)
-            if version != FORMAT:
-                raise PrivacyError(f"{path}: ledger format {version} is not supported; this program reads {FORMAT}")
-            db.execute("BEGIN")  # one state of it, whatever is added meanwhile
-            entries = tuple(read_chain(db, chain_key(identity), noted, path))
-    except sqlite3.Error as error:
-        raise PrivacyError(
-            f"{path}: the ledger cannot be read ({error}); try again, or start the agent once where none is running"
-        ) from None
+    entries = looked_at(path, partial(entries_in, key=chain_key(identity), noted=noted, path=path))
     book = Book()
     for entry in entries:
         try:
@@ -92,18 +84,8 @@ def read_statement(path: Path, identity: Ed25519PrivateKey) -> Statement:
     return Statement(entries, book)
 
 
-def _uri(path: Path) -> str:
-    """Return how SQLite opens a ledger without a trace of it.
-
-    Where there is a write-ahead log its index is there, too, and is read only; else the file alone is all there is,
-    and SQLite would make both to look at it.
-    """
-    has_log = path.with_name(path.name + "-wal").exists()
-    return f"{path.absolute().as_uri()}?mode=ro&{'readonly_shm=1' if has_log else 'immutable=1'}"
-
-
 def accounts(statement: Statement, delta: float) -> Iterator[Account]:
-    """Yield what each study has spent, in the order of their first charges."""
+    """Yield what each study has spent or may still spend, in the order of their first entries."""
     book, names = statement.book, dict[str, str]()
     for content in map(_content, statement.entries):
         if "study_name" in content:
@@ -112,7 +94,9 @@ def accounts(statement: Statement, delta: float) -> Iterator[Account]:
         key = bytes.fromhex(study)
         rounds = {kind: count for (each, kind), count in sorted(book.rounds.items()) if each == key}
         noise = {kind: tuple(sorted({price[2] for price in book.prices[key] if price[0] == kind})) for kind in rounds}
-        yield Account(study, name, rounds, noise, epsilon(book.events_of(key), delta))
+        reservation = book.reserved.get(key)
+        reserved = reservation.rounds_left(book.rounds) if reservation else {}
+        yield Account(study, name, rounds, reserved, noise, epsilon(events_of(book.costs_of(key)), delta))
 
 
 def unlogged_sessions(statement: Statement, lines: Iterable[Line]) -> tuple[str, ...]:
@@ -173,8 +157,10 @@ def iso(at_unix_s: int) -> str:
     return datetime.fromtimestamp(at_unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def summary(account: Account) -> tuple[Sequence[str], Sequence[str]]:
-    """Return an account's rounds and noise as texts, one for each sum."""
-    rounds = [f"{kind} {count:,}" for kind, count in account.rounds.items()]
+def summary(account: Account) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """Return an account's rounds, reserved ones and noise as texts, one for each sum."""
+    rounds, reserved = (
+        [f"{kind} {count:,}" for kind, count in each.items()] for each in (account.rounds, account.reserved)
+    )
     noise = [f"{kind} {', '.join(f'{each:.4g}' for each in levels)}" for kind, levels in account.noise.items()]
-    return rounds, noise
+    return rounds, reserved, noise

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from synthfed.plugins.files import make_private_folder, write_whole
-from synthfed.protocols.approval import NEVER, Decision
+from synthfed.protocols.approval import LATEST_UNIX_S, Decision
 from synthfed.protocols.errors import ConfigError
 
 from .words import plain
+
+TOLERANCE_S: Final = 86_400
+"""How far a decision may be ahead of this machine's clock: further, nothing later could overtake it."""
 
 _LARGEST_BYTES: Final = 2**16
 
@@ -49,14 +52,20 @@ def write_decision(folder: Path, decision: Decision) -> Path:
     mark = decision.study[:12], f"{decision.at_unix_s:010}", decision.decision, _letters(decision.signature)
     path = folder / ("-".join(mark) + ".json")
     if not path.exists():
-        write_whole(path, [decision.content])
+        write_whole(path, [decision.content], private=True)
     return path
 
 
 def next_time(decisions: Iterable[Decision], study: str, remembered_unix_s: int, now_unix_s: int) -> int:
-    """Return the time of a new decision: now, and after all earlier ones whatever the machine's clock says."""
-    earlier = [each.at_unix_s for each in decisions if each.study == study]
-    return max(now_unix_s, 1 + max([remembered_unix_s, *earlier], default=NEVER))
+    """Return the time of a new decision: now, and after all earlier ones whatever the machine's clock says.
+
+    A block that is dated further ahead than any may be is not followed there: it stops all the same, and no approval
+    could come after it.
+    """
+    latest = now_unix_s + TOLERANCE_S
+    own = [each for each in decisions if each.study == study]
+    earlier = [each.at_unix_s for each in own if each.decision == "approve" or each.at_unix_s <= latest]
+    return min(LATEST_UNIX_S, max(now_unix_s, 1 + max([remembered_unix_s, *earlier])))
 
 
 def state_of(folder: Path) -> State | None:

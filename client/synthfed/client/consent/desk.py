@@ -1,6 +1,6 @@
 """Where a steward's command finds everything: home, settings, terms, what is pinned, and what was decided.
 
-Never writes into the ledger beside a running agent, and never approves for a key that the site does not list.
+Never approves for a key that the site does not list, nor what its budget does not hold beside what is reserved.
 """
 
 import contextlib
@@ -22,10 +22,11 @@ from synthfed.protocols.study import Study
 
 from ..config import Home, SiteConfig, study_path
 from ..gate import Gate
+from ..keys.identity import Unlock, load_identity, locked
 from ..roster import check_roster
-from ..vault import Ledger, load_identity
+from ..vault import Ledger
 from .decisions import next_time, read_decisions, write_decision
-from .review import Reviewed, Spending
+from .review import Reviewed
 from .standing import Rule, rule_of, subject_of
 
 if TYPE_CHECKING:
@@ -57,12 +58,13 @@ class Desk:
     rule: Rule
 
 
-def open_desk(home: Home, terms: Path | None, *, is_pinned: bool = True) -> Desk:
+def open_desk(home: Home, terms: Path | None, unlock: Unlock = locked, *, is_pinned: bool = True) -> Desk:
     """Return what a steward's command works with.
 
     Args:
         home: the site's.
         terms: a study file or proposal; None for the study in the home.
+        unlock: is asked for the passphrase of an identity key that has one.
         is_pinned: load the plugins and make the plan; a block needs neither.
 
     Raises:
@@ -71,7 +73,7 @@ def open_desk(home: Home, terms: Path | None, *, is_pinned: bool = True) -> Desk
         PluginError: a plugin is missing or broken.
     """
     config = home.load()
-    identity = load_identity(home.identity)
+    identity = load_identity(home.identity, unlock)
     source = terms or study_path(home, config)
     advice = "" if terms else "name the study file or proposal that the coordinator sent"
     study, proposal = parse_terms(read_text(source, advice=advice).encode(), where=str(source))
@@ -108,13 +110,12 @@ def reviewed(desk: Desk) -> Reviewed:
     if desk.pinned is None:
         raise ConfigError("a review needs the plan", where=str(desk.source))
     with contextlib.closing(Ledger(desk.home.ledger, desk.identity)) as ledger:
-        gate = Gate(desk.pinned.policy, desk.config.ceiling, ledger)
-        spending = Spending(gate.spent(), gate.spent_after_study())
+        limits = tuple(_gate(desk, desk.pinned, ledger).standings())
         remembered_unix_s = ledger.blocked_unix_s(desk.rule.study)
     found, objection = desk.rule.look(remembered_unix_s, time.time())
     decisions, _ = read_decisions(desk.home.decisions)
     own = tuple(each for each in decisions if (each.site, each.study) == (desk.config.site, desk.rule.subject.study))
-    return Reviewed(desk.config, desk.pinned, desk.proposal, spending, desk.rule, found, objection, own)
+    return Reviewed(desk.config, desk.pinned, desk.proposal, limits, desk.rule, found, objection, own)
 
 
 def decide(desk: Desk, act: Act, key: Ed25519PrivateKey, reason: str | None) -> tuple[Decision, Path]:
@@ -124,6 +125,7 @@ def decide(desk: Desk, act: Act, key: Ed25519PrivateKey, reason: str | None) -> 
         ConfigError: an approval by a key that is not listed, or beside a decision that cannot be read; or the
             decision cannot be written.
         PrivacyError: an approval beside a ledger that is missing or was changed.
+        BudgetExceeded: an approval of what does not fit under the site's limits.
     """
     decisions, problems = read_decisions(desk.home.decisions)
     if act == "approve":
@@ -134,6 +136,7 @@ def decide(desk: Desk, act: Act, key: Ed25519PrivateKey, reason: str | None) -> 
                 "approval.stewards does not list this key; give --key with a listed steward's, or list it",
                 where=str(desk.home.config),
             )
+        _check_fit(desk)
     try:
         remembered_unix_s = _remembered_unix_s(desk)
     except PrivacyError:
@@ -164,6 +167,21 @@ def outcome(desk: Desk) -> str:
     return desk.rule.look(_remembered_unix_s(desk), time.time())[1]
 
 
+def reserve(desk: Desk) -> None:
+    """Keep in the ledger what the approved study may spend, also beside a running agent.
+
+    Raises:
+        BudgetExceeded: it does not fit any more.
+        PrivacyError: the ledger is missing, was changed or cannot be written.
+    """
+    if desk.pinned is None:
+        raise ConfigError("a reservation needs the plan", where=str(desk.source))
+    with contextlib.closing(Ledger(desk.home.ledger, desk.identity)) as ledger:
+        found, _ = desk.rule.look(ledger.blocked_unix_s(desk.rule.study), time.time())
+        ledger.remember_block(desk.rule.study, found.blocked_unix_s)  # before: it would end the reservation
+        _gate(desk, desk.pinned, ledger).reserve()
+
+
 def remember(desk: Desk, at_unix_s: int) -> bool:
     """Write a block into the ledger; return whether that could be done, which it cannot beside a running agent."""
     try:
@@ -173,6 +191,17 @@ def remember(desk: Desk, at_unix_s: int) -> bool:
             return True
     except ConfigError:
         return False
+
+
+def _check_fit(desk: Desk) -> None:
+    """Raise BudgetExceeded where the study does not fit under one of the site's limits."""
+    if desk.pinned is not None:
+        with contextlib.closing(Ledger(desk.home.ledger, desk.identity)) as ledger:
+            _gate(desk, desk.pinned, ledger).check_fit()
+
+
+def _gate(desk: Desk, pinned: "Pinned", ledger: Ledger) -> Gate:
+    return Gate(pinned.policy, desk.config.ceiling, ledger, desk.config.policy)
 
 
 def _remembered_unix_s(desk: Desk) -> int:

@@ -17,6 +17,7 @@ from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Kind, own_noise
 
 from ..config import SiteConfig
+from ..gate import Standing as Limited
 from .standing import Rule
 from .words import day, plain
 
@@ -24,14 +25,7 @@ if TYPE_CHECKING:
     from synthfed.plugins.pinning import Pinned
 
 _SHOWN_VALUES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """What this site's records have paid, and would have paid after the study, at the ceiling's delta."""
-
-    now: float
-    after: float
+_LIMITS = {"ceiling.epsilon": "ceiling", "policy.epsilon_per_year": "one year", "policy.epsilon_per_study": "one study"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +36,7 @@ class Reviewed:
         config: the site's settings.
         pinned: the study with its plan and plugins.
         proposal: the coordinator's signature, if the terms came under one.
-        spending: from the ledger.
+        limits: of the site, and how near to each the ledger is; the ceiling first.
         rule: who must approve.
         standing: what was decided so far.
         objection: why that is too little, empty where it is enough.
@@ -52,7 +46,7 @@ class Reviewed:
     config: SiteConfig
     pinned: "Pinned"
     proposal: Proposal | None
-    spending: Spending
+    limits: tuple[Limited, ...]
     rule: Rule
     standing: Standing
     objection: str
@@ -121,7 +115,7 @@ def _column(column: Column) -> str:
 
 
 def _costs(it: Reviewed, study: Study) -> Iterator[str]:
-    privacy, plan, ceiling = study.privacy, it.pinned.policy.plan, it.config.ceiling
+    privacy, plan = study.privacy, it.pinned.policy.plan
     unit = "one record" if privacy.unit is None else f"one {privacy.unit!r}"
     yield f"promise       epsilon {plan.epsilon:.3g} (terms: {privacy.epsilon:g}), delta {privacy.delta:g}, to {unit}"
     yield f"  epsilon: whatever is published or sent, nobody's odds of being right about {unit} change by"
@@ -129,16 +123,25 @@ def _costs(it: Reviewed, study: Study) -> Iterator[str]:
     yield f"  delta: the chance of {privacy.delta:g} with which that may fail; it must be far below one in all persons."
     if privacy.sites_per_unit > 1:
         yield f"  The promise holds for a person with records at up to {privacy.sites_per_unit} sites."
-    yield f"this site     epsilon {it.spending.now:.3g} spent so far, {it.spending.after:.3g} after this study,"
-    yield f"              ceiling {ceiling.epsilon:g} (all at delta {ceiling.delta:g})"
-    yield "  spent: what all studies in this home have cost; the agent stops before the ceiling is passed."
-    if it.spending.after > ceiling.epsilon:
-        yield "  This study does NOT fit under the ceiling: it would end early."
+    yield f"this site     epsilon at delta {it.config.ceiling.delta:g}, whatever study it was for:"
+    for each in it.limits:
+        yield from _limited(each)
+    yield "  spent: what studies in this home have cost; reserved: what other approved ones may still cost."
+    yield "  This study's part is reserved with its approval; a withdrawal or `synthfed client release` gives it back."
     yield f"mode          {privacy.mode}: " + (
         "each site adds a share of the noise; the promise rests on the masks and on enough honest sites"
         if privacy.mode == "distributed"
         else "each site adds all of the noise itself, and trusts nobody for the promise"
     )
+
+
+def _limited(at: Limited) -> Iterator[str]:
+    """Yield what a limit has come to, and would come to after the study."""
+    name, most = _LIMITS[at.limit.rule], at.limit.epsilon
+    reserved = f", {at.taken:.3g} with what is reserved" if at.taken > at.spent else ""
+    yield f"  {name:<9} {at.spent:.3g} spent so far{reserved}, {at.after_study:.3g} after the study, of {most:g}"
+    if not at.is_ok:
+        yield f"  This study does NOT fit under the limit {at.limit.rule}: it cannot be approved."
 
 
 def _leaves(it: Reviewed, study: Study) -> Iterator[str]:
@@ -201,7 +204,8 @@ def _decided(it: Reviewed) -> Iterator[str]:
         reason = f": {each.reason}" if each.reason else ""
         yield f"  {day(each.at_unix_s)}   {each.decision} by {it.rule.who(each.steward)}{reason}"
     if it.standing.blocked_unix_s > NEVER:
-        yield f"  Only approvals after {day(it.standing.blocked_unix_s)} count: then it was last rejected or withdrawn."
+        since = day(it.standing.blocked_unix_s)
+        yield f"  Only approvals after {since} count: then it was last rejected, withdrawn or released."
     if it.objection:
         yield f"  NOT APPROVED: {it.objection}"
     else:

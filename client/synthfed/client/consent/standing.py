@@ -15,7 +15,7 @@ from synthfed.protocols.study import Study
 
 from ..config import Home, SiteConfig
 from ..vault import Ledger
-from .decisions import State, read_decisions, state_of
+from .decisions import TOLERANCE_S, State, read_decisions, state_of
 from .words import day, plain
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from synthfed.plugins.registry import Plugin
 
 OWN_KEY: Final = "this site's own key"
-_TOLERANCE_S: Final = 86_400
-"""How far a decision may be ahead of this machine's clock: further, nothing later could overtake it."""
 
 
 def subject_of(site: str, pinned: "Pinned") -> Subject:
@@ -32,6 +30,16 @@ def subject_of(site: str, pinned: "Pinned") -> Subject:
     policy = pinned.policy
     plugins = (_pin(pinned.plugin, "model"), _pin(pinned.reader, "domain"))
     return Subject(site, policy.study.hash.hex(), policy.hash.hex(), plugins)
+
+
+def code_of(site: str, study: Study) -> Subject:
+    """Return what can be said of a study without loading its plugins: terms and code, but no plan.
+
+    Raises:
+        PluginError: a plugin is missing or cannot be located.
+    """
+    model, domain = find("synthfed.models", study.model.plugin), find("synthfed.domains", study.domain)
+    return Subject(site, study.hash.hex(), "", (_pin(model, "model"), _pin(domain, "domain")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +80,30 @@ class Rule:
         found = standing(decisions, self.subject, self.stewards, self.needed, remembered_unix_s)
         if problems:
             return found, _unreadable(problems)
-        latest = max((each.at_unix_s for each in decisions if each.steward in found.approvals), default=0)
-        if latest > now_s + _TOLERANCE_S:
-            return found, "an approval is dated in the future; set this machine's clock, or take that file away"
+        if ahead := self._ahead(decisions, found, now_s):
+            return found, f"{ahead} is dated in the future; set this machine's clock, or take that file away"
         return found, "" if found.is_approved else _too_little(found, self, decisions)
+
+    def _ahead(self, decisions: Iterable[Decision], found: Standing, now_s: float) -> str:
+        """Return what is dated further ahead than any decision that matters here may be; empty where nothing is."""
+        dates = [each.at_unix_s for each in decisions if each.steward in found.approvals]
+        if max(dates, default=NEVER) > now_s + TOLERANCE_S:
+            return "an approval"
+        is_far = found.block is not None and found.block.at_unix_s > now_s + TOLERANCE_S
+        return "a rejection or withdrawal" if is_far else ""
+
+    def rememberable_unix_s(self, found: Standing, now_s: float) -> int:
+        """Return the time under which a block goes into the ledger: its own, but never one that ends terms for good.
+
+        That is at most a day ahead, or what is after every approval by a steward: those it must stay ahead of, also
+        when the clock was set back meanwhile.
+        """
+        approvals = [each.at_unix_s for each in read_decisions(self.home.decisions)[0] if self._is_approval(each)]
+        return min(found.blocked_unix_s, max([int(now_s) + TOLERANCE_S, *(each + 1 for each in approvals)]))
+
+    def _is_approval(self, each: Decision) -> bool:
+        about = (each.site, each.study) == (self.subject.site, self.subject.study)
+        return about and each.decision == "approve" and each.steward in self.stewards
 
     def look_at_code(self, remembered_unix_s: int) -> str:
         """Return why the plugins must not even be loaded; empty where an approval that stands is of their code.
@@ -111,8 +139,7 @@ def demand_known_code(home: Home, config: SiteConfig, study: Study, own_key: str
         NotApproved: there is none.
         PluginError: a plugin is missing or cannot be located.
     """
-    model, domain = find("synthfed.models", study.model.plugin), find("synthfed.domains", study.domain)
-    subject = Subject(config.site, study.hash.hex(), "", (_pin(model, "model"), _pin(domain, "domain")))
+    subject = code_of(config.site, study)
     objection = rule_of(home, config, subject, own_key).look_at_code(ledger.blocked_unix_s(study.hash))
     if objection:
         raise NotApproved(objection, where=str(home.decisions))
@@ -126,24 +153,24 @@ class Consent:
         self._rule = rule
         self._ledger = ledger
         self._clock = clock
-        self._seen: State | None = None
+        self._seen: tuple[State | None, int] = (None, NEVER)
         self._objection = ""
 
     def objection(self) -> str:
         """Return why this site does not consent, and what to do; empty where it does.
 
-        Files are read only when something in their folder has changed. A block goes into the ledger at once, so that
-        it stands when its file is gone.
+        Files are read only when something in their folder, or the ledger's memory of a block, has changed. A block goes
+        into the ledger at once, so that it stands when its file is gone.
 
         Raises:
             PrivacyError: the ledger cannot be written; the agent must stop.
         """
         state = state_of(self._rule.home.decisions)  # before the files: the next look sees a change in between
-        if state is None or state != self._seen:
-            known = self._ledger.blocked_unix_s(self._rule.study)
+        known = self._ledger.blocked_unix_s(self._rule.study)
+        if state is None or (state, known) != self._seen:
             found, self._objection = self._rule.look(known, self._clock())
-            self._ledger.remember_block(self._rule.study, found.blocked_unix_s)
-            self._seen = state
+            self._ledger.remember_block(self._rule.study, self._rule.rememberable_unix_s(found, self._clock()))
+            self._seen = state, self._ledger.blocked_unix_s(self._rule.study)
         return self._objection
 
     def demand(self) -> None:
@@ -185,7 +212,7 @@ def _is_of_other_terms(decisions: Iterable[Decision], subject: Subject) -> bool:
 def _told(found: Standing, rule: Rule) -> str:
     block, since = found.block, day(found.blocked_unix_s)
     if block is None or block.at_unix_s < found.blocked_unix_s:
-        return f"the ledger remembers that they were rejected or withdrawn on {since}"
+        return f"the ledger remembers that they were rejected, withdrawn or released on {since}"
     done = "rejected" if block.decision == "reject" else "withdrawn"
     reason = f" ({plain(block.reason)})" if block.reason else ""
     return f"{rule.who(block.steward)} has {done} them on {since}{reason}"

@@ -14,8 +14,8 @@ from http.client import HTTPException
 from typing import Final
 
 from ..config import Home, SiteConfig, private_paths
+from ..keys.modes import demand_private
 from ..supervise import connect, unreachable
-from ..vault import load_identity
 from .findings import Finding, attempt
 
 _LEAST_FREE_BYTES: Final = 500 * 2**20
@@ -39,18 +39,14 @@ sys.exit(not hide_files(home, node, data))
 
 
 def look_at_keys(home: Home) -> Iterator[Finding]:
-    """Look whether identity, node key and folder are private, and the socket's path short enough."""
-    _, finding = attempt("keys", lambda: load_identity(home.identity), "identity.key is private and readable")
-    yield finding
-    if not home.node_key.exists() or home.node_key.stat().st_mode & 0o077:
-        yield Finding(
-            "keys", False, f"{home.node_key}: is missing or readable by others; restore it or run `chmod 600`"
-        )
+    """Look whether all that is the site's is private, the node key there, and the socket's path short enough."""
+    if not home.node_key.exists():
+        yield Finding("keys", False, f"{home.node_key}: is missing; restore it from your backup")
     _, finding = attempt("socket", lambda: home.socket, "its path is short enough")
     if not finding.is_ok:
         yield finding
-    if home.path.stat().st_mode & 0o077:
-        yield Finding("keys", False, f"{home.path}: can be entered by others; run `chmod 700` on it")
+    _, finding = attempt("keys", lambda: demand_private(home), "folders and files are for their owner alone")
+    yield finding
 
 
 def look_at_disk(home: Home) -> Finding:

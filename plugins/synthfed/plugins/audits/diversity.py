@@ -15,14 +15,13 @@ from synthfed.protocols.errors import DataError
 from synthfed.protocols.schema import ArrayColumn, Categorical, Records, places
 from synthfed.protocols.study import Study
 
-from ..domains.encoding import scalars
+from .distances import BLOCK, features_of, squared_distances
 from .estimate import LEVEL, Estimate, independent_columns, interval, resample_counts, subsample
-from .features import array_features, gaussian_arrays, table_features
+from .features import gaussian_arrays
 
 NEIGHBOURS: Final = 5
 _MAX_ROWS: Final = 3000  # of each table: the work grows with its square
 _REPLICATES: Final = 200
-_BLOCK: Final = 500  # rows of the distance matrix at a time
 _SLACK: Final = 1e-9  # of squared distances: rounding must not part equal rows
 
 
@@ -71,13 +70,6 @@ class Diversity:
         )
 
 
-def features_of(study: Study, records: Records) -> Array:
-    """Return what distances between a study's records are measured on: the arrays of those that have any, or all."""
-    if any(isinstance(column, ArrayColumn) for column in study.columns):
-        return array_features(study.columns, records)
-    return table_features(scalars(study.columns, "the diversity audit"), records)
-
-
 def _trivial(study: Study, train: Records, rng: np.random.Generator) -> Records:
     if not any(isinstance(column, ArrayColumn) for column in study.columns):
         return independent_columns(train, rng)
@@ -93,8 +85,8 @@ def squared_reach(real: Array, neighbours: int) -> Array:
     [9.0, 4.0, 9.0, 36.0]
     """
     reach = [
-        np.partition(_squared_distances(real[start : start + _BLOCK], real), neighbours, axis=1)[:, neighbours]
-        for start in range(0, len(real), _BLOCK)
+        np.partition(squared_distances(real[start : start + BLOCK], real), neighbours, axis=1)[:, neighbours]
+        for start in range(0, len(real), BLOCK)
     ]
     return np.concatenate(reach)
 
@@ -115,16 +107,11 @@ def balls(real: Array, reach: Array, rows: Array) -> tuple[Array, Array]:
     ([1.0, 0.0], [0.2, 0.2, 0.0])
     """
     covered, inside = np.zeros(len(real), dtype=bool), []
-    for start in range(0, len(rows), _BLOCK):
-        is_in = _squared_distances(rows[start : start + _BLOCK], real) <= reach + _SLACK
+    for start in range(0, len(rows), BLOCK):
+        is_in = squared_distances(rows[start : start + BLOCK], real) <= reach + _SLACK
         covered |= is_in.any(axis=0)
         inside.append(is_in.sum(axis=1) / NEIGHBOURS)
     return covered.astype(np.float64), np.concatenate(inside)
-
-
-def _squared_distances(first: Array, second: Array) -> Array:
-    squares: Array = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
-    return np.maximum(squares, 0.0)
 
 
 def _estimate(name: str, parts: list[Array], rng: np.random.Generator) -> Estimate:

@@ -58,11 +58,15 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """Each record's unit as a number from 0, in order of appearance, shape ``(rows,)``, and what is wrong."""
+    """Each record's unit as a number from 0, in order of appearance, shape ``(rows,)``, and what is wrong.
+
+    Names are by number; where each record is a unit of its own there are none.
+    """
 
     numbers: npt.NDArray[np.int64]
     faults: tuple[Fault, ...] = ()
     what: str = ""
+    names: tuple[str, ...] = ()
 
 
 def faults_of(found: Iterable[tuple[Rows, str]]) -> tuple[Fault, ...]:
@@ -116,9 +120,19 @@ def as_table(
             f"{records_per_unit}); add records or lower the bound in the study"
         )
     dropped = len(kept) - rows
-    numbers = units.numbers if not dropped else np.unique(units.numbers[kept], return_inverse=True)[1]
+    numbers, unit_names = units.numbers, units.names
+    if dropped:
+        left, numbers = np.unique(numbers[kept], return_inverse=True)
+        unit_names = tuple(unit_names[each] for each in left) if unit_names else ()
     records = _side_by_side([each.values[kept] if dropped else each.values for each in columns])
-    return Table(records, numbers, frozenset(names), dropped=dropped + unlike[0], problems=tuple(told))
+    return Table(
+        records,
+        numbers,
+        frozenset(names),
+        dropped=dropped + unlike[0],
+        problems=tuple(told),
+        unit_names=unit_names,
+    )
 
 
 def _side_by_side(columns: Sequence[npt.NDArray[Any]]) -> Records:
@@ -155,7 +169,8 @@ def parse_units(name: str, parts: Iterable[Strings]) -> Units:
     found = [np.array([index.setdefault(cell.strip(), len(index)) for cell in cells], np.int64) for cells in parts]
     numbers = np.concatenate(found)
     empty = numbers == index.get(MISSING, -1)
-    return Units(numbers, faults_of([(empty, "an empty cell; name every record's unit")]), f"unit column {name!r}")
+    faults = faults_of([(empty, "an empty cell; name every record's unit")])
+    return Units(numbers, faults, f"unit column {name!r}", tuple(index))
 
 
 def parse_cells(column: Scalar, cells: Strings) -> Parsed:

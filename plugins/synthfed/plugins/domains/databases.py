@@ -142,6 +142,21 @@ def files_behind(path: Path) -> list[Path]:
     return [file, *(file.with_name(file.name + end) for end in _JOURNALS)]
 
 
+def table_behind(path: Path) -> str:
+    """Return what tells the table that a description names from others, without user and password; else nothing.
+
+    Raises:
+        ConfigError: the description is wrong.
+    """
+    if path.suffix != ".toml":
+        return ""
+    place = _load(path)
+    url = _url(path, place)
+    is_file = url.get_backend_name() == "sqlite"
+    where = str(_sqlite_file(path, url)) if is_file else f"{url.query['host']} {url.query.get('port')} {url.database}"
+    return "\n".join((where, place.inside, place.table, place.query))
+
+
 def _load(path: Path) -> Place:
     text = read_text(path, advice="it says where in a database the table is")
     if path.stat().st_mode & 0o077:

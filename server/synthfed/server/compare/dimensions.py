@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 
 from synthfed.plugins.api import Array, Model, Source, Span, Trainer
-from synthfed.plugins.audits.diversity import Diversity, features_of
+from synthfed.plugins.audits.distances import features_of
+from synthfed.plugins.audits.diversity import Diversity
 from synthfed.plugins.audits.estimate import subsample
 from synthfed.plugins.audits.fidelity import Fidelity
 from synthfed.plugins.audits.recognition import Recognition, hits
