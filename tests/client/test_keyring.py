@@ -37,7 +37,7 @@ class Memory(backend.KeyringBackend):  # type: ignore[misc,unused-ignore]  # Any
     priority = 1
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.entries: dict[tuple[str, str], str] = {}
         self.is_locked = False
 
@@ -91,7 +91,7 @@ def test_a_key_whose_passphrase_the_keyring_has_opens_without_anybody(home: Home
 
 
 def test_a_keyring_that_keeps_nothing_is_refused(memory: Memory) -> None:
-    for each in (fail.Keyring(), null.Keyring()):
+    for each in (fail.Keyring(), null.Keyring()):  # type: ignore[no-untyped-call]
         keyring.set_keyring(each)
         with pytest.raises(ConfigError, match="has none that keeps secrets sealed"):
             make_passphrase("a name")
@@ -108,8 +108,8 @@ def test_a_keyring_of_plain_files_is_refused(memory: Memory) -> None:
 
 
 def test_of_several_keyrings_the_first_that_is_fit_is_asked(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chainer.ChainerBackend, "backends", [null.Keyring(), memory])
-    keyring.set_keyring(chainer.ChainerBackend())
+    monkeypatch.setattr(chainer.ChainerBackend, "backends", [null.Keyring(), memory])  # type: ignore[no-untyped-call]
+    keyring.set_keyring(chainer.ChainerBackend())  # type: ignore[no-untyped-call]
     made = make_passphrase("a name")
     assert memory.entries == {("synthfed", "a name"): made.decode()}
     assert fetch_passphrase("a name") == made
