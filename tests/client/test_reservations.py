@@ -130,6 +130,19 @@ def test_a_block_or_a_release_gives_back_what_was_not_used_and_only_that(
     Gate(second, Ceiling(epsilon=used, delta=DELTA), ledger).reserve()
 
 
+def test_a_reservation_of_equal_cost_beside_a_running_study_ends_it_no_earlier(
+    ledger: Ledger, study: Study, policies: tuple[Policy, Policy]
+) -> None:
+    first, _ = policies
+    renamed = study.model_copy(update={"name": "again"})
+    again = Policy(renamed, first.plan, b"code")
+    gate, other = (Gate(each, AMPLE, ledger) for each in (first, again))
+    gate.reserve()
+    assert refusal(gate, first) == ""
+    other.reserve()
+    assert [refusal(gate, first) for _ in range(4)] == ["", "", "", "rounds"]
+
+
 def test_reservations_count_against_the_year_and_a_studys_own_against_its_own_limit(
     ledger: Ledger, policies: tuple[Policy, Policy]
 ) -> None:

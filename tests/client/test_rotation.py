@@ -40,6 +40,7 @@ from synthfed.client.vault import Ledger
 from synthfed.protocols.enrolment import Enrolment
 from synthfed.protocols.errors import ConfigError, PrivacyError
 from synthfed.protocols.privacy.accountant import SampledGaussian
+from synthfed.protocols.rotation import Rotation
 from synthfed.protocols.signed import public_text
 
 CHARGE = Charge(b"s" * 32, "first", "critic", b"t" * 32, 1, b"c" * 32, SampledGaussian(0.5, 2.0, 1))
@@ -296,3 +297,35 @@ def test_a_ledger_with_the_entries_of_the_vector_opens_under_the_key_that_follow
         assert (ledger.length, ledger.unsettled()) == (2, (2,))
     with pytest.raises(PrivacyError):
         Ledger(path, old)
+
+
+class Overtaken(Ledger):
+    """The ledger of a process that another one overtakes between its first entry and the mark of it."""
+
+    overtake: Callable[[], None] | None = None
+
+    def _note_head(self) -> None:
+        overtake, self.overtake = self.overtake, None
+        if overtake is not None:
+            overtake()
+        super()._note_head()
+
+
+def test_a_late_mark_takes_the_place_of_no_later_one_nor_of_that_under_the_key_that_follows(tmp_path: Path) -> None:
+    path, old, new = tmp_path / "ledger.db", *(Ed25519PrivateKey.generate() for _ in range(2))
+
+    def append() -> None:
+        with closing(Ledger(path, old)) as other:
+            other.release(b"t" * 32, 8)
+
+    def hand_over() -> None:
+        with closing(Ledger(path, old)) as other:
+            other.hand_over(new, Rotation.of("a", old, new, 9))
+
+    with closing(Overtaken(path, old, create=True)) as ledger:
+        for at_unix_s, overtake in ((1, append), (2, hand_over)):
+            ledger.overtake = overtake
+            ledger.release(b"s" * 32, at_unix_s)
+            assert int.from_bytes(mark_path(path).read_bytes()[:8], "little") == 2 * at_unix_s
+    with closing(Ledger(path, new)) as ledger:
+        assert ledger.blocked_unix_s(b"s" * 32) == 2

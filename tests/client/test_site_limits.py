@@ -248,6 +248,18 @@ def test_a_clock_that_leaps_ahead_frees_nothing_until_a_person_has_looked(
     assert refusal(Gate(policy, AMPLE, ledger, rules), ledger, policy) == ""
 
 
+@pytest.mark.parametrize("act", ["release", "remember_block"])
+def test_to_end_a_study_under_a_clock_that_leapt_is_not_to_have_looked_at_it(
+    ledger: Ledger, policy: Policy, calendar: Calendar, act: str
+) -> None:
+    rules = SitePolicy(epsilon_per_year=together([cost(policy)]))
+    pay(Gate(policy, AMPLE, ledger, rules), ledger, policy)
+    calendar.now_s = START + 4 * YEAR_S
+    getattr(ledger, act)(b"o" * 32, calendar.now_s)
+    with pytest.raises(ConfigError, match=r"clock is 1460 days ahead"):
+        Gate(policy, AMPLE, ledger, rules)
+
+
 def test_what_was_freed_by_a_wrong_clock_counts_again_when_it_is_right(
     ledger: Ledger, policy: Policy, calendar: Calendar
 ) -> None:

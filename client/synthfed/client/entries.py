@@ -26,6 +26,9 @@ GENESIS: Final = bytes(32)
 DAY_S: Final = 24 * 3600
 YEAR_S: Final = 365 * DAY_S
 
+_UNCHECKED: Final = frozenset(("block", "release", "rotation"))
+"""Kinds that are written whatever the clock says: after one of them a leap must still be told from a year."""
+
 Price = tuple[str, float, float, int]
 """A sum's name, and sample rate, noise multiplier and number of steps of a round of it."""
 
@@ -182,7 +185,7 @@ class Book:
         by_day: ... and on each day since 1970. A charge's day is never before that of an entry before it: a clock
             that was set back makes no charge look older.
         latest_s: the latest time of any entry, in seconds since 1970.
-        last_s: the time of the last one; it is earlier where the clock was set back since.
+        last_s: the time of the last one that is a witness of the clock; it is earlier where that was set back since.
         unsettled: numbers of the charges without an outcome.
         overruns: steps given up since a person last looked.
         failures: steps that failed on records since a person last looked.
@@ -218,7 +221,9 @@ class Book:
             ValueError: it is of a kind that this version does not know.
         """
         content: dict[str, Any] = json.loads(note.content)
-        self.latest_s, self.last_s = max(self.latest_s, at_unix_s), at_unix_s
+        self.latest_s = max(self.latest_s, at_unix_s)
+        if note.kind not in _UNCHECKED:
+            self.last_s = at_unix_s
         match note.kind:
             case "charge" | "charges":
                 self.length, self.head = self.length + 1, tag
@@ -279,7 +284,7 @@ class Book:
         return sum((self.kept_for(each) for each in self.reserved if each != study), Counter())
 
     def leap_s(self, now_unix_s: int) -> int:
-        """Return by how much a time is after the last entry, if a charge would grow older than a year by that; or 0.
+        """Return by how much a time is after `last_s`, if a charge would grow older than a year by that; or 0.
 
         Args:
             now_unix_s: what the clock says.

@@ -128,6 +128,14 @@ class _Known:
         pairs = zip(self.taken, taken, self._added(taken, cost), strict=True)
         return all(added >= 0 and now == before + _times(cost, added) for before, now, added in pairs)
 
+    def covers_one(self, kind: str, day: int, taken: list[Costs], cost: SampledGaussian) -> bool:
+        """Return whether every limit is known to cover one more round.
+
+        That one does not may be no more than that rounds of equal cost were reserved for another study meanwhile: the
+        accountant was asked for this study's rounds alone.
+        """
+        return self.reaches(kind, day, taken, cost) and min(self.left(taken, cost)) >= 1
+
     def left(self, taken: list[Costs], cost: SampledGaussian) -> list[int]:
         """Return how many further rounds each limit covers, from costs that it reaches."""
         return [rounds - added for rounds, added in zip(self.rounds, self._added(taken, cost), strict=True)]
@@ -188,7 +196,7 @@ class Gate:
             raise OverLimit(study.name, "rounds", name, what)
         cost, day = self.cost(kind), self._ledger.now_unix_s() // DAY_S
         taken = [limit.taken() for limit in self._limits]
-        if self._known is None or not self._known.reaches(name, day, taken, cost):
+        if self._known is None or not self._known.covers_one(name, day, taken, cost):
             left = kind.sum.rounds - spent
             limits = zip(self._limits, taken, strict=True)
             self._known = _Known(name, day, taken, [self._rounds(limit, each, cost, left) for limit, each in limits])

@@ -337,7 +337,15 @@ class Ledger:
             raise PrivacyError(f"{self._path}: the ledger cannot be written ({error}); free disk space") from None
 
     def _note_head(self) -> None:
-        write_anchor(self._anchor, self._position, mark(self._key, self._position, self._tip))
+        """Note the end of the chain, unless another process has moved it meanwhile: the later mark is its to write.
+
+        An earlier one in its place would let the end be cut, and one under a key that was rotated away since would let
+        nobody open the ledger again.
+        """
+        with self._transaction():
+            (last,) = self._db.execute("SELECT max(sequence) FROM entries").fetchone()
+            if (last or 0) == self._position:
+                write_anchor(self._anchor, self._position, mark(self._key, self._position, self._tip))
 
     def _verify(self, noted: tuple[int, bytes]) -> None:
         """Read every entry into the book, each verified."""
