@@ -322,10 +322,10 @@ def test_a_late_mark_takes_the_place_of_no_later_one_nor_of_that_under_the_key_t
         with closing(Ledger(path, old)) as other:
             other.hand_over(new, Rotation.of("a", old, new, 9))
 
-    with closing(Overtaken(path, old, create=True)) as ledger:
+    with closing(Overtaken(path, old, create=True)) as overtaken:
         for at_unix_s, overtake in ((1, append), (2, hand_over)):
-            ledger.overtake = overtake
-            ledger.release(b"s" * 32, at_unix_s)
+            overtaken.overtake = overtake
+            overtaken.release(b"s" * 32, at_unix_s)
             assert int.from_bytes(mark_path(path).read_bytes()[:8], "little") == 2 * at_unix_s
     with closing(Ledger(path, new)) as ledger:
         assert ledger.blocked_unix_s(b"s" * 32) == 2
