@@ -98,6 +98,11 @@ def test_a_release_under_another_coordinators_key_is_told_apart(release: Path) -
     assert f"not by the coordinator {OWN}" in wrong(release, OWN)["seal"]
 
 
+def test_a_seal_of_another_setting_than_the_evidences_is_told(release: Path) -> None:
+    seal_folder(release, made.KEY, study=parse_study(STUDY, where="test").hash, setting="simulation")
+    assert "is of a federation, and the seal of a simulation" in wrong(release)["evidence"]
+
+
 def edit(path: Path, change: Callable[[Any], None]) -> None:
     document = json.loads(path.read_text())
     change(document)

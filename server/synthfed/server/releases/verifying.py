@@ -51,7 +51,7 @@ def verify_release(folder: Path, coordinator: str = "") -> Iterator[Check]:
         yield check
     study, check = _attempt("terms", partial(_study, folder, seal), _hash)
     yield check
-    evidence, check = _attempt("evidence", lambda: _evidence(folder, study), lambda _: "is of these terms")
+    evidence, check = _attempt("evidence", lambda: _evidence(folder, study, seal), lambda _: "is of these terms")
     yield check
     yield _attempt("model", lambda: _model(folder, evidence), lambda _: "weights and plugin are those named")[1]
     if study is not None and evidence is not None:
@@ -106,11 +106,13 @@ def _study(folder: Path, seal: ReleaseSeal | None) -> Study:
     return study
 
 
-def _evidence(folder: Path, study: Study | None) -> Evidence:
+def _evidence(folder: Path, study: Study | None, seal: ReleaseSeal | None) -> Evidence:
     path = folder / "evidence.json"
     evidence = Evidence.from_json(read_part(path), where=str(path))
     if study is not None and evidence.study_hash != study.hash.hex():
         raise ConfigError("is of another study than study.toml", where=str(path))
+    if seal is not None and evidence.setting != seal.setting:
+        raise ConfigError(f"is of a {evidence.setting}, and the seal of a {seal.setting}", where=str(path))
     return evidence
 
 
