@@ -151,6 +151,12 @@ STATED: dict[str, tuple[dict[str, Any], str, str]] = {
     "less epsilon than its sums cost": ({"epsilon": 1.5}, "promise", "states epsilon 1.5, but its sums cost"),
     "more epsilon than was agreed": ({"epsilon": 2.5}, "promise", "more than the 2 of the terms"),
     "a round more than was paid for": ({"sums": [{**CRITIC, "rounds_released": 11}]}, "promise", "'critic' too often"),
+    "more steps than memory holds": ({"sums": [{**CRITIC, "steps": 10**15}]}, "promise", "more steps of 'critic'"),
+    "steps that all terms together could not pay": (
+        {"sums": [{**CRITIC, "cap": 10**6}]},
+        "promise",
+        "more steps of 'critic' than any terms pay for",
+    ),
     "another delta": ({"delta": 1e-5}, "promise", "another mode, delta"),
     "fewer sites": ({"tolerated": 2}, "promise", "another mode, delta, tolerated"),
     "a stranger among the sites": (
