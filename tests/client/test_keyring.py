@@ -100,6 +100,14 @@ def test_a_keyring_that_keeps_nothing_is_refused(memory: Memory) -> None:
         make_passphrase("a name")
 
 
+def test_an_empty_entry_is_refused_and_leaves_no_key_that_only_seems_protected(home: Home, memory: Memory) -> None:
+    identity = load_identity(home.identity)
+    memory.entries["synthfed", f"a {fingerprint(identity.public_key().public_bytes_raw())}"] = ""
+    done = CliRunner().invoke(app, ["key", "protect", "--keyring", "--home", str(home.path)])
+    assert "has an empty entry 'a " in str(done.exception)
+    assert "under a passphrase" not in done.output
+
+
 def test_a_keyring_of_plain_files_is_refused(memory: Memory) -> None:
     plain = pytest.importorskip("keyrings.alt.file", reason="the package of plain files is not installed")
     keyring.set_keyring(plain.PlaintextKeyring())

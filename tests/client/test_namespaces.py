@@ -89,7 +89,12 @@ def reads(path):
     except OSError:
         return "-"
 
-hid = hide_files(home, home / "node", [table.parent, table] if table.parent.name == "images" else [table])
+link = home / "linked.csv"
+if table.name == "linked.csv":
+    link.symlink_to(table)
+    hid = hide_files(home, home / "node", [link])
+else:
+    hid = hide_files(home, home / "node", [table.parent, table] if table.parent.name == "images" else [table])
 print(hid)
 # What code that a coordinator ships could try, in a program that the node has become:
 attack = '''
@@ -120,7 +125,7 @@ os.execv(sys.executable, [sys.executable, "-c", attack, str(home), str(table), s
 """
 
 
-@pytest.mark.parametrize("data", ["table.csv", "images/labels.csv"])
+@pytest.mark.parametrize("data", ["table.csv", "images/labels.csv", "linked.csv"])
 @pytest.mark.parametrize("user", ["root or this user", "nobody"])
 def test_a_node_sees_nothing_of_the_home_but_its_own_folder_and_cannot_undo_it(
     tmp_path: Path, user: str, data: str

@@ -116,7 +116,11 @@ def test_the_commands_tell_what_follows_from_a_rotation_and_a_revocation(
     rotated = Enrolment.signed("a", "", keys[1], NODE, [Rotation.of("a", keys[0], keys[1], 1)])
     file.write_text(rotated.model_dump_json(), encoding="utf-8")
     assert f"identity {told(keys[0])} was followed by {told(keys[1])}" in said("enroll", str(file))
+    earlier = said("revoke", told(keys[0]))
+    assert "a stays enrolled under a key that this one has signed" in earlier
+    assert "run `synthfed server revoke a`" in earlier
     revoked = said("revoke", "a")
+    assert "stays enrolled" not in revoked
     assert f"revoked {told(keys[1])}" in revoked
     assert "a is not enrolled any more" in revoked
     assert "`revoked_keys` of [policy] in site.toml" in revoked

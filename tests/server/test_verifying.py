@@ -98,6 +98,11 @@ def test_a_release_under_another_coordinators_key_is_told_apart(release: Path) -
     assert f"not by the coordinator {OWN}" in wrong(release, OWN)["seal"]
 
 
+def test_a_seal_of_another_setting_than_the_evidences_is_told(release: Path) -> None:
+    seal_folder(release, made.KEY, study=parse_study(STUDY, where="test").hash, setting="simulation")
+    assert "is of a federation, and the seal of a simulation" in wrong(release)["evidence"]
+
+
 def edit(path: Path, change: Callable[[Any], None]) -> None:
     document = json.loads(path.read_text())
     change(document)
@@ -146,6 +151,12 @@ STATED: dict[str, tuple[dict[str, Any], str, str]] = {
     "less epsilon than its sums cost": ({"epsilon": 1.5}, "promise", "states epsilon 1.5, but its sums cost"),
     "more epsilon than was agreed": ({"epsilon": 2.5}, "promise", "more than the 2 of the terms"),
     "a round more than was paid for": ({"sums": [{**CRITIC, "rounds_released": 11}]}, "promise", "'critic' too often"),
+    "more steps than memory holds": ({"sums": [{**CRITIC, "steps": 10**15}]}, "promise", "more steps of 'critic'"),
+    "steps that all terms together could not pay": (
+        {"sums": [{**CRITIC, "cap": 10**6}]},
+        "promise",
+        "more steps of 'critic' than any terms pay for",
+    ),
     "another delta": ({"delta": 1e-5}, "promise", "another mode, delta"),
     "fewer sites": ({"tolerated": 2}, "promise", "another mode, delta, tolerated"),
     "a stranger among the sites": (

@@ -58,7 +58,9 @@ def hide_files(home: Path, visible: Path, hidden: Sequence[Path]) -> bool:
     libc = _libc()
     if libc is None or not (libc.unshare(_NEW_MOUNTS) == 0 or _enter(libc, _NEW_MOUNTS)):
         return False
-    return _mount_view(libc, home.resolve(), visible.resolve(), hidden) and _enter(libc, _NEW_MOUNTS)
+    # Before the first mount: what is reached by a link in a hidden place could not be found after it, and would show.
+    targets = [path.resolve() for path in hidden if path.exists()]
+    return _mount_view(libc, home.resolve(), visible.resolve(), targets) and _enter(libc, _NEW_MOUNTS)
 
 
 def _mount_view(libc: ctypes.CDLL, home: Path, visible: Path, hidden: Sequence[Path]) -> bool:
@@ -75,7 +77,7 @@ def _mount_view(libc: ctypes.CDLL, home: Path, visible: Path, hidden: Sequence[P
         visible.mkdir(parents=True)
         is_whole = mount(str(aside), visible, None, _BIND)
         libc.umount2(os.fsencode(aside), 0)
-    outside = (path.resolve() for path in hidden if path.exists())  # one by one: a hidden folder hides what is in it
+    outside = (path for path in hidden if path.exists())  # one by one: a hidden folder hides what is in it
     return is_whole and all(
         mount("tmpfs", path, "tmpfs", 0) if path.is_dir() else mount("/dev/null", path, None, _BIND) for path in outside
     )

@@ -105,11 +105,16 @@ def revoke(
 
     from .home import ServerHome
     from .home import revoke as revoke_key
+    from .revocation import led_to
 
-    revoked, site = revoke_key(ServerHome(home), named, time.time())
+    place = ServerHome(home)
+    revoked, site = revoke_key(place, named, time.time())
     _console().print(f"revoked {revoked.key}; no study whose roster has it is proposed or run here any more")
     if site:
         _console().print(f"{site} is not enrolled any more: take its new file, and compare both keys by voice")
+    for each in led_to(revoked.key, place.sites()):
+        doubt = f"{each} stays enrolled under a key that this one has signed, and a thief of it could have, too: "
+        _console().print(f"{doubt}compare that key by voice, or run `synthfed server revoke {each}`", markup=False)
     told = "Tell every site: `revoked_keys` of [policy] in site.toml makes its agent refuse the key, too."
     _console().print(told, markup=False)
 

@@ -84,6 +84,13 @@ def demand_unrevoked(path: Path, sites: tuple[Site, ...], *, where: str) -> None
             )
 
 
+def led_to(key: str, enrolled: dict[str, Enrolment]) -> list[str]:
+    """Return the sites whose enrolled key an earlier one, given by its fingerprint, has signed the way to."""
+    return [
+        name for name, each in enrolled.items() if any(fingerprint(decoded(row.old)) == key for row in each.rotations)
+    ]
+
+
 def is_rotated(known: Enrolment, enrolment: Enrolment, revoked: dict[str, Revoked]) -> bool:
     """Return whether a verified enrolment differs from the known one by rotations alone, none of a revoked key."""
     is_same = (known.controller, known.node) == (enrolment.controller, enrolment.node)

@@ -35,13 +35,13 @@ def make_passphrase(name: str) -> bytes:
     Raises:
         ConfigError: there is no keyring, none that is fit, or it does not give back what it was given.
     """
-    known = _asked("get_password", name)
+    known = _known(name)
     if known is None:
         known = secrets.token_urlsafe(_RANDOM_BYTES)
         _asked("set_password", name, known)
-        if _asked("get_password", name) != known:
+        if _known(name) != known:
             raise ConfigError("did not keep the passphrase; the identity key stands as it was", where=_WHERE)
-    return str(known).encode()
+    return known.encode()
 
 
 def fetch_passphrase(name: str) -> bytes:
@@ -50,14 +50,22 @@ def fetch_passphrase(name: str) -> bytes:
     Raises:
         ConfigError: there is none, or no keyring that is fit.
     """
-    known = _asked("get_password", name)
+    known = _known(name)
     if known is None:
         raise ConfigError(
             f"has no entry {name!r} of service {SERVICE!r} for this user; restore the keyring, or identity.key from a "
             "backup that was made before `client key protect --keyring`",
             where=_WHERE,
         )
-    return str(known).encode()
+    return known.encode()
+
+
+def _known(name: str) -> str | None:
+    """Return an entry's passphrase; ConfigError where it is empty: a key under that would be under none."""
+    found = _asked("get_password", name)
+    if found == "":
+        raise ConfigError(f"has an empty entry {name!r} of service {SERVICE!r}; remove that first", where=_WHERE)
+    return None if found is None else str(found)
 
 
 def _asked(what: str, *arguments: str) -> Any:

@@ -20,12 +20,19 @@ from synthfed.protocols.privacy.accountant import SampledGaussian, epsilon
 from synthfed.protocols.release_seal import ReleaseSeal
 from synthfed.protocols.study import Study, parse_study
 
-from ..evidence import Evidence
+from ..evidence import Evidence, SumEvidence
 from ..release import ADVICE, Manifest, read_part
 from .sealing import SEAL, hashes
 
 _Result = TypeVar("_Result")
 _ROUNDING: Final = 1e-9  # of figures that passed through JSON, relative
+_MOST_STEPS: Final = 2**22  # of one sum; terms allow no study that needs them
+_HOPELESS: Final = 1000.0
+"""From which count * sample_rate**2 / (noise**2 + 1/4) on one sum costs more than any terms may promise.
+
+Let the sum of all its releases be told apart at half their mean: it is above that without the unit with a probability
+of at most exp(-x / 8), and with it of at least 1 - 4 / x (Chebyshev); so epsilon is above 124 at any delta of terms.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ def verify_release(folder: Path, coordinator: str = "") -> Iterator[Check]:
         yield check
     study, check = _attempt("terms", partial(_study, folder, seal), _hash)
     yield check
-    evidence, check = _attempt("evidence", lambda: _evidence(folder, study), lambda _: "is of these terms")
+    evidence, check = _attempt("evidence", lambda: _evidence(folder, study, seal), lambda _: "is of these terms")
     yield check
     yield _attempt("model", lambda: _model(folder, evidence), lambda _: "weights and plugin are those named")[1]
     if study is not None and evidence is not None:
@@ -106,11 +113,13 @@ def _study(folder: Path, seal: ReleaseSeal | None) -> Study:
     return study
 
 
-def _evidence(folder: Path, study: Study | None) -> Evidence:
+def _evidence(folder: Path, study: Study | None, seal: ReleaseSeal | None) -> Evidence:
     path = folder / "evidence.json"
     evidence = Evidence.from_json(read_part(path), where=str(path))
     if study is not None and evidence.study_hash != study.hash.hex():
         raise ConfigError("is of another study than study.toml", where=str(path))
+    if seal is not None and evidence.setting != seal.setting:
+        raise ConfigError(f"is of a {evidence.setting}, and the seal of a {seal.setting}", where=str(path))
     return evidence
 
 
@@ -136,6 +145,10 @@ def _promise(study: Study, evidence: Evidence) -> str:
     same = (evidence.mode, evidence.delta, evidence.tolerated, evidence.quorum, evidence.sites_per_unit)
     if same != (privacy.mode, privacy.delta, study.cohort.tolerated, study.cohort.quorum, privacy.sites_per_unit):
         wrong.append("states another mode, delta, tolerated, quorum or sites_per_unit than the terms")
+    beyond = [each.name for each in evidence.sums if _is_beyond(each)]
+    wrong += [f"names more steps of {name!r} than any terms pay for" for name in beyond]
+    if wrong:  # nothing is computed of figures that nobody has bounded: they could ask for all memory
+        raise ConfigError("; ".join(wrong), where="evidence.json")
     events = [
         SampledGaussian(each.sample_rate, each.noise_multiplier, each.cap * each.steps, evidence.sites_per_unit)
         for each in evidence.sums
@@ -149,6 +162,12 @@ def _promise(study: Study, evidence: Evidence) -> str:
     if wrong:
         raise ConfigError("; ".join(wrong), where="evidence.json")
     return f"epsilon {evidence.epsilon:.4g} of {privacy.epsilon:g}; its sums cost {cost:.4g} at delta {privacy.delta:g}"
+
+
+def _is_beyond(stated: SumEvidence) -> bool:
+    """Return whether a sum has too many steps to be accounted for, or obviously costs too much."""
+    count = stated.cap * stated.steps
+    return count > _MOST_STEPS or count * stated.sample_rate**2 > _HOPELESS * (stated.noise_multiplier**2 + 0.25)
 
 
 def _sites(study: Study, evidence: Evidence) -> int:
