@@ -332,8 +332,12 @@ class Demo:
         self._process.send_signal(number)
 
     def starts(self, program: str) -> int:
-        """Return how many processes with such a command there have been."""
-        return len({each.pid for each in self.seen if re.search(program, each.command)})
+        """Return how many processes with such a command there have been.
+
+        One that such a process has forked has its command, too, until it begins another program.
+        """
+        found = {each.pid: each.parent for each in self.seen if re.search(program, each.command)}
+        return sum(parent not in found for parent in found.values())
 
     def end(self, *beside: "Demo") -> int:
         """Wait for its end and return its exit code; nothing of it may be left at that moment."""

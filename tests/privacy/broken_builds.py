@@ -94,7 +94,7 @@ def question_asked_again_is_free(patch: Patch, _: Audited) -> None:
         return own(self, accepted, kind)
 
     patch.setattr(Agent, "_charged", charged)
-    patch.setattr(Ledger, "charge", lambda self, each: self.length if is_free[0] else pay(self, each))
+    patch.setattr(Ledger, "charge", lambda self, *each: self.length if is_free[0] else pay(self, *each))
     patch.setattr(Ledger, "settle", lambda self, *each: None if is_free[0] else settle(self, *each))
 
 
