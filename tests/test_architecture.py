@@ -84,7 +84,7 @@ def test_the_agent_opens_no_network_connection() -> None:
         f"keys/{name}" for name in ("files", "identity", "modes", "passphrases", "rotation", "sealed", "succession")
     ]
     names += ["consent/standing", "consent/decisions", "consent/release", "books/looking"]
-    names += ["admission", "dataset", "register", "reservation", "ledger_file"]
+    names += ["admission", "dataset", "register", "reservation", "ledger_file", "limits"]
     for name in names:
         forbidden = {"socket", "ssl", "http", "urllib", "grpc", "flwr", "requests", "httpx"}
         assert not imports_of(ROOT / f"client/synthfed/client/{name}.py") & forbidden

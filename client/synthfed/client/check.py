@@ -25,8 +25,9 @@ from .books.audit_log import check_log
 from .config import Home, SiteConfig, data_path, study_path
 from .consent.standing import NotApproved, demand_known_code, rule_of, subject_of
 from .data import drops, group_units, read_table
-from .gate import Gate, Standing
+from .gate import Gate
 from .keys.identity import Unlock, load_identity, locked
+from .limits import Standing
 from .policy import SitePolicy
 from .preflight.findings import Finding, attempt
 from .preflight.machine import look_at_confinement, look_at_coordinator, look_at_disk, look_at_keys

@@ -17,7 +17,7 @@ from synthfed.protocols.study import Study
 from synthfed.protocols.sums import Kind, own_noise
 
 from ..config import SiteConfig
-from ..gate import Standing as Limited
+from ..limits import Standing as Limited
 from .standing import Rule
 from .words import day, plain
 
