@@ -273,6 +273,7 @@ def test_approval_reserves_release_gives_back_and_only_a_new_approval_serves_aga
     assert "This study does NOT fit under the limit ceiling.epsilon: it cannot be approved." in shown
     with pytest.raises(BudgetExceeded, match=r"study 'second': ceiling\.epsilon: .* run `synthfed client release`"):
         run(home, "approve", str(other))
+    assert re.search(r"operator study-refused uid=\d+ rules=ceiling\.epsilon study=second ", run(home, "log"))
     assert len(list(home.decisions.glob("*-approve-*"))) == 2  # both of them of the first study
     shown = run(home, "ledger")
     assert "first" in shown

@@ -311,6 +311,17 @@ def test_a_ledger_that_cannot_be_opened_is_refused_in_one_sentence(path: Path) -
         Ledger(path, ME, create=True)
 
 
+def test_a_ledger_that_another_process_holds_says_so_and_charges_nothing(path: Path, ledger: Ledger) -> None:
+    ledger._db.execute("PRAGMA busy_timeout = 1")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(PrivacyError, match=r"cannot be written .*; another process holds it"):
+            ledger.charge(charge())
+        other.execute("ROLLBACK")
+    assert ledger.length == 0
+    assert ledger.charge(charge()) == 1
+
+
 def test_a_full_disk_leaves_length_and_head_and_file_as_they_were(path: Path, ledger: Ledger) -> None:
     ledger.charge(charge())
     (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()

@@ -132,8 +132,13 @@ def version_of(db: sqlite3.Connection) -> int:
 
 
 def way_on(error: sqlite3.Error) -> str:
-    """Return what to do about a file of a chain that cannot be used: on a full disk nothing is wrong with it."""
+    """Return what to do about a file of a chain that cannot be used.
+
+    On a full disk, or while another process writes, nothing is wrong with it.
+    """
     kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the lowest byte; the others say where it happened
     if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return "free disk space, or mend the disk"
+    if kind == sqlite3.SQLITE_BUSY:
+        return "another process holds it: wait until it has ended, or stop it"
     return "restore it, never replace it"

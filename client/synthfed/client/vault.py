@@ -334,7 +334,9 @@ class Ledger:
                 self._db.execute("ROLLBACK")
             if not isinstance(error, sqlite3.Error):
                 raise
-            raise PrivacyError(f"{self._path}: the ledger cannot be written ({error}); free disk space") from None
+            is_held = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            advice = way_on(error) if is_held else "free disk space"
+            raise PrivacyError(f"{self._path}: the ledger cannot be written ({error}); {advice}") from None
 
     def _note_head(self) -> None:
         """Note the end of the chain, unless another process has moved it meanwhile: the later mark is its to write.

@@ -5,6 +5,7 @@ Never approves for a key that the site does not list, nor what its budget does n
 
 import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +20,9 @@ from synthfed.protocols.proposal import Proposal, parse_terms
 from synthfed.protocols.signed import public_text
 from synthfed.protocols.study import Study
 
+from ..books.audit_log import AuditLog
 from ..config import Home, SiteConfig, study_path
-from ..gate import Gate
+from ..gate import Gate, OverLimit
 from ..keys.identity import Unlock, load_identity, locked
 from ..roster import check_roster
 from ..vault import Ledger
@@ -178,7 +180,8 @@ def reserve(desk: Desk) -> None:
     with contextlib.closing(Ledger(desk.home.ledger, desk.identity)) as ledger:
         found, _ = desk.rule.look(ledger.blocked_unix_s(desk.rule.study), time.time())
         ledger.remember_block(desk.rule.study, found.blocked_unix_s)  # before: it would end the reservation
-        _gate(desk, desk.pinned, ledger).reserve()
+        with _noting(desk):
+            _gate(desk, desk.pinned, ledger).reserve()
 
 
 def remember(desk: Desk, at_unix_s: int) -> None:
@@ -190,8 +193,20 @@ def remember(desk: Desk, at_unix_s: int) -> None:
 def _check_fit(desk: Desk) -> None:
     """Raise BudgetExceeded where the study does not fit under one of the site's limits."""
     if desk.pinned is not None:
-        with contextlib.closing(Ledger(desk.home.ledger, desk.identity)) as ledger:
+        with contextlib.closing(Ledger(desk.home.ledger, desk.identity)) as ledger, _noting(desk):
             _gate(desk, desk.pinned, ledger).check_fit()
+
+
+@contextlib.contextmanager
+def _noting(desk: Desk) -> Iterator[None]:
+    """Write into the log that a study does not fit under a limit: no agent starts under it that would."""
+    try:
+        yield
+    except OverLimit as error:
+        with contextlib.closing(AuditLog(desk.home.audit_log, desk.identity)) as log:
+            facts = {"study": desk.study.name, "terms": desk.study.hash.hex()}
+            log.note("study-refused", who="operator", rules=[error.rule], **facts)
+        raise
 
 
 def _gate(desk: Desk, pinned: "Pinned", ledger: Ledger) -> Gate:
