@@ -48,9 +48,10 @@ def test_a_study_that_is_served_is_written_down_with_its_terms_and_counts_until_
     with open_agent(home) as agent:
         terms = agent.policy.study.hash.hex()
     assert told(home.audit_log) == [
-        *("log-begun", "study-accepted", "data-loaded", "agent-started", "agent-stopped"),
+        *("log-begun", "study-approved", "study-accepted", "data-loaded", "agent-started", "agent-stopped"),
     ]
-    _, accepted, loaded, started, stopped = lines(home.audit_log)
+    _, approved, accepted, loaded, started, stopped = lines(home.audit_log)
+    assert (approved["who"], approved["policy"], approved["terms"]) == ("operator", agent.policy.hash.hex(), terms)
     assert accepted["policy"] == agent.policy.hash.hex()
     assert (loaded["study"], loaded["terms"]) == ("first", terms)
     assert (loaded["rows"], loaded["units"], loaded["left_out"]) == (30, 30, 0)
@@ -61,7 +62,7 @@ def test_a_study_that_breaks_rules_is_written_down_with_them_and_no_agent_starts
     add_rules(home, 'epsilon_per_study = 1.0\nmodes = ["local"]')
     with pytest.raises(StudyRefused, match="breaks 2 rules of this site"), open_agent(home):
         pytest.fail("the agent opened")
-    (_, refused) = lines(home.audit_log)
+    *_, refused = lines(home.audit_log)
     assert (refused["what"], refused["study"]) == ("study-refused", "first")
     assert refused["rules"] == ["policy.epsilon_per_study", "policy.modes"]
 
@@ -70,7 +71,7 @@ def test_a_study_that_nobody_approved_is_written_down_as_such(home: Home) -> Non
     shutil.rmtree(home.decisions)
     with pytest.raises(NotApproved, match="0 of 1 approval"), open_agent(home):
         pytest.fail("the agent opened")
-    (_, refused) = lines(home.audit_log)
+    *_, refused = lines(home.audit_log)
     assert (refused["what"], refused["rules"]) == ("study-refused", ["approval"])
 
 

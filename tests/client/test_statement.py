@@ -329,9 +329,10 @@ def test_the_log_is_printed_and_verified_and_a_broken_line_is_named(home: Home) 
     assert shown.exit_code == good.exit_code == 0
     assert [line.split("  ")[2:4] for line in shown.output.splitlines()] == [
         ["agent", "log-begun"],
+        ["operator", "study-approved"],
         ["operator", "ledger-cleared"],
     ]
-    assert good.output == "ok: 2 lines; all hold\n"
+    assert good.output == "ok: 3 lines; all hold\n"
     content = home.audit_log.read_bytes()
     home.audit_log.write_bytes(content + b'{"tag":"00')
     torn = run(home, "log", "verify")

@@ -1,5 +1,6 @@
 """What a steward is shown and can say, by the commands that stewards run."""
 
+import json
 import re
 import shutil
 import stat
@@ -17,7 +18,8 @@ from synthfed.client.consent.review import pages
 from synthfed.client.consent.stewards import load_key
 from synthfed.client.consent.words import plain
 from synthfed.client.keys.identity import load_identity
-from synthfed.protocols.errors import ConfigError
+from synthfed.protocols.errors import ConfigError, PrivacyError
+from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.proposal import Proposal
 from synthfed.protocols.signed import public_text
 from synthfed.server.home import ServerHome, init_home
@@ -87,6 +89,23 @@ def test_two_people_approve_with_their_own_keys_and_one_of_them_withdraws(home: 
     for path in home.decisions.glob("*-withdraw-*"):
         path.unlink()
     assert "the ledger remembers" in run("review", "--home", home.path)
+    told = [json.loads(line) for line in home.audit_log.read_text(encoding="utf-8").splitlines()]
+    signed = [(each["what"], each["steward"]) for each in told if "steward" in each]
+    words = {"anna": b"correct horse", "ben": b""}
+    of = {name: fingerprint(load_key(keys[name], word).public_key().public_bytes_raw()) for name, word in words.items()}
+    people = [("approved", "anna"), ("approved", "anna"), ("approved", "ben"), ("withdrawn", "ben")]
+    assert signed[-4:] == [(f"study-{act}", of[name]) for act, name in people]
+
+
+def test_beside_a_log_that_does_not_hold_nobody_approves_but_anybody_can_stop(home: Home) -> None:
+    run("approve", "--home", home.path)
+    log = home.audit_log
+    log.write_text(log.read_text(encoding="utf-8").replace("study-approved", "study-rejected"), encoding="utf-8")
+    before = sorted(home.decisions.iterdir())
+    done = CliRunner().invoke(app, ["approve", "--home", str(home.path)])
+    assert isinstance(done.exception, PrivacyError)
+    assert sorted(home.decisions.iterdir()) == before
+    assert "withdraw by this site's own key" in run("withdraw", "--home", home.path)
 
 
 def test_a_stewards_key_is_private_and_sealed_by_its_passphrase(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from synthfed.plugins.files import read_text, write_whole
 from synthfed.protocols.approval import NEVER, Act, Decision, Subject
 from synthfed.protocols.errors import ConfigError, PrivacyError, describe
+from synthfed.protocols.ids import fingerprint
 from synthfed.protocols.proposal import Proposal, parse_terms
 from synthfed.protocols.signed import public_text
 from synthfed.protocols.study import Study
@@ -32,6 +33,13 @@ from .standing import Rule, rule_of, subject_of
 
 if TYPE_CHECKING:
     from synthfed.plugins.pinning import Pinned
+
+
+_DECIDED: Final[dict[Act, str]] = {
+    "approve": "study-approved",
+    "reject": "study-rejected",
+    "withdraw": "study-withdrawn",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +157,20 @@ def decide(desk: Desk, act: Act, key: Ed25519PrivateKey, reason: str | None) -> 
         decision = Decision.of(key, act, desk.rule.subject, at_unix_s, reason)
     except ValidationError as error:
         raise ConfigError(describe(error), where="decision") from None
-    return decision, write_decision(desk.home.decisions, decision)
+    if act == "approve":
+        _note_decision(desk, act, key)
+        return decision, write_decision(desk.home.decisions, decision)
+    place = write_decision(desk.home.decisions, decision)
+    with contextlib.suppress(PrivacyError):  # to stop needs no log that holds
+        _note_decision(desk, act, key)
+    return decision, place
+
+
+def _note_decision(desk: Desk, act: Act, key: Ed25519PrivateKey) -> None:
+    """Write a person's decision into the log; PrivacyError where that fails."""
+    facts = {"steward": fingerprint(key.public_key().public_bytes_raw()), "policy": desk.rule.subject.policy}
+    with contextlib.closing(AuditLog(desk.home.audit_log, desk.identity)) as log:
+        log.note(_DECIDED[act], who="operator", study=desk.study.name, terms=desk.study.hash.hex(), **facts)
 
 
 def keep_terms(desk: Desk) -> bool:

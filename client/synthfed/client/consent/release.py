@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from synthfed.protocols.errors import ConfigError
 
+from ..books.audit_log import AuditLog
 from ..config import Home
 from ..keys.identity import Unlock, load_identity, locked
 from ..reservation import Reservation
@@ -44,11 +45,14 @@ def release(home: Home, wanted: str | None, unlock: Unlock = locked) -> Released
         ConfigError: nothing is reserved for such a study, or several are meant.
         PrivacyError: the ledger is missing, was changed or cannot be written.
     """
-    with contextlib.closing(Ledger(home.ledger, load_identity(home.identity, unlock))) as ledger:
+    identity = load_identity(home.identity, unlock)
+    with contextlib.closing(Ledger(home.ledger, identity)) as ledger:
         found = _named(ledger.book.reserved.values(), wanted)
         decisions, _ = read_decisions(home.decisions)
         earlier_unix_s = ledger.blocked_unix_s(found.study)
         ledger.release(found.study, next_time(decisions, found.study.hex(), earlier_unix_s, int(time.time())))
+        with contextlib.closing(AuditLog(home.audit_log, identity)) as log:
+            log.note("study-released", who="operator", study=found.study_name, terms=found.study.hex())
         return Released(found.study, found.study_name, found.rounds_left(ledger.book.rounds))
 
 
